@@ -1,0 +1,61 @@
+"""Where models live on disk: their names, the files of a model directory, and finding one by name."""
+
+import os
+
+from errors import UserError
+
+FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
+         'model.ckpt.meta', 'vocab.bpe')
+SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # what makes a run directory a model directory too
+PUBLISHED = ('124M', '355M', '774M', '1558M')
+ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, which miscounted the parameters
+PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def published_name(name: str) -> str:
+    """'117M' -> '124M', '124M' -> '124M'. Raises UserError, with the list, for a name that was never published."""
+    real_name = ALIASES.get(name, name)
+    if real_name not in PUBLISHED:
+        names = ', '.join([*PUBLISHED, *ALIASES])
+        raise UserError(f'no published model is called {name!r}; there are {names}')
+    return real_name
+
+
+def list_models(models_dir: str) -> list[str]:
+    """Names of the model directories in `models_dir`, sorted."""
+    if not os.path.isdir(models_dir):
+        return []
+    return sorted(name for name in os.listdir(models_dir)
+                  if os.path.isfile(os.path.join(models_dir, name, 'hparams.json')))
+
+
+def find_model(name: str, models_dir: str = 'models') -> str:
+    """The directory of a model: `models_dir`/NAME, or, for the default `models`, the one beside the scripts.
+
+    An old name finds a model downloaded under its new name and the other way round. Raises UserError that says which
+    command downloads the model and which models are here.
+    """
+    places = [models_dir]
+    if models_dir == 'models':
+        places.append(os.path.join(PROJECT_DIR, 'models'))
+    twins = ALIASES | {new: old for old, new in ALIASES.items()}
+    for place in places:
+        for candidate in (name, twins.get(name)):
+            if candidate in list_models(place):
+                return os.path.join(place, candidate)
+    here = sorted({model for place in places for model in list_models(place)})
+    known = f'models here: {", ".join(here)}' if here else 'no models are here'
+    if ALIASES.get(name, name) in PUBLISHED:
+        raise UserError(f'no model {name!r} in {models_dir}: ./download_model.py {name} fetches it; {known}')
+    raise UserError(f'no model {name!r} in {models_dir}; {known}; ./download_model.py fetches '
+                    f'{", ".join(PUBLISHED)}')
+
+
+def find_run(run_name: str, checkpoint_dir: str = 'checkpoint') -> str:
+    """The directory of a training run. Raises UserError that lists the runs that are here."""
+    directory = os.path.join(checkpoint_dir, run_name)
+    if os.path.isfile(os.path.join(directory, 'hparams.json')):
+        return directory
+    here = list_models(checkpoint_dir)
+    known = f'runs here: {", ".join(here)}' if here else 'no runs are here; ./train.py makes one'
+    raise UserError(f'no run {run_name!r} in {checkpoint_dir}; {known}')
