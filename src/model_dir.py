@@ -1,6 +1,7 @@
 """Where models live on disk: their names, the files of a model directory, and finding one by name."""
 
 import os
+import re
 
 from errors import UserError
 
@@ -59,3 +60,48 @@ def find_run(run_name: str, checkpoint_dir: str = 'checkpoint') -> str:
     here = list_models(checkpoint_dir)
     known = f'runs here: {", ".join(here)}' if here else 'no runs are here; ./train.py makes one'
     raise UserError(f'no run {run_name!r} in {checkpoint_dir}; {known}')
+
+
+def latest_checkpoint(directory: str) -> str | None:
+    """Prefix of the newest checkpoint in a model or run directory, as its `checkpoint` file names it; None without one.
+
+    Reads the file without TensorFlow. A path that is not there any more (a directory that was moved) is looked for
+    beside the file.
+    """
+    try:
+        with open(os.path.join(directory, 'checkpoint'), encoding='utf-8', errors='replace') as file:
+            named = re.search(r'^model_checkpoint_path: "(.*)"$', file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    if not named:
+        return None
+    prefixes = [os.path.join(directory, os.path.basename(named[1])), os.path.join(directory, named[1])]
+    return next((prefix for prefix in prefixes if os.path.isfile(prefix + '.index')), None)
+
+
+def list_checkpoints(directory: str) -> list[str]:
+    """Prefixes of all the checkpoints in a directory, by step."""
+    names = (name.removesuffix('.index') for name in os.listdir(directory) if name.endswith('.index'))
+    return [os.path.join(directory, name) for name in sorted(names, key=lambda name: (checkpoint_step(name), name))]
+
+
+def checkpoint_step(prefix: str) -> int:
+    """'checkpoint/run1/model-500' -> 500; 0 for the checkpoint of a model, which bears no step."""
+    step = re.search(r'-(\d+)$', prefix)
+    return int(step[1]) if step else 0
+
+
+def find_checkpoint(path: str) -> str:
+    """The checkpoint that a user means by a directory, a prefix, or an .index file: its prefix.
+
+    Raises UserError that names the checkpoints that are there.
+    """
+    if os.path.isdir(path):
+        prefix, directory = latest_checkpoint(path), path
+    else:
+        prefix, directory = path.removesuffix('.index'), os.path.dirname(path) or '.'
+    if prefix and os.path.isfile(prefix + '.index'):
+        return prefix
+    here = list_checkpoints(directory) if os.path.isdir(directory) else []
+    known = f'checkpoints there: {", ".join(here)}' if here else f'{directory} holds no checkpoints'
+    raise UserError(f'no checkpoint {path!r}; {known}')

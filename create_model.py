@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Makes a model that does not exist yet: a vocabulary learned from your text, a size of your choice, random weights;
+or the lean model directory of a run that is finished."""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+
+import model_dir
+from errors import UserError, reason, run
+from flags import Parser, non_negative_int, positive_int
+from hparams import HParams, default_hparams, load_hparams
+from learn_vocabulary import learn_vocabulary, write_vocabulary
+from load_dataset import read_texts
+
+
+def parse_flags() -> argparse.Namespace:
+    default = default_hparams()
+    parser = Parser(description=__doc__)
+    parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
+    parser.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
+    source.add_argument('--dataset', metavar='PATH', help='text to learn the vocabulary from: file, directory or glob')
+    source.add_argument('--from_run', metavar='RUN', help='take the newest weights of this run in checkpoint/ instead, '
+                        'without the optimizer\'s state')
+    size = parser.add_argument_group('size')
+    size.add_argument('--vocab_size', metavar='N', type=positive_int, default=default.n_vocab, help='tokens')
+    for name, meaning in (('n_ctx', 'longest sequence in tokens'), ('n_embd', 'features'), ('n_head', 'attention heads'),
+                          ('n_layer', 'blocks')):
+        size.add_argument(f'--{name}', metavar='N', type=positive_int, default=getattr(default, name), help=meaning)
+    other = parser.add_argument_group('other')
+    other.add_argument('--encoding', default='utf-8', help='of the text files')
+    other.add_argument('--seed', metavar='N', type=non_negative_int, help='for the same random weights each time')
+    return parser.parse_args()
+
+
+def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
+    """Learns the vocabulary and writes it and the sizes into `directory`."""
+    if args.vocab_size < 257:
+        raise UserError(f'--vocab_size {args.vocab_size} is too small: 256 bytes and <|endoftext|> make 257 tokens')
+    try:
+        hparams = HParams(args.vocab_size, args.n_ctx, args.n_embd, args.n_head, args.n_layer)
+    except ValueError as error:
+        raise UserError(f'these sizes do not make a model: {error}') from None
+    ids, merges = learn_vocabulary(read_texts(args.dataset, args.encoding), args.vocab_size)
+    if len(ids) < args.vocab_size:
+        print(f'The text has no pair of tokens left that comes twice: n_vocab is {len(ids)}, not {args.vocab_size}')
+    write_vocabulary(directory, ids, merges)
+    return dataclasses.replace(hparams, n_vocab=len(ids))
+
+
+def settings_from_run(run_directory: str, directory: str) -> HParams:
+    """Copies a run's vocabulary into `directory`; its sizes."""
+    for name in ('encoder.json', 'vocab.bpe'):
+        shutil.copyfile(os.path.join(run_directory, name), os.path.join(directory, name))
+    return load_hparams(run_directory)
+
+
+def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint_prefix: str | None) -> int:
+    """Writes `model.ckpt`: random weights, or those of a checkpoint. Returns the number of parameters."""
+    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    from runtime import load_tensorflow
+    load_tensorflow()
+    import tensorflow.compat.v1 as tf
+
+    import checkpoint
+    import model
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(seed)
+        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
+        session.run(tf.global_variables_initializer())
+        if checkpoint_prefix:
+            checkpoint.restore(session, checkpoint_prefix, tf.trainable_variables())
+        checkpoint.save_model(session, directory)
+        return sum(v.shape.num_elements() for v in tf.trainable_variables())
+
+
+def main() -> None:
+    args = parse_flags()
+    target = os.path.join(args.models_dir, args.name)
+    if os.path.exists(target):
+        raise UserError(f'{target} is there already: choose another name, or remove it')
+    run_directory = args.from_run and model_dir.find_run(args.from_run)
+    prefix = run_directory and model_dir.find_checkpoint(run_directory)
+    unfinished = f'{target}.part'
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.makedirs(unfinished)
+        hparams = settings_from_run(run_directory, unfinished) if run_directory else settings_from_text(args, unfinished)
+        with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:
+            json.dump(dataclasses.asdict(hparams), file)
+        parameters = write_weights(hparams, unfinished, args.seed, prefix)
+        os.rename(unfinished, target)
+    except OSError as error:
+        raise UserError(f'cannot write {target}: {reason(error)}') from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    print(f'{target}: {parameters} parameters, {hparams.n_vocab} tokens')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Encodes a text, a directory or a glob into an .npz of tokens, from which train.py starts at once."""
+
+import os
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+import encoder
+import errors
+import flags
+import model_dir
+from errors import UserError
+from load_dataset import check_encoding, find_files, load_dataset, save_chunks
+
+
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(description=__doc__)
+    parser.add_argument('input', metavar='IN', help="a file, a directory, or a glob in quotes ('corpus/**/*.txt')")
+    parser.add_argument('output', metavar='OUT.npz', help='file to write; an existing one is replaced')
+    parser.add_argument('--model_name', metavar='NAME', default='117M',
+                        help='whose vocabulary to use: that of the model to be trained')
+    parser.add_argument('--models_dir', metavar='DIR', default='models', help='where models are')
+    parser.add_argument('--combine', metavar='N', type=flags.positive_int, default=50000,
+                        help='put files together, end-of-text tokens between them, into chunks of at least N characters')
+    parser.add_argument('--encoding', metavar='NAME', default='utf-8', help='of the text files')
+    return parser
+
+
+def check_output(output: str, source: str, files: list[str]) -> None:
+    """Raises UserError if `output` cannot be written, or is or would be part of the corpus `source`, which is `files`."""
+    if not output.endswith('.npz'):
+        raise UserError(f'the output must end in .npz, not {output!r}')
+    if os.path.isdir(output):
+        raise UserError(f'the output {output} is a directory; expected the name of a file')
+    real_output = os.path.realpath(output)
+    if real_output in map(os.path.realpath, files):
+        raise UserError(f'the output {output} is one of the files to encode; name another')
+    if os.path.isdir(source) and real_output.startswith(os.path.join(os.path.realpath(source), '')):
+        raise UserError(f'the output {output} lies in the directory to encode, {source}: it would be part of the corpus '
+                        'the next time; name another place')
+    directory = os.path.dirname(output) or '.'
+    try:
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise UserError(f'cannot write into the directory {directory}: {errors.reason(error)}') from None
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    check_encoding(args.encoding)
+    files = find_files(args.input)
+    check_output(args.output, args.input, files)
+    enc = encoder.load_encoder(model_dir.find_model(args.model_name, args.models_dir))
+    start = time.perf_counter()
+    chunks = load_dataset(enc, args.input, args.combine, args.encoding)
+    save_chunks(args.output, chunks)
+    print(f'{args.output} files={len(files)} tokens={sum(map(len, chunks))} chunks={len(chunks)} '
+          f'seconds={time.perf_counter() - start:.1f}')
+
+
+if __name__ == '__main__':
+    errors.run(main)

@@ -1,0 +1,62 @@
+"""Saving and restoring the weights: TensorFlow's checkpoints, and the files that make a run a model directory."""
+
+import os
+import shutil
+
+import tensorflow.compat.v1 as tf
+
+import model_dir
+from errors import UserError
+
+
+def restore(session: tf.Session, prefix: str, weights: list) -> bool:
+    """Restores every variable of the graph from the checkpoint `prefix`, or `weights` alone if it holds no more.
+
+    Shapes are compared first. Returns whether all were restored, the optimizer's state included. Raises UserError that
+    names the variable if the checkpoint belongs to another model, or the file if it is damaged.
+    """
+    try:
+        stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+        compare(prefix, stored, weights)
+        everything = tf.global_variables()
+        complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
+        tf.train.Saver(everything if complete else weights).restore(session, prefix)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f'cannot read the checkpoint {prefix}: {str(error).splitlines()[0]}') from None
+    return complete
+
+
+def compare(prefix: str, stored: dict, weights: list) -> None:
+    """Raises UserError unless the checkpoint holds exactly these weights, in these shapes."""
+    for variable in weights:
+        name, shape = variable.op.name, variable.shape.as_list()
+        if name not in stored:
+            raise UserError(f'{prefix} is a checkpoint of another model: it holds no {name}')
+        if stored[name] != shape:
+            raise UserError(f'{prefix} is a checkpoint of another model: {name} is {stored[name]} there, {shape} here')
+    blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
+    if extra := blocks - {variable.op.name.split('/')[1] for variable in weights}:
+        raise UserError(f'{prefix} is a checkpoint of a larger model: it holds model/{min(extra)} too')
+
+
+class Run:
+    """The directory of a training run: numbered checkpoints, the step counter, and a model directory's other files."""
+
+    def __init__(self, directory: str, from_model_dir: str, keep: int = 5):
+        self.directory = directory
+        self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=keep)
+        for name in model_dir.SETTING_FILES:
+            if not os.path.exists(os.path.join(directory, name)):
+                shutil.copyfile(os.path.join(from_model_dir, name), os.path.join(directory, name))
+
+    def save(self, session: tf.Session, step: int) -> None:
+        prefix = os.path.join(self.directory, 'model')
+        print(f'Saving {prefix}-{step}', flush=True)
+        self._saver.save(session, prefix, global_step=step)
+        with open(os.path.join(self.directory, 'counter'), 'w', encoding='utf-8') as file:
+            file.write(f'{step}\n')
+
+
+def save_model(session: tf.Session, directory: str) -> None:
+    """Writes the graph's variables as a model directory's `model.ckpt`."""
+    tf.train.Saver().save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)

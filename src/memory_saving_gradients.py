@@ -1,0 +1,140 @@
+"""Gradients in little memory: keep a few activations, recompute the rest during the backward pass.
+
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", on a TensorFlow 1.x graph. The forward graph is cut at
+`checkpoints`. The stretch behind the last one is differentiated as it is. Every other segment (what lies between one
+checkpoint and those before it) is copied; the copy reads the kept checkpoints, waits for the gradient that arrives from
+above, and is differentiated in the original's place. So nothing holds the original's activations after the forward pass.
+"""
+
+import collections
+
+import tensorflow.compat.v1 as tf
+
+_CONTROL_FLOW = {'Enter', 'Exit', 'NextIteration', 'Switch', 'Merge', 'StatelessWhile', 'StatelessIf', 'StatelessCase'}
+
+
+def gradients(ys, xs, grad_ys=None, checkpoints='collection') -> list:
+    """Gradients of the sum of `ys` with respect to each of `xs` (variables or tensors), as tf.gradients gives them.
+
+    checkpoints: tensors whose values are kept, or 'collection' for those in the graph's collection `checkpoints`; those
+    that do not lie between xs and ys are left out. What a stateful op put out (a variable's read, a random draw) is
+    kept as well and never computed twice, so both passes see the same random numbers.
+
+    Raises ValueError if no checkpoint lies between xs and ys, or if a loop or a branch would have to be recomputed.
+    """
+    ys, xs = (list(item) if isinstance(item, (list, tuple)) else [item] for item in (ys, xs))
+    graph = ys[0].graph
+    if checkpoints == 'collection':
+        checkpoints = graph.get_collection('checkpoints')
+    order = {op: i for i, op in enumerate(graph.get_operations())}    # ops follow their inputs: a topological order
+    reached = _descendants([_handle(x).op for x in xs])
+    needed = _ancestors([y.op for y in ys])
+    kept = {t.ref(): t for t in checkpoints if t.graph is graph and t.op in reached and t.op in needed}
+    if not kept:
+        raise ValueError('no checkpoint lies between xs and ys, so there is nothing to recompute from')
+    # A tensor among xs is where a gradient must be whole, so it cuts the graph as a checkpoint does.
+    kept.update((x.ref(), x) for x in xs if isinstance(x, tf.Tensor) and x.op in needed)
+    sums = _Sums()
+    sums.differentiate(ys, grad_ys, [*kept.values(), *_variables(xs)], stop=list(kept.values()))
+    for tensor in sorted(kept.values(), key=lambda t: order[t.op], reverse=True):
+        gradient = sums.total(tensor)
+        segment = _segment(tensor, kept, reached)
+        if gradient is not None and segment:
+            copy, sources = _recompute(tensor, sorted(segment, key=order.get), after=gradient)
+            sums.differentiate([copy], [gradient], list(sources.values()), credit=list(sources))
+    sums.finish(kept, xs)
+    return [sums.total(x) for x in xs]
+
+
+class _Sums:
+    """What has arrived at each tensor or variable: parts are collected, and added up when the total is asked for."""
+
+    def __init__(self):
+        self._parts = collections.defaultdict(list)
+
+    def total(self, target):
+        parts = self._parts[target.ref()]
+        if len(parts) > 1:
+            parts[:] = [tf.add_n([tf.convert_to_tensor(part) for part in parts])]
+        return parts[0] if parts else None
+
+    def differentiate(self, ys, grad_ys, targets, *, stop=None, credit=None) -> None:
+        """Adds the gradients of ys with respect to targets, each to the target itself or to its tensor in credit."""
+        for target, part in zip(credit or targets, tf.gradients(ys, targets, grad_ys, stop_gradients=stop)):
+            if part is not None:
+                self._parts[target.ref()].append(part)
+
+    def finish(self, kept, xs) -> None:
+        """Carries to the variables among xs what has arrived at values computed from them without recomputation."""
+        variables = _variables(xs)
+        done = {*kept, *(x.ref() for x in variables)}
+        waiting = [ref.deref() for ref, parts in self._parts.items() if parts and ref not in done]
+        if waiting and variables:
+            grad_ys = [tf.convert_to_tensor(self.total(tensor)) for tensor in waiting]
+            self.differentiate(waiting, grad_ys, variables)
+
+
+def _segment(tensor, kept, reached) -> set:
+    """Ops that compute `tensor` from kept values: those to run again. Empty for a value that no op of ours computes."""
+    segment, queue = set(), [tensor.op]
+    while queue:
+        op = queue.pop()
+        if op in segment or op not in reached or op.op_def.is_stateful or not op.inputs:
+            continue
+        if op.type in _CONTROL_FLOW:
+            raise ValueError(f'{op.name} ({op.type}) lies between two checkpoints: a loop or a branch cannot be '
+                             'recomputed; put it behind the last checkpoint or between none')
+        segment.add(op)
+        queue.extend(source.op for source in op.inputs if source.ref() not in kept)
+    return segment
+
+
+def _recompute(tensor, segment, after):
+    """Copies the ops of `segment` (in order), to run only once the tensor `after` is there.
+
+    Returns the copy of `tensor`, and a dict from each tensor that the segment reads from outside to what the copy reads
+    in its place.
+    """
+    inside = set(segment)
+    outside = {source.ref(): source for op in segment for source in op.inputs if source.op not in inside}
+    # One IdentityN behind the control dependency holds back the whole copy, and costs no copy of any buffer.
+    with tf.control_dependencies([after]):
+        stand_ins = tf.identity_n([source for source in outside.values()])
+    graph_def = tf.GraphDef(versions=tensor.graph.graph_def_versions)
+    for op in segment:
+        node = graph_def.node.add()
+        node.CopyFrom(op.node_def)
+        node.attr.pop('_class', None)      # colocation with ops that the copy does not contain
+        node.input[:] = [source.name for source in op.inputs]    # and without the original's control inputs
+    [copy] = tf.import_graph_def(graph_def, name='recompute', return_elements=[tensor.name],
+                                 input_map={source.name: stand_in
+                                            for source, stand_in in zip(outside.values(), stand_ins)})
+    return copy, {source: stand_in for source, stand_in in zip(outside.values(), stand_ins)}
+
+
+def _variables(xs) -> list:
+    return [x for x in xs if not isinstance(x, tf.Tensor)]
+
+
+def _handle(x) -> tf.Tensor:
+    return x if isinstance(x, tf.Tensor) else x.handle
+
+
+def _descendants(ops) -> set:
+    """The ops and all that is computed from them."""
+    return _closure(ops, lambda op: (consumer for output in op.outputs for consumer in output.consumers()))
+
+
+def _ancestors(ops) -> set:
+    """The ops and all that they are computed from."""
+    return _closure(ops, lambda op: (source.op for source in op.inputs))
+
+
+def _closure(ops, neighbours) -> set:
+    found, queue = set(), list(ops)
+    while queue:
+        op = queue.pop()
+        if op not in found:
+            found.add(op)
+            queue.extend(neighbours(op))
+    return found

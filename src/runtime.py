@@ -1,0 +1,53 @@
+"""TensorFlow as this toolkit wants it: imported late, quietly, and with the settings that are fast here."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+DEFAULT_ENVIRONMENT = {
+    'TF_CPP_MIN_LOG_LEVEL': '2',        # errors only
+    # Off by default on processors without AVX512-VNNI or AMX, although its matmuls are faster on those too.
+    'TF_ENABLE_ONEDNN_OPTS': '1',
+}
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow for graphs and sessions, and lets it look for GPUs: once all else about a command is good.
+
+    What the user has set in the environment stays. The libraries' start-up chatter, part of which no setting turns off,
+    is held back, and shown only if the import fails.
+    """
+    for name, value in DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with _stderr_held_back():
+        import tensorflow.compat.v1 as tf
+        tf.config.list_physical_devices()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_eager_execution()
+
+
+@contextlib.contextmanager
+def _stderr_held_back():
+    """Holds back what is written to file descriptor 2, C++ libraries included; an exception lets it through."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as chatter:
+        real = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(real, chatter.read())
+            raise
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+
+
+def session_config():
+    """A ConfigProto that takes GPU memory as it is needed, not all of it at the start."""
+    import tensorflow.compat.v1 as tf
+    config = tf.ConfigProto()
+    config.gpu_options.allow_growth = True
+    return config

@@ -1,0 +1,116 @@
+"""A training run in a TensorFlow session: its graph, and what the loop in train.py does with it."""
+
+import argparse
+import os
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tqdm import tqdm
+
+import checkpoint
+import metrics
+import model
+import optimize
+import sample
+from job import Job, draw_batch
+from runtime import session_config
+
+
+class Training:
+    """The graph of a run with its weights restored. As a context manager, it saves what is unsaved at the end.
+
+    step: updates that the weights have behind them.
+    """
+
+    def __init__(self, args: argparse.Namespace, job: Job):
+        self._args, self._job = args, job
+        self.step = self._saved = job.step
+        graph = tf.Graph()
+        with graph.as_default():
+            self._build()
+            self._session = tf.Session(graph=graph, config=session_config())
+            self._restore()
+            self._run = checkpoint.Run(job.run_directory, job.model_directory)
+            self._log = metrics.Log(job.run_directory)
+
+    def _build(self) -> None:
+        args, hparams = self._args, self._job.hparams
+        self._inputs = tf.placeholder(tf.int32, [None, self._job.seq_length], 'inputs')
+        self._labels = tf.placeholder(tf.int32, [None, self._job.seq_length], 'labels')
+        self._loss = model.loss(model.model(hparams, self._inputs)['logits'], self._labels)
+        self._weights = tf.trainable_variables()
+        trained = [v for v in self._weights if '/h' in v.name or not args.only_train_transformer_layers]
+        self._train_step = optimize.TrainStep(self._loss, trained, optimizer=args.optimizer,
+                                              accumulate=args.accumulate_gradients,
+                                              memory_saving=self._job.memory_saving)
+        if args.sample_every:
+            self._context = tf.placeholder(tf.int32, [None, 1], 'context')
+            self._uniform = tf.placeholder(tf.float32, [None, self._job.sample_length], 'uniform')
+            self._samples = sample.sample_sequence(hparams=hparams, length=self._job.sample_length,
+                                                   context=self._context, uniform=self._uniform, top_k=args.top_k,
+                                                   top_p=args.top_p)
+
+    def _restore(self) -> None:
+        print(f'Loading checkpoint {self._job.checkpoint}', flush=True)
+        self._session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+        complete = checkpoint.restore(self._session, self._job.checkpoint, self._weights)
+        if self.step and not complete:
+            print(f'{self._job.checkpoint} holds no state of the optimizer {self._args.optimizer}: it starts afresh')
+
+    def _feed(self, labels: np.ndarray) -> dict:
+        """Feeds a training batch, with --noise on its inputs but not on its labels."""
+        inputs, noise = labels, self._job.noise
+        if self._args.noise:
+            wrong = noise.integers(self._job.hparams.n_vocab, size=labels.shape)
+            inputs = np.where(noise.random(labels.shape) < self._args.noise, wrong, labels)
+        return {self._inputs: inputs, self._labels: labels}
+
+    def update(self) -> None:
+        """Draws the batches of one update and makes it."""
+        feeds = [self._feed(draw_batch(self._job.train, self._args.batch_size, self._job.seq_length))
+                 for _ in range(self._args.accumulate_gradients)]
+        loss = self._train_step.run(self._session, feeds, self._args.learning_rate)
+        self.step += 1
+        self._log.train(self.step, loss, self._args.learning_rate)
+
+    def validate(self) -> None:
+        """Mean loss over the same validation batches each time."""
+        losses = [self._session.run(self._loss, {self._inputs: batch, self._labels: batch})
+                  for batch in tqdm(self._job.validation, 'validation', leave=False, disable=None)]
+        self._log.validation(self.step, float(np.mean(losses)))
+
+    def write_samples(self) -> None:
+        """Prints --sample_num samples, each from one random token of the training data, and writes them to a file."""
+        texts = []
+        while len(texts) < self._args.sample_num:
+            texts += self._sample(min(self._args.batch_size, self._args.sample_num - len(texts)))
+        text = ''.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
+        print(text, flush=True)
+        path = os.path.join(self._job.sample_directory, f'samples-{self.step}')
+        with open(path, 'w', encoding='utf-8', newline='\n') as file:
+            file.write(text)
+
+    def _sample(self, n: int) -> list[str]:
+        uniform = self._job.sampling.random((n, self._job.sample_length))
+        tokens = self._session.run(self._samples, {self._context: draw_batch(self._job.contexts, n, 1),
+                                                   self._uniform: uniform})
+        return [self._job.encoder.decode(row) for row in tokens.tolist()]
+
+    def save(self) -> None:
+        self._run.save(self._session, self.step)
+        self._saved = self.step
+
+    def __enter__(self):
+        print('Training...', flush=True)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        """Saves and closes; Ctrl-C is a normal end."""
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if interrupted:
+            print('interrupted')
+        if self.step > self._saved and (kind is None or interrupted):
+            self.save()
+        self._log.close()
+        self._session.close()
+        return interrupted

@@ -1,0 +1,94 @@
+"""What the tests share: a small model directory, and the scripts run as a person would run them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import runtime
+from hparams import HParams
+from learn_vocabulary import learn_vocabulary, write_vocabulary
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TEXT = 'the quick brown fox jumps over the lazy dog; the dog sleeps, and the fox goes on.\n' * 40
+
+
+@pytest.fixture(scope='session')
+def tf():
+    """tensorflow.compat.v1, imported as the scripts import it."""
+    runtime.load_tensorflow()
+    import tensorflow.compat.v1
+    return tensorflow.compat.v1
+
+
+@pytest.fixture
+def session(tf):
+    """A session on a graph of its own, which is the default graph."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        yield session
+
+
+@pytest.fixture(scope='session')
+def settings_directory(tmp_path_factory):
+    """What a model directory holds beside its weights: a toy vocabulary, and sizes for two blocks."""
+    directory = tmp_path_factory.mktemp('settings')
+    ids, merges = learn_vocabulary([TEXT], 300)
+    write_vocabulary(str(directory), ids, merges)
+    hparams = HParams(n_vocab=len(ids), n_ctx=32, n_embd=24, n_head=3, n_layer=2)
+    (directory / 'hparams.json').write_text(json.dumps(vars(hparams)))
+    return directory
+
+
+@pytest.fixture(scope='session')
+def model_directory(tf, settings_directory, tmp_path_factory):
+    """A model directory `models/toy` with random weights, larger than a new model's so that every term shows."""
+    import checkpoint
+    import model
+    from hparams import load_hparams
+    from reference import random_params
+    directory = tmp_path_factory.mktemp('home') / 'models' / 'toy'
+    directory.mkdir(parents=True)
+    for file in settings_directory.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    hparams = load_hparams(str(directory))
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
+        load_params(session, random_params(hparams, seed=0))
+        checkpoint.save_model(session, str(directory))
+    return directory
+
+
+def load_params(session, params):
+    """Sets the graph's variables model/NAME to params[NAME]."""
+    import tensorflow.compat.v1 as tf
+    for variable in tf.trainable_variables():
+        variable.load(params[variable.op.name.removeprefix('model/')].astype(np.float32), session)
+
+
+@pytest.fixture
+def home(tmp_path, model_directory):
+    """An empty working directory with `models/toy` and a `corpus.txt`."""
+    (tmp_path / 'models').mkdir()
+    (tmp_path / 'models' / 'toy').symlink_to(model_directory)
+    (tmp_path / 'corpus.txt').write_text(TEXT)
+    return tmp_path
+
+
+@pytest.fixture
+def script(home):
+    """Runs a script in `home`: script('train.py', '--dataset', …) -> CompletedProcess with text output."""
+    def run(name, *flags, **kwargs):
+        command = [sys.executable, os.path.join(ROOT, name), *map(str, flags)]
+        return subprocess.run(command, cwd=home, capture_output=True, text=True, encoding='utf-8', timeout=300,
+                              check=False, **kwargs)
+    return run
+
+
+def one_line_error(result):
+    """The single line on standard error with which a script must end on bad input; its status must be 2."""
+    assert result.returncode == 2, result.stderr + result.stdout
+    [line] = result.stderr.splitlines()
+    return line

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Fine-tunes GPT-2 on your own text."""
+
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+
+from errors import run
+from flags import Parser, fraction, non_negative_int, positive_float, positive_int
+from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, SAMPLE_DIR, Job, prepare
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    add_data_flags(parser.add_argument_group('data'))
+    add_model_flags(parser.add_argument_group('model'))
+    add_training_flags(parser.add_argument_group('training'))
+    add_run_flags(parser.add_argument_group('run'))
+    add_sample_flags(parser.add_argument_group('samples'))
+    add_validation_flags(parser.add_argument_group('validation'))
+    return parser.parse_args()
+
+
+def add_data_flags(group) -> None:
+    group.add_argument('--dataset', metavar='PATH', required=True,
+                       help='text or .npz to train on: a file, a directory, or a glob in quotes')
+    group.add_argument('--combine', metavar='CHARS', type=positive_int, default=50000,
+                       help='join files shorter than this into chunks, with <|endoftext|> between them')
+    group.add_argument('--encoding', default='utf-8', help='of the text files')
+    group.add_argument('--noise', metavar='P', type=fraction, default=0.0,
+                       help='replace this share of the input tokens by random ones, to make the model robust to typos')
+
+
+def add_model_flags(group) -> None:
+    group.add_argument('--model_name', metavar='NAME', default='117M', help='the model to start from')
+    group.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    group.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
+                       help='length of a training sequence; shorter takes less memory (default: the model\'s window)')
+
+
+def add_training_flags(group) -> None:
+    group.add_argument('--batch_size', metavar='N', type=positive_int, default=1, help='sequences in a batch')
+    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
+                       help='of the optimizer; lower it where the loss jumps')
+    group.add_argument('--accumulate_gradients', metavar='N', type=positive_int, default=1,
+                       help='average the gradients of N batches for each update: like a batch N times as large')
+    group.add_argument('--memory_saving_gradients', action=argparse.BooleanOptionalAction, default=None,
+                       help='recompute activations instead of keeping them: less memory, slower steps '
+                            '(default: on from 345M up)')
+    group.add_argument('--only_train_transformer_layers', action='store_true',
+                       help='leave the embeddings as they are; takes less memory')
+    group.add_argument('--optimizer', choices=['adam', 'sgd'], default='adam',
+                       help='sgd keeps no moments: a third of the memory, slower learning')
+    group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
+                       help='end when the run has made N steps; 0 goes on until Ctrl-C')
+    group.add_argument('--seed', metavar='N', type=non_negative_int,
+                       help='for the same batches, noise and samples in every run (default: other ones each time)')
+
+
+def add_run_flags(group) -> None:
+    group.add_argument('--run_name', metavar='NAME', default='run1',
+                       help=f'the run lives in {CHECKPOINT_DIR}/NAME, its samples in {SAMPLE_DIR}/NAME')
+    group.add_argument('--restore_from', metavar='latest|fresh|PATH', default='latest',
+                       help='go on with the run, start anew from the model, or from the checkpoint at PATH')
+    group.add_argument('--save_every', metavar='STEPS', type=non_negative_int, default=1000,
+                       help='write a checkpoint each N steps; 0 only at the end')
+
+
+def add_sample_flags(group) -> None:
+    group.add_argument('--sample_every', metavar='STEPS', type=non_negative_int, default=100,
+                       help='generate samples each N steps; 0 never')
+    group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,
+                       help=f'length of a sample (default: {DEFAULT_SAMPLE_LENGTH}, or what the model\'s window holds)')
+    group.add_argument('--sample_num', metavar='N', type=positive_int, default=1, help='samples each time')
+    group.add_argument('--top_k', metavar='K', type=non_negative_int, default=40,
+                       help='draw from the K most likely tokens; 0 from all')
+    group.add_argument('--top_p', metavar='P', type=fraction, default=0.0,
+                       help='draw from the most likely tokens that together have probability P; overrides --top_k if '
+                            'above 0')
+
+
+def add_validation_flags(group) -> None:
+    group.add_argument('--val_dataset', metavar='PATH', help='text or .npz to validate on (default: the training data)')
+    group.add_argument('--val_batch_size', metavar='N', type=positive_int, default=2, help='sequences in a batch')
+    group.add_argument('--val_batch_count', metavar='N', type=positive_int, default=40, help='batches, drawn once')
+    group.add_argument('--val_every', metavar='STEPS', type=non_negative_int, default=0,
+                       help='validate each N steps; 0 never')
+
+
+def train(args: argparse.Namespace, job: Job) -> None:
+    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    from runtime import load_tensorflow
+    load_tensorflow()
+    from training import Training
+
+    def due(every: int) -> bool:
+        return every > 0 and training.step % every == 0
+
+    with Training(args, job) as training:
+        if args.val_every and training.step == 0:
+            training.validate()
+        while not args.max_steps or training.step < args.max_steps:
+            training.update()
+            if due(args.val_every):
+                training.validate()
+            if due(args.sample_every):
+                training.write_samples()
+            if due(args.save_every):
+                training.save()
+
+
+def main() -> None:
+    args = parse_flags()
+    job = prepare(args)
+    if args.max_steps and job.step >= args.max_steps:
+        print(f'{job.run_directory} has made its {job.step} steps already: raise --max_steps to go on')
+    else:
+        train(args, job)
+
+
+if __name__ == '__main__':
+    run(main)
