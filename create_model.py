@@ -74,9 +74,7 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
         tf.set_random_seed(seed)
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         session.run(tf.global_variables_initializer())
-        if checkpoint_prefix:
-            checkpoint.restore(session, checkpoint_prefix, tf.trainable_variables())
-        checkpoint.save_model(session, directory)
+        checkpoint.save_model(session, directory, checkpoint_prefix)
         return sum(v.shape.num_elements() for v in tf.trainable_variables())
 
 

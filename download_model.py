@@ -2,6 +2,7 @@
 """Fetches a published GPT-2 into models/NAME; whatever stops it, the same command run again goes on from there."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -168,6 +169,9 @@ def fetch_missing(ask: Callable, urls: dict, sizes: dict[str, int], directory: s
     parts = {file: path + '.part' for file, path in paths.items() if fault(path, file, sizes[file])}
     if not parts:
         return
+    for file, part in parts.items():
+        if bytes_in(part) > sizes[file]:
+            os.remove(part)
     total, free = sum(sizes.values()), shutil.disk_usage(directory).free
     needed = sum(sizes[file] - bytes_in(part) for file, part in parts.items())
     if needed > free:
@@ -214,22 +218,18 @@ def download(name: str, models_dir: str = 'models', base_url: str = BASE_URL, pa
 
 def http_url(text: str) -> str:
     """An argparse type: an http or https address, without the slash at its end."""
-    try:
+    with contextlib.suppress(ValueError):       # a port that is no number, half an IPv6 address
         url = urlsplit(text)
-        valid = url.scheme in ('http', 'https') and url.hostname and url.port != 0
-    except ValueError:      # of a port that is no number, or half an IPv6 address
-        valid = False
-    if not valid:
-        raise argparse.ArgumentTypeError(f'expected an address such as {BASE_URL}, not {text!r}')
-    return text.rstrip('/')
+        if url.scheme in ('http', 'https') and url.hostname and url.port != 0:
+            return text.rstrip('/')
+    raise argparse.ArgumentTypeError(f'expected an address such as {BASE_URL}, not {text!r}')
 
 
 def parse_args() -> argparse.Namespace:
     parser = flags.Parser(description='Downloads a published GPT-2. Run it again to go on after an interruption.')
     parser.add_argument('name', metavar='NAME', help=f'{", ".join(model_dir.PUBLISHED)}; or the old names 117M, 345M')
     parser.add_argument('--models_dir', metavar='DIR', default='models', help='where to make the directory NAME')
-    parser.add_argument('--base_url', metavar='URL', type=http_url, default=BASE_URL,
-                        help='a server or mirror with models/NAME/FILE below this address')
+    parser.add_argument('--base_url', metavar='URL', type=http_url, default=BASE_URL, help='serves models/NAME/FILE')
     parser.add_argument('--timeout', metavar='SECONDS', default=Patience.timeout,
                         type=flags.number(float, 'seconds, above 0 and at most 3600', lambda value: 0 < value <= 3600),
                         help='how long to wait for a connection, and for a server that has fallen silent')

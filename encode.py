@@ -23,13 +23,13 @@ def make_parser() -> flags.Parser:
                         help='whose vocabulary to use: that of the model to be trained')
     parser.add_argument('--models_dir', metavar='DIR', default='models', help='where models are')
     parser.add_argument('--combine', metavar='N', type=flags.positive_int, default=50000,
-                        help='put files together, end-of-text tokens between them, into chunks of at least N characters')
+                        help='put files together, with end-of-text tokens between, into chunks of N characters or more')
     parser.add_argument('--encoding', metavar='NAME', default='utf-8', help='of the text files')
     return parser
 
 
 def check_output(output: str, source: str, files: list[str]) -> None:
-    """Raises UserError if `output` cannot be written, or is or would be part of the corpus `source`, which is `files`."""
+    """Raises UserError if `output` cannot be written, or belongs to the corpus: `files`, found as `source`."""
     if not output.endswith('.npz'):
         raise UserError(f'the output must end in .npz, not {output!r}')
     if os.path.isdir(output):
@@ -38,8 +38,8 @@ def check_output(output: str, source: str, files: list[str]) -> None:
     if real_output in map(os.path.realpath, files):
         raise UserError(f'the output {output} is one of the files to encode; name another')
     if os.path.isdir(source) and real_output.startswith(os.path.join(os.path.realpath(source), '')):
-        raise UserError(f'the output {output} lies in the directory to encode, {source}: it would be part of the corpus '
-                        'the next time; name another place')
+        raise UserError(f'the output {output} lies in the directory to encode, {source}: it would be part of the '
+                        'corpus the next time; name another place')
     directory = os.path.dirname(output) or '.'
     try:
         tempfile.TemporaryFile(dir=directory).close()

@@ -6,8 +6,8 @@ import tensorflow.compat.v1 as tf
 class Accumulator:
     """Sums gradients over several session runs.
 
-    add: the op to run once for each batch; mean(n): the sums over n batches, divided by n; reset: the op that sets the
-    sums to zero. They live in local variables: no checkpoint holds them, and local_variables_initializer clears them.
+    add: the op to run once for each batch. The sums live in local variables: no checkpoint holds them, and
+    local_variables_initializer clears them.
     """
 
     def __init__(self, gradients, variables):
@@ -15,7 +15,11 @@ class Accumulator:
             self._sums = [tf.Variable(tf.zeros(variable.shape, variable.dtype.base_dtype), trainable=False,
                                       collections=[tf.GraphKeys.LOCAL_VARIABLES]) for variable in variables]
             self.add = tf.group(*(total.assign_add(gradient) for total, gradient in zip(self._sums, gradients)))
-            self.reset = tf.group(*(total.assign(tf.zeros_like(total)) for total in self._sums))
 
     def mean(self, n: int) -> list:
+        """The sums over n batches, divided by n."""
         return [total / n for total in self._sums]
+
+    def reset(self) -> tf.Operation:
+        """A new op that sets the sums to zero, behind the control dependencies that are in force."""
+        return tf.group(*(total.assign(tf.zeros_like(total)) for total in self._sums))

@@ -1,5 +1,6 @@
 """Saving and restoring the weights: TensorFlow's checkpoints, and the files that make a run a model directory."""
 
+import contextlib
 import os
 import shutil
 
@@ -15,15 +16,22 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
     Shapes are compared first. Returns whether all were restored, the optimizer's state included. Raises UserError that
     names the variable if the checkpoint belongs to another model, or the file if it is damaged.
     """
-    try:
+    with _named_in_errors(prefix):
         stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
         compare(prefix, stored, weights)
         everything = tf.global_variables()
         complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
         tf.train.Saver(everything if complete else weights).restore(session, prefix)
+    return complete
+
+
+@contextlib.contextmanager
+def _named_in_errors(prefix: str):
+    """Turns what TensorFlow raises for a damaged checkpoint into a UserError that names it."""
+    try:
+        yield
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise UserError(f'cannot read the checkpoint {prefix}: {str(error).splitlines()[0]}') from None
-    return complete
 
 
 def compare(prefix: str, stored: dict, weights: list) -> None:
@@ -57,6 +65,12 @@ class Run:
             file.write(f'{step}\n')
 
 
-def save_model(session: tf.Session, directory: str) -> None:
-    """Writes the graph's variables as a model directory's `model.ckpt`."""
-    tf.train.Saver().save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:
+    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given."""
+    saver = tf.train.Saver()
+    if from_checkpoint:
+        with _named_in_errors(from_checkpoint):
+            stored = tf.train.load_checkpoint(from_checkpoint).get_variable_to_shape_map()
+            compare(from_checkpoint, stored, tf.trainable_variables())
+            saver.restore(session, from_checkpoint)
+    saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)

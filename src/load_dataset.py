@@ -1,5 +1,8 @@
-"""Files -> chunks of token ids -> Sampler. Chunks are on disk an .npz of one integer array each, as the 2019 tools keep
-them; between the documents of a chunk stands the end-of-text token, and what is drawn never crosses from chunk to chunk."""
+"""Files -> chunks of token ids -> Sampler.
+
+A chunk is one document or several with the end-of-text token between them; what is drawn lies within one chunk. On disk
+chunks are an .npz of one integer array each, as the 2019 tools keep them.
+"""
 
 import codecs
 import contextlib
@@ -95,8 +98,9 @@ def read_text(path: str, encoding: str) -> str:
     except OSError as error:
         raise UserError(f'cannot read {path}: {reason(error)}') from None
     except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not {encoding} text: byte 0x{error.object[error.start]:02x} at offset {error.start} '
-                        f'({error.reason}); --encoding names another encoding') from None
+        byte = f'byte 0x{error.object[error.start]:02x} at offset {error.start}'
+        raise UserError(f'{path} is not {encoding} text: {byte} ({error.reason}); give its --encoding, or leave the '
+                        'file out by a glob such as *.txt') from None
     # The 2019 tools opened files in Python's text mode, which reads \r\n and \r as \n: the same text, the same tokens.
     return text.removeprefix('\ufeff').replace('\r\n', '\n').replace('\r', '\n')
 

@@ -30,7 +30,7 @@ class TrainStep:
             self._accumulator = Accumulator(gradients, variables)
             applied = optimizer.apply_gradients(zip(self._accumulator.mean(accumulate), variables))
             with tf.control_dependencies([applied]):
-                self._update = tf.group(self._accumulator.reset)
+                self._update = self._accumulator.reset()
 
     def run(self, session: tf.Session, feeds: list[dict], learning_rate: float) -> float:
         """Makes one update from `accumulate` feeds, one for each batch. Returns their mean loss."""

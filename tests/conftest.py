@@ -87,6 +87,28 @@ def script(home):
     return run
 
 
+@pytest.fixture
+def without_tensorflow(script, tmp_path_factory):
+    """As `script`, but importing TensorFlow fails: for what must be found wrong before."""
+    fake = tmp_path_factory.mktemp('fake')
+    (fake / 'tensorflow.py').write_text('raise SystemExit("TensorFlow was imported")')
+    return lambda name, *flags, **kwargs: script(name, *flags, env=os.environ | {'PYTHONPATH': str(fake)}, **kwargs)
+
+
+@pytest.fixture
+def train(tf, home, monkeypatch, capsys):
+    """Runs train.py in this process, which saves the import of TensorFlow: train('--max_steps', 3) -> what it prints."""
+    def run(*flags):
+        import train
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt',
+                                          *map(str, flags)])
+        capsys.readouterr()
+        train.main()
+        return capsys.readouterr().out
+    return run
+
+
 def one_line_error(result):
     """The single line on standard error with which a script must end on bad input; its status must be 2."""
     assert result.returncode == 2, result.stderr + result.stdout

@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 
-import download_model
 import pytest
 import tqdm
-from download_model import WEIGHTS, Patience, download
 
+import download_model
+import errors
 import model_dir
+from download_model import WEIGHTS, Patience, download
 from errors import UserError
 
 SCRIPT = os.path.abspath(download_model.__file__)
@@ -60,11 +61,13 @@ class Request(http.server.BaseHTTPRequestHandler):
         for name, value in {'Content_Length': str(len(body)), **headers}.items():
             if value is not None:
                 self.send_header(name.replace('_', '-'), value)
+        self.close_connection = send is not None or headers.get('Content_Length', '') is None
+        if self.close_connection:
+            self.send_header('Connection', 'close')
         self.end_headers()
         if self.command == 'GET':
             self.wfile.write(body[:send])
             self.wfile.flush()
-        self.close_connection |= send is not None or headers.get('Content_Length', '') is None
         return True
 
     def log_message(self, *args):
@@ -214,18 +217,39 @@ def test_a_whole_part_only_needs_its_name(server, models, bars):
     assert bars[0].n == TOTAL
 
 
-def test_a_part_that_is_too_long_starts_over(server, models, bars):
+def test_a_part_that_is_too_long_is_dropped(server, models, bars, capsys):
     write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS] + b'more')
-    download('124M', models, server.url, HASTY)     # answered with 416
-    assert server.gets(WEIGHTS) == [f'bytes={len(BODIES[WEIGHTS]) + 4}-', None]
+    download('124M', models, server.url, HASTY)
+    assert server.gets(WEIGHTS) == [None]
+    assert contents(os.path.join(models, '124M')) == BODIES
+    assert [(bar.initial, bar.n) for bar in bars] == [(0, TOTAL)]
+    assert capsys.readouterr().out == f'{models}/124M: 0.1 MB to fetch of 0.1 MB\n'
+
+
+def test_range_not_satisfiable_starts_the_file_over(server, models, bars):
+    server.misbehave = lambda request, file, body, start: start and request.reply(416, b'')
+    write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS][:60_000])
+    download('124M', models, server.url, HASTY)
+    assert server.gets(WEIGHTS) == ['bytes=60000-', None]
+    assert contents(os.path.join(models, '124M')) == BODIES
+    assert bars[0].n == TOTAL
+
+
+def test_more_bytes_than_promised_once(server, models, bars):
+    @only(WEIGHTS)
+    def misbehave(request, file, body, start):
+        return not start and len(server.gets(WEIGHTS)) == 1 and request.reply(200, body + b'more', Content_Length=None)
+    server.misbehave = misbehave
+    download('124M', models, server.url, HASTY)
+    assert server.gets(WEIGHTS) == [None, 'bytes=100005-', None]
     assert contents(os.path.join(models, '124M')) == BODIES
     assert bars[0].n == TOTAL
 
 
 def test_a_file_is_on_disk_before_it_has_its_name(server, models, monkeypatch):
-    calls = []
-    for name in ('fsync', 'replace'):
-        monkeypatch.setattr(os, name, lambda *args, name=name, real=getattr(os, name): calls.append(name) or real(*args))
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda *args: calls.append('fsync') or fsync(*args))
+    monkeypatch.setattr(os, 'replace', lambda *args: calls.append('replace') or replace(*args))
     download('124M', models, server.url, HASTY)
     assert calls == ['fsync', 'replace'] * len(model_dir.FILES)
 
@@ -308,7 +332,7 @@ def test_silence_in_the_middle_is_a_broken_connection(server, models):
         request.reply(200, body, send=30_000)
         return server.released.wait()
     server.misbehave = misbehave
-    download('124M', models, server.url, Patience(timeout=0.2, retries=1, first_wait=0.001))
+    download('124M', models, server.url, Patience(timeout=1, retries=5, first_wait=0.001))
     assert server.gets(WEIGHTS) == [None, 'bytes=30000-']
     assert contents(os.path.join(models, '124M')) == BODIES
 
@@ -498,21 +522,32 @@ def toy_script():
 
 
 @pytest.mark.parametrize('args, names', [
-    (['999M'], "'999M'; there are 124M, 355M, 774M, 1558M, 117M, 345M"),
     (['../124M'], "'../124M'"),
     ([], 'NAME'),
     (['124M', '--base_url', 'models.example/gpt-2'], "--base_url: expected an address such as https://"),
-    (['124M', '--base_url', 'ftp://127.0.0.1/gpt-2'], "--base_url: .*'ftp://127.0.0.1/gpt-2'"),
-    (['124M', '--base_url', 'http://127.0.0.1:port'], "--base_url: .*'http://127.0.0.1:port'"),
-    (['124M', '--base_url', 'http://'], "--base_url: .*'http://'"),
+    (['124M', '--base_url', 'ftp://127.0.0.1/gpt-2'], "--base_url: expected .*'ftp://127.0.0.1/gpt-2'"),
+    (['124M', '--base_url', 'http://127.0.0.1:port'], "--base_url: expected .*'http://127.0.0.1:port'"),
+    (['124M', '--base_url', 'http://'], "--base_url: expected .*'http://'"),
     (['124M', '--base_url', 'http://a..b'], r'http://a\.\.b/models/124M/checkpoint'),
     (['124M', '--timeout', '0'], "--timeout: expected seconds, above 0 and at most 3600, not '0'"),
     (['124M', '--retries', '-1'], "--retries: expected a whole number, 0 or more, not '-1'"),
 ])
-def test_a_wrong_command_is_one_line(tmp_path, args, names):
-    result = run(*args, cwd=tmp_path)
+def test_a_wrong_command_is_one_line(tmp_path, monkeypatch, capsys, args, names):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['download_model.py', *args])
+    with pytest.raises(SystemExit) as exit_:
+        errors.run(download_model.main)
+    shown = capsys.readouterr()
+    assert (exit_.value.code, shown.out) == (2, '')
+    assert re.fullmatch(f'download_model.py: .*{names}.*\n', shown.err)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unknown_name_is_one_line(tmp_path):
+    result = run('999M', cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, '')
-    assert re.fullmatch(f'download_model.py: .*{names}.*\n', result.stderr)
+    assert result.stderr == ("download_model.py: no published model is called '999M'; there are 124M, 355M, 774M, "
+                             "1558M, 117M, 345M\n")
     assert os.listdir(tmp_path) == []
 
 

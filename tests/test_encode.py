@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 
-import encode as encode_script
 import numpy as np
 import pytest
 
+import encode as encode_script
 import errors
 from conftest import ROOT, TEXT, one_line_error
 from encoder import load_encoder
@@ -96,8 +96,8 @@ def test_runs_as_a_program(place):
 
 @pytest.mark.parametrize('arguments, message', [
     (['corpus'], 'the following arguments are required: OUT.npz (see encode.py --help)'),
-    (['corpus', 'out.txt'], 'the output must end in .npz, not \'out.txt\''),
-    (['corpus', 'out'], 'the output must end in .npz, not \'out\''),
+    (['corpus', 'out.txt'], "the output must end in .npz, not 'out.txt'"),
+    (['corpus', 'out'], "the output must end in .npz, not 'out'"),
     (['corpus', 'no/out.npz'], 'cannot write into the directory no: No such file or directory'),
     (['corpus', '/proc/out.npz'], 'cannot write into the directory /proc: '),
     (['corpus', 'corpus/a.txt/out.npz'], 'the output corpus/a.txt/out.npz lies in the directory to encode, corpus:'),

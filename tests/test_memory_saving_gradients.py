@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import load_params
-from reference import random_params
 
+from conftest import load_params
 from hparams import HParams
+from reference import random_params
 
 HPARAMS = HParams(n_vocab=37, n_ctx=12, n_embd=24, n_head=3, n_layer=4)
 TOKENS = np.random.default_rng(1).integers(HPARAMS.n_vocab, size=(2, HPARAMS.n_ctx))

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+
 import reference
 from conftest import load_params
-
 from errors import UserError
 from hparams import HParams, default_hparams, load_hparams
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import reference
 
+import reference
 from hparams import HParams
 
 HPARAMS = HParams(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 import reference
 from conftest import load_params
-
 from hparams import HParams
 
 LOGITS = np.array([2.0, 1.5, 1.5, 0.3, -0.2, -1.0, -1.0, -4.0])

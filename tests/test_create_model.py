@@ -1,0 +1,90 @@
+"""create_model.py: a complete model directory, or nothing at all."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conftest import one_line_error
+from encoder import load_encoder
+from errors import UserError
+from hparams import load_hparams
+from model_dir import FILES
+
+SIZE = ['--vocab_size', '280', '--n_ctx', '16', '--n_embd', '12', '--n_head', '2', '--n_layer', '2']
+
+
+@pytest.fixture
+def create(tf, home, monkeypatch, capsys):
+    """Runs create_model.py in this process; returns what it prints."""
+    def run(*flags):
+        import create_model
+        monkeypatch.chdir(home)
+        monkeypatch.setattr('sys.argv', ['create_model.py', *map(str, flags)])
+        capsys.readouterr()
+        create_model.main()
+        return capsys.readouterr().out
+    return run
+
+
+def test_a_new_model_is_complete_and_trains(create, train, home):
+    output = create('new', '--dataset', 'corpus.txt', '--seed', 1, *SIZE)
+    assert output.startswith('models/new: ')
+    assert {path.name for path in (home / 'models/new').iterdir()} == set(FILES)
+    encoder = load_encoder(str(home / 'models/new'))
+    assert vars(load_hparams(str(home / 'models/new'))) == {'n_vocab': 280, 'n_ctx': 16, 'n_embd': 12, 'n_head': 2,
+                                                            'n_layer': 2}
+    assert encoder.decode(encoder.encode('the quick dog ☃')) == 'the quick dog ☃'
+    assert 'loss=5.6' in train('--model_name', 'new', '--max_steps', 1, '--sample_every', 0)     # ln 280 = 5.63
+
+
+def test_a_seed_gives_the_same_weights(tf, create, home):
+    def weights(name, *seed):
+        create(name, '--dataset', 'corpus.txt', *SIZE, *seed)
+        return tf.train.load_checkpoint(str(home / 'models' / name)).get_tensor('model/h1/mlp/c_fc/w')
+
+    one, same, other, unseeded = (weights('a', '--seed', 1), weights('b', '--seed', 1), weights('c', '--seed', 2),
+                                  weights('d'))
+    assert (one == same).all()
+    assert (one != other).any()
+    assert (one != unseeded).any()
+
+
+def test_a_text_too_small_for_the_vocabulary_is_said(create, home):
+    (home / 'small.txt').write_text('abab abab')
+    output = create('small', '--dataset', 'small.txt', *SIZE)
+    n_vocab = json.loads((home / 'models/small/hparams.json').read_text())['n_vocab']
+    assert f'n_vocab is {n_vocab}, not 280' in output
+    assert 257 < n_vocab < 262
+
+
+def test_a_lean_model_from_a_run(tf, create, train, home):
+    train('--max_steps', 2, '--sample_every', 0, '--learning_rate', 0.01)
+    create('tuned', '--from_run', 'run1')
+    assert {path.name for path in (home / 'models/tuned').iterdir()} == set(FILES)
+    run, lean = (tf.train.load_checkpoint(str(home / place)) for place in ('checkpoint/run1', 'models/tuned'))
+    names = lean.get_variable_to_shape_map()
+    assert set(names) == {name for name in run.get_variable_to_shape_map()
+                          if name.startswith('model/') and 'Adam' not in name}
+    assert all((np.asarray(lean.get_tensor(name)) == run.get_tensor(name)).all() for name in names)
+
+
+def test_nothing_is_overwritten(create, home):
+    with pytest.raises(UserError, match='models/toy is there already'):
+        create('toy', '--dataset', 'corpus.txt', *SIZE)
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(without_tensorflow, home):
+    before = sorted(path.name for path in (home / 'models').iterdir())
+    for flags, words in [
+        (['--dataset', 'nowhere.txt', *SIZE], "cannot find 'nowhere.txt'"),
+        (['--dataset', 'corpus.txt', *SIZE, '--n_head', '5'], 'n_embd 12 is not divisible by n_head 5'),
+        (['--dataset', 'corpus.txt', *SIZE, '--vocab_size', '256'], '--vocab_size 256 is too small'),
+        (['--dataset', 'corpus.txt', *SIZE, '--n_layer', '0'], 'argument --n_layer: expected a whole number above 0'),
+        (['--from_run', 'nowhere'], "no run 'nowhere' in checkpoint"),
+        ([], 'one of the arguments --dataset --from_run is required'),
+        (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'corpus.txt'], 'cannot write corpus.txt/new'),
+    ]:
+        line = one_line_error(without_tensorflow('create_model.py', 'new', *flags))
+        assert words in line, line
+        assert sorted(path.name for path in (home / 'models').iterdir()) == before

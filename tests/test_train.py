@@ -1,0 +1,297 @@
+"""train.py as a person runs it: what it prints and writes, each flag, each mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, one_line_error
+from errors import UserError
+
+LINE = re.compile(r'\[(\d+) \| (\d+\.\d\d)\] loss=(\d+\.\d\d) avg=(\d+\.\d\d)')
+
+
+def losses(output):
+    return [float(match[3]) for match in LINE.finditer(output)]
+
+
+def weights(tf, home, run='run1'):
+    """Every variable of a run's newest checkpoint."""
+    reader = tf.train.load_checkpoint(str(home / 'checkpoint' / run))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def test_a_run_leaves_what_the_2019_tools_leave(tf, train, home):
+    output = train('--max_steps', 4, '--sample_every', 2, '--sample_num', 3, '--sample_length', 9, '--batch_size', 2,
+                   '--save_every', 2, '--seed', 1)
+    assert [int(match[1]) for match in LINE.finditer(output)] == [1, 2, 3, 4]
+    files = {path.name for path in (home / 'checkpoint' / 'run1').iterdir()}
+    assert {'checkpoint', 'counter', 'hparams.json', 'encoder.json', 'vocab.bpe', 'model-2.index', 'model-4.index',
+            'model-4.data-00000-of-00001', 'model-4.meta'} <= files
+    assert any(name.startswith('events.out.tfevents') for name in files)
+    assert (home / 'checkpoint/run1/counter').read_text() == '4\n'
+    sample = (home / 'samples/run1/samples-4').read_text()
+    assert re.findall(r'^======== SAMPLE (\d) ========$', sample, re.MULTILINE) == ['1', '2', '3']
+    assert sample in output     # all of them, not only the last
+    assert 'model-4' in tf.train.latest_checkpoint(str(home / 'checkpoint/run1'))
+
+
+def test_the_running_average(train):
+    values = [(float(m[3]), float(m[4])) for m in LINE.finditer(train('--max_steps', 5, '--sample_every', 0,
+                                                                      '--learning_rate', 0.01))]
+    total = weight = 0
+    for loss, average in values:
+        total, weight = total * 0.99 + loss, weight * 0.99 + 1
+        assert average == pytest.approx(total / weight, abs=0.02)
+
+
+def test_training_lowers_the_loss_and_a_run_goes_on_where_it_stopped(train, home):
+    flags = ('--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
+    first = losses(train('--max_steps', 20, *flags))
+    assert first[-1] < first[0] - 1
+    output = train('--max_steps', 25, *flags)
+    assert [int(match[1]) for match in LINE.finditer(output)] == [21, 22, 23, 24, 25]
+    assert losses(output)[0] < first[0] - 1
+    assert 'starts afresh' not in output
+    assert 'already' in train('--max_steps', 25, *flags)
+
+
+def test_a_seed_gives_the_same_run_and_none_another(tf, train, home):
+    flags = ('--max_steps', 3, '--sample_every', 3, '--sample_length', 20, '--noise', 0.2, '--top_p', 0.9)
+    one, same, other = (train('--run_name', name, *flags, *seed) for name, seed in
+                        (('a', ['--seed', 1]), ('b', ['--seed', 1]), ('c', [])))
+    assert losses(one) == losses(same) != losses(other)
+    a, b = weights(tf, home, 'a'), weights(tf, home, 'b')
+    assert all((a[name] == b[name]).all() for name in a)
+    samples = [(home / f'samples/{name}/samples-3').read_text() for name in 'abc']
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_accumulated_gradients_equal_one_large_batch(tf, train, home):
+    flags = ('--max_steps', 3, '--sample_every', 0, '--seed', 1, '--optimizer', 'sgd', '--learning_rate', 0.5)
+    large = train('--run_name', 'large', '--batch_size', 6, *flags)
+    small = train('--run_name', 'small', '--batch_size', 2, '--accumulate_gradients', 3, *flags)
+    saving = train('--run_name', 'saving', '--batch_size', 2, '--accumulate_gradients', 3, '--memory_saving_gradients',
+                   *flags)
+    assert losses(large) == losses(small) == losses(saving)
+    expected = weights(tf, home, 'large')
+    for name in ('small', 'saving'):
+        for variable, value in weights(tf, home, name).items():
+            np.testing.assert_allclose(value, expected[variable], atol=1e-5)
+
+
+def test_only_train_transformer_layers(tf, train, home):
+    train('--max_steps', 2, '--sample_every', 0, '--only_train_transformer_layers', '--learning_rate', 0.1,
+          '--memory_saving_gradients')
+    reader = tf.train.load_checkpoint(str(home / 'models' / 'toy' / 'model.ckpt'))
+    moved = {name for name, value in weights(tf, home).items()
+             if name.startswith('model/') and not name.endswith(('Adam', 'Adam_1'))
+             and (value != reader.get_tensor(name)).any()}
+    assert moved == {name for name in reader.get_variable_to_shape_map() if '/h' in name}
+
+
+def test_noise_is_on_the_inputs_only(train, monkeypatch):
+    """With every input replaced, what can be learned is how often each token occurs, not which follows which."""
+    flags = ('--max_steps', 60, '--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
+    clean = losses(train('--run_name', 'clean', *flags))[-1]
+    noisy = losses(train('--run_name', 'noisy', '--noise', 1, *flags))[-1]
+    assert clean < 1 < noisy
+
+
+def test_validation_uses_the_same_batches_each_time(train, home):
+    (home / 'other.txt').write_text('something else altogether, ' * 200)
+    output = train('--max_steps', 2, '--sample_every', 0, '--val_every', 1, '--val_dataset', 'other.txt',
+                   '--val_batch_count', 3, '--learning_rate', 1e-12)
+    values = re.findall(r'\[(\d) \| [\d.]+\] validation loss = ([\d.]+)', output)
+    assert [step for step, _ in values] == ['0', '1', '2']
+    assert len({value for _, value in values}) == 1
+    training = losses(output)
+    assert abs(float(values[0][1]) - training[0]) > 0.01
+
+
+def test_scalars_for_tensorboard(tf, train, home):
+    train('--max_steps', 2, '--sample_every', 0, '--val_every', 2, '--val_batch_count', 1, '--learning_rate', 0.5)
+    [path] = (home / 'checkpoint' / 'run1').glob('events.*')
+    scalars = [(event.step, value.tag, value.simple_value) for event in tf.train.summary_iterator(str(path))
+               for value in event.summary.value]
+    assert {(step, tag) for step, tag, _ in scalars} == {
+        (0, 'val_loss'), (1, 'loss'), (1, 'learning_rate'), (2, 'loss'), (2, 'learning_rate'), (2, 'val_loss')}
+    assert {value for _, tag, value in scalars if tag == 'learning_rate'} == {0.5}
+
+
+def test_zero_turns_off_what_happens_every_so_often(train, home):
+    output = train('--max_steps', 2, '--sample_every', 0, '--save_every', 0, '--val_every', 0)
+    assert 'SAMPLE' not in output
+    assert 'validation' not in output
+    assert (home / 'checkpoint/run1/model-2.index').exists()      # the end of a run is saved all the same
+
+
+def test_a_default_that_does_not_fit_the_model_is_said(train):
+    output = train('--max_steps', 1, '--sample_every', 1)
+    assert "The model's window holds 32 tokens: --sample_length is 31" in output
+
+
+def test_recomputation_is_on_by_default_for_large_models_only():
+    from types import SimpleNamespace
+
+    import job
+    from hparams import HParams, default_hparams
+    medium = HParams(n_vocab=50257, n_ctx=1024, n_embd=1024, n_head=16, n_layer=24)
+    asked = [SimpleNamespace(memory_saving_gradients=value) for value in (None, True, False)]
+    assert [job.recompute(args, default_hparams()) for args in asked] == [False, True, False]
+    assert [job.recompute(args, medium) for args in asked] == [True, True, False]
+
+
+def test_restore_from_another_run_a_prefix_and_a_model(train, home):
+    flags = ('--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
+    trained = losses(train('--max_steps', 20, *flags))
+    for name, path in (('a', 'checkpoint/run1'), ('b', 'checkpoint/run1/model-20'),
+                       ('c', 'checkpoint/run1/model-20.index')):
+        output = train('--max_steps', 1, '--run_name', name, '--restore_from', path, *flags)
+        assert 'Loading checkpoint checkpoint/run1/model-20\n' in output
+        assert losses(output)[0] < trained[0] - 1
+    assert losses(train('--max_steps', 1, '--run_name', 'd', '--restore_from', 'models/toy', *flags))[0] == trained[0]
+
+
+def test_fresh_never_writes_over_a_run(train, home):
+    first = losses(train('--max_steps', 2, '--sample_every', 0, '--seed', 1, '--restore_from', 'fresh'))
+    with pytest.raises(UserError, match='would write over the run in checkpoint/run1'):
+        train('--max_steps', 2, '--restore_from', 'fresh')
+    output = train('--max_steps', 2, '--sample_every', 0, '--seed', 1, '--restore_from', 'fresh', '--run_name', 'b')
+    assert losses(output) == first
+
+
+def test_changing_the_optimizer_is_said(train):
+    train('--max_steps', 1, '--sample_every', 0, '--optimizer', 'sgd')
+    assert 'no state of the optimizer adam: it starts afresh' in train('--max_steps', 2, '--sample_every', 0)
+
+
+def test_a_run_of_another_size_is_refused(train, home):
+    (home / 'checkpoint' / 'run1').mkdir(parents=True)
+    (home / 'checkpoint/run1/hparams.json').write_text(json.dumps(
+        {'n_vocab': 300, 'n_ctx': 32, 'n_embd': 48, 'n_head': 3, 'n_layer': 2}))
+    with pytest.raises(UserError, match='run1 is a run of another size than toy'):
+        train()
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'n_embd': 48}, r'model/wpe is \[32, 24\] there, \[32, 48\] here'),
+    ({'n_layer': 3}, 'it holds no model/h2/'),
+    ({'n_layer': 1}, 'larger model: it holds model/h1 too'),
+])
+def test_a_checkpoint_of_another_size_is_named(train, home, model_directory, change, words):
+    other = home / 'models' / 'other'
+    other.mkdir()
+    for file in model_directory.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    hparams = json.loads((other / 'hparams.json').read_text())
+    (other / 'hparams.json').write_text(json.dumps(hparams | change))
+    with pytest.raises(UserError, match=words) as error:
+        train('--model_name', 'other', '--max_steps', 1)
+    assert 'models/other/model.ckpt is a checkpoint of a' in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_named(train, home, model_directory):
+    other = home / 'models' / 'other'
+    other.mkdir()
+    for file in model_directory.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    data = other / 'model.ckpt.data-00000-of-00001'
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(UserError, match='cannot read the checkpoint models/other/model.ckpt'):
+        train('--model_name', 'other', '--max_steps', 1)
+
+
+def test_ctrl_c_saves(home):
+    """A real process, a real signal."""
+    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
+               '--sample_every', '0']
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('[3 '):
+                break
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert 'interrupted' in output
+    step = int((home / 'checkpoint/run1/counter').read_text())
+    assert step >= 3
+    assert (home / f'checkpoint/run1/model-{step}.index').exists()
+
+
+BAD_FLAGS = [
+    (['--dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
+    (['--dataset', 'none*.txt'], 'nothing matches the pattern none*.txt'),
+    (['--dataset', 'empty.txt'], 'empty.txt is empty: 0 tokens'),
+    (['--dataset', 'short.txt'], '32 tokens are needed in one piece'),
+    (['--dataset', 'latin.txt'], 'latin.txt is not utf-8 text: byte 0xe9 at offset 3'),
+    (['--dataset', 'corrupt.npz'], 'corrupt.npz'),
+    (['--dataset', 'pickled.npz'], 'pickled objects'),
+    (['--dataset', 'floats.npz'], 'holds float64'),
+    (['--dataset', 'outside.npz'], 'holds the id 40000'),
+    (['--val_every', '1', '--val_dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
+    (['--model_name', 'missing'], "no model 'missing' in models; models here: "),
+    (['--model_name', '345M'], './download_model.py 345M fetches it; models here: '),
+    (['--model_name', 'broken_hparams'], 'hparams.json is not JSON'),
+    (['--model_name', 'broken_encoder'], 'encoder.json'),
+    (['--model_name', 'broken_vocab'], 'vocab.bpe'),
+    (['--model_name', 'no_weights'], "no checkpoint 'models/no_weights'; models/no_weights holds no checkpoints"),
+    (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'"),
+    (['--optimizer', 'lion'], "argument --optimizer: invalid choice: 'lion'"),
+    (['--batch_size', '0'], "argument --batch_size: expected a whole number above 0, not '0'"),
+    (['--accumulate_gradients', '-1'], 'argument --accumulate_gradients: expected'),
+    (['--learning_rate', '0'], "argument --learning_rate: expected a number above 0, not '0'"),
+    (['--learning_rate', 'nan'], "argument --learning_rate: expected a number above 0, not 'nan'"),
+    (['--sample_length', '0'], 'argument --sample_length: expected'),
+    (['--sample_length', '33'], "--sample_length 33 is more than the model's window of 32 tokens"),
+    (['--seq_length', '33'], "--seq_length 33 is more than the model's window of 32 tokens"),
+    (['--seq_length', '1'], '--seq_length must be 2 or more'),
+    (['--top_p', '1.5'], "argument --top_p: expected a number from 0 to 1, not '1.5'"),
+    (['--noise', '-0.1'], 'argument --noise: expected a number from 0 to 1'),
+    (['--top_k', '-1'], 'argument --top_k: expected'),
+    (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
+    (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5'),
+    (['--run_name', 'file'], 'cannot write to checkpoint/file: File exists'),
+]
+
+
+@pytest.fixture
+def mistakes(home, model_directory):
+    """Every broken file that BAD_FLAGS names."""
+    (home / 'empty.txt').write_text('')
+    (home / 'short.txt').write_text('too short')
+    (home / 'latin.txt').write_bytes('caf\xe9 au lait '.encode('latin-1') * 100)
+    (home / 'corrupt.npz').write_bytes(b'PK\x03\x04 and then nothing')
+    np.savez(home / 'pickled.npz', np.array([{}], object))
+    np.savez(home / 'floats.npz', np.ones(100))
+    np.savez(home / 'outside.npz', np.full(100, 40000))
+    (home / 'checkpoint').mkdir()
+    (home / 'checkpoint' / 'file').write_text('')
+    for name, file, content in (('broken_hparams', 'hparams.json', '{"n_vocab"'), ('broken_encoder', 'encoder.json', '{'),
+                                ('broken_vocab', 'vocab.bpe', '#version: 0.2\na b c\n'), ('no_weights', 'checkpoint', None)):
+        directory = home / 'models' / name
+        directory.mkdir()
+        for source in model_directory.iterdir():
+            if source.name != file:
+                (directory / source.name).symlink_to(source)
+            elif content is not None:
+                (directory / file).write_text(content)
+
+
+def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, mistakes, home):
+    for flags, words in BAD_FLAGS:
+        defaults = ['--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', '1']
+        line = one_line_error(without_tensorflow('train.py', *defaults, *flags))
+        assert line.startswith('train.py: '), flags
+        assert words in line, (flags, line)
+        assert os.listdir(home / 'checkpoint') == ['file'], flags
+        assert not (home / 'samples').exists(), flags
+
+
+def test_no_dataset_is_one_line(without_tensorflow):
+    assert '--dataset' in one_line_error(without_tensorflow('train.py'))
