@@ -77,7 +77,8 @@ class _Symbols:
         self.after = list(range(1, len(self.symbols) + 1))
 
         self.frequencies: dict[Pair, int] = defaultdict(int)
-        self.places: dict[Pair, list[int]] = defaultdict(list)      # of the left symbol; some are out of date
+        # Of the left symbol, some out of date. In order: a pair's places all come from one pass, over its newer part.
+        self.places: dict[Pair, list[int]] = defaultdict(list)
         self.heap: list[tuple[int, int, int]] = []                  # (-frequency, left, right); some are out of date
         self.new_pairs: list[Pair] = []
         for i in range(1, len(self.symbols) - 1):
@@ -99,7 +100,7 @@ class _Symbols:
 
     def merge(self, pair: Pair, symbol: int) -> None:
         """Puts `symbol` for the pair wherever it occurs, leftmost first (aaa -> Xa), and recounts the neighbours."""
-        for i in sorted(self.places.pop(pair)):
+        for i in self.places.pop(pair):
             j = self.after[i]
             if (self.symbols[i], self.symbols[j]) != pair:
                 continue

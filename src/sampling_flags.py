@@ -83,5 +83,5 @@ def parse(script):
         except fire.core.FireExit as left:
             if left.code:
                 raise UserError(left.trace.elements[-1].ErrorAsStr()) from None
-    print(screen.getvalue())
+    print(screen.getvalue().partition('\n\n')[2])      # without fire's remark that this is the help
     raise SystemExit(0)

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import encoder
-from encoder import BYTE_CHARACTERS, END_OF_TEXT, Encoder, get_encoder, load_encoder, merge, spell
+from encoder import BYTE_CHARACTERS, END_OF_TEXT, PIECE, Encoder, get_encoder, load_encoder, merge, spell
 from errors import UserError
 from learn_vocabulary import learn_vocabulary, write_vocabulary
 
@@ -134,6 +134,20 @@ def test_byte_characters_are_gpt2s():
 
 def test_spell():
     assert spell(' café\n') == 'ĠcafÃ©Ċ'
+
+
+# Pieces
+
+@pytest.mark.parametrize('name', SAMPLES)
+def test_pieces(name):
+    assert PIECE.findall(SAMPLES[name]) == regex.findall(PUBLISHED_PIECE, SAMPLES[name])
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(UNICODE)
+def test_pieces_of_random_unicode(text):
+    assert PIECE.findall(text) == regex.findall(PUBLISHED_PIECE, text)
+    assert ''.join(PIECE.findall(text)) == text
 
 
 # Merging
