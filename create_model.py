@@ -15,7 +15,7 @@ import model_dir
 from errors import UserError, reason, run
 from flags import Parser, non_negative_int, positive_int
 from hparams import HParams, default_hparams, load_hparams
-from learn_vocabulary import learn_vocabulary, write_vocabulary
+from learn_vocabulary import SMALLEST_VOCABULARY, learn_vocabulary, write_vocabulary
 from load_dataset import read_texts
 
 
@@ -41,8 +41,9 @@ def parse_flags() -> argparse.Namespace:
 
 def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
     """Learns the vocabulary and writes it and the sizes into `directory`."""
-    if args.vocab_size < 257:
-        raise UserError(f'--vocab_size {args.vocab_size} is too small: 256 bytes and <|endoftext|> make 257 tokens')
+    if args.vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(f'--vocab_size {args.vocab_size} is too small: 256 bytes and <|endoftext|> make '
+                        f'{SMALLEST_VOCABULARY} tokens')
     try:
         hparams = HParams(args.vocab_size, args.n_ctx, args.n_embd, args.n_head, args.n_layer)
     except ValueError as error:
