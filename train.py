@@ -8,8 +8,8 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
 from errors import run
-from flags import Parser, fraction, non_negative_int, positive_float, positive_int
-from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, SAMPLE_DIR, Job, prepare
+from flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
+from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY, SAMPLE_DIR, Job, prepare
 
 
 def parse_flags() -> argparse.Namespace:
@@ -17,6 +17,8 @@ def parse_flags() -> argparse.Namespace:
     add_data_flags(parser.add_argument_group('data'))
     add_model_flags(parser.add_argument_group('model'))
     add_training_flags(parser.add_argument_group('training'))
+    add_optimizer_flags(parser.add_argument_group('optimizer'))
+    add_machine_flags(parser.add_argument_group('memory and speed'))
     add_run_flags(parser.add_argument_group('run'))
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
@@ -42,21 +44,38 @@ def add_model_flags(group) -> None:
 
 def add_training_flags(group) -> None:
     group.add_argument('--batch_size', metavar='N', type=positive_int, default=1, help='sequences in a batch')
-    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
-                       help='of the optimizer; lower it where the loss jumps')
     group.add_argument('--accumulate_gradients', metavar='N', type=positive_int, default=1,
                        help='average the gradients of N batches for each update: like a batch N times as large')
-    group.add_argument('--memory_saving_gradients', action=argparse.BooleanOptionalAction, default=None,
-                       help='recompute activations instead of keeping them: less memory, slower steps '
-                            '(default: on from 345M up)')
     group.add_argument('--only_train_transformer_layers', action='store_true',
                        help='leave the embeddings as they are; takes less memory')
-    group.add_argument('--optimizer', choices=['adam', 'sgd'], default='adam',
-                       help='sgd keeps no moments: a third of the memory, slower learning')
     group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
                        help='end when the run has made N steps; 0 goes on until Ctrl-C')
     group.add_argument('--seed', metavar='N', type=non_negative_int,
                        help='for the same batches, noise and samples in every run (default: other ones each time)')
+
+
+def add_optimizer_flags(group) -> None:
+    group.add_argument('--optimizer', choices=['adam', 'adamw', 'sgd'], default='adam',
+                       help='adamw is adam with weight decay; sgd keeps no moments: less memory, slower learning')
+    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
+                       help='its peak, with a schedule; lower it where the loss jumps')
+    group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine'], default='constant',
+                       help='linear and cosine fall to 0 at --max_steps')
+    group.add_argument('--warmup_steps', metavar='N', type=non_negative_int, default=0,
+                       help='let the learning rate rise from 0 over the first N steps')
+    group.add_argument('--clip_norm', metavar='NORM', type=non_negative_float, default=0.0,
+                       help='scale longer gradients down to this length; 0 never. 1 is usual')
+    group.add_argument('--weight_decay', metavar='RATE', type=non_negative_float,
+                       help=f'of adamw: shrink the matrices by this times the learning rate in each step (default: '
+                            f'{DEFAULT_WEIGHT_DECAY})')
+
+
+def add_machine_flags(group) -> None:
+    group.add_argument('--memory_saving_gradients', action=argparse.BooleanOptionalAction, default=None,
+                       help='recompute activations instead of keeping them: less memory, slower steps '
+                            '(default: on from 345M up)')
+    group.add_argument('--precision', choices=['float32', 'tf32', 'bfloat16'], default='float32',
+                       help='of the matrix multiplications; the others are for GPUs that have them')
 
 
 def add_run_flags(group) -> None:

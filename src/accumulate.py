@@ -6,20 +6,18 @@ import tensorflow.compat.v1 as tf
 class Accumulator:
     """Sums gradients over several session runs.
 
-    add: the op to run once for each batch. The sums live in local variables: no checkpoint holds them, and
-    local_variables_initializer clears them.
+    first, add: the ops to run for the first batch and for each one after it. The sums live in local variables, which no
+    checkpoint holds, and which `first` fills: they are never set to zero.
     """
 
-    def __init__(self, gradients, variables):
+    def __init__(self, gradients: list):
         with tf.variable_scope('accumulate'):
-            self._sums = [tf.Variable(tf.zeros(variable.shape, variable.dtype.base_dtype), trainable=False,
-                                      collections=[tf.GraphKeys.LOCAL_VARIABLES]) for variable in variables]
-            self.add = tf.group(*(total.assign_add(gradient) for total, gradient in zip(self._sums, gradients)))
+            sums = [tf.Variable(tf.zeros(gradient.shape, gradient.dtype), trainable=False,
+                                collections=[tf.GraphKeys.LOCAL_VARIABLES]) for gradient in gradients]
+            self.first = tf.group(*(total.assign(gradient) for total, gradient in zip(sums, gradients)))
+            self.add = tf.group(*(total.assign_add(gradient) for total, gradient in zip(sums, gradients)))
+        self._sums = sums
 
     def mean(self, n: int) -> list:
         """The sums over n batches, divided by n."""
         return [total / n for total in self._sums]
-
-    def reset(self) -> tf.Operation:
-        """A new op that sets the sums to zero, behind the control dependencies that are in force."""
-        return tf.group(*(total.assign(tf.zeros_like(total)) for total in self._sums))

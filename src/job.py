@@ -15,6 +15,7 @@ from load_dataset import Sampler, load_dataset
 CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
 DEFAULT_SAMPLE_LENGTH = 1023
+DEFAULT_WEIGHT_DECAY = 0.01
 RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on activations outweigh the weights
 
 
@@ -31,6 +32,7 @@ class Job:
     seq_length: int
     sample_length: int
     memory_saving: bool
+    weight_decay: float
     train: Sampler
     validation: list[np.ndarray]    # batches, the same ones each time
     noise: np.random.Generator
@@ -40,6 +42,8 @@ class Job:
 
 def prepare(args: argparse.Namespace) -> Job:
     """Reads the model's settings and the corpus, makes the run's directories. Raises UserError for what is wrong."""
+    check_schedule(args)
+    decay = weight_decay(args)
     directory = model_dir.find_model(args.model_name, args.models_dir)
     hparams, encoder = load_hparams(directory), load_encoder(directory)
     if encoder.n_vocab > hparams.n_vocab:
@@ -48,7 +52,8 @@ def prepare(args: argparse.Namespace) -> Job:
     run_directory = os.path.join(CHECKPOINT_DIR, args.run_name)
     checkpoint, step = starting_point(args, directory, run_directory, hparams)
     seq_length = within_window('seq_length', args.seq_length, hparams, hparams.n_ctx)
-    sample_length = within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH)
+    sample_length = within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH,
+                                  matters=args.sample_every > 0)
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token is there to predict the second')
     data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
@@ -60,7 +65,7 @@ def prepare(args: argparse.Namespace) -> Job:
     make_writable(run_directory)
     make_writable(sample_directory)
     return Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, step, seq_length,
-               sample_length, recompute(args, hparams), train, validation, np.random.default_rng(noise_seed),
+               sample_length, recompute(args, hparams), decay, train, validation, np.random.default_rng(noise_seed),
                Sampler(chunks, seed=context_seed), np.random.default_rng(sampling_seed))
 
 
@@ -82,14 +87,15 @@ def starting_point(args, directory: str, run_directory: str, hparams: HParams) -
     return prefix, model_dir.checkpoint_step(prefix) if own else 0
 
 
-def within_window(flag: str, given: int | None, hparams: HParams, default: int) -> int:
+def within_window(flag: str, given: int | None, hparams: HParams, default: int, matters: bool = True) -> int:
     """What the user gave for a flag, if the model's window holds it; else the default, shortened aloud if need be."""
     if given is not None:
         if given > hparams.n_ctx:
             raise UserError(f'--{flag} {given} is more than the model\'s window of {hparams.n_ctx} tokens')
         return given
     if default > hparams.n_ctx:
-        print(f'The model\'s window holds {hparams.n_ctx} tokens: --{flag} is {hparams.n_ctx - 1}')
+        if matters:
+            print(f'The model\'s window holds {hparams.n_ctx} tokens: --{flag} is {hparams.n_ctx - 1}')
         return hparams.n_ctx - 1
     return default
 
@@ -123,6 +129,20 @@ def recompute(args, hparams: HParams) -> bool:
     if large:
         print('A model of this size: --memory_saving_gradients is on (--no-memory_saving_gradients turns it off)')
     return large
+
+
+def check_schedule(args) -> None:
+    """Raises UserError for a learning rate that has no end to fall towards, or never reaches its peak."""
+    if args.learning_rate_schedule != 'constant' and not args.max_steps:
+        raise UserError(f'--learning_rate_schedule {args.learning_rate_schedule} falls until --max_steps: give that too')
+    if args.max_steps and args.warmup_steps >= args.max_steps:
+        raise UserError(f'--warmup_steps {args.warmup_steps} must be fewer than --max_steps {args.max_steps}')
+
+
+def weight_decay(args) -> float:
+    if args.weight_decay is not None and args.optimizer != 'adamw':
+        raise UserError('--weight_decay goes with --optimizer adamw')
+    return DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay
 
 
 def make_writable(directory: str) -> None:

@@ -40,8 +40,8 @@ def gradients(ys, xs, grad_ys=None, checkpoints='collection') -> list:
         gradient = sums.total(tensor)
         segment = _segment(tensor, kept, reached)
         if gradient is not None and segment:
-            copy, sources = _recompute(tensor, sorted(segment, key=order.get), after=gradient)
-            sums.differentiate([copy], [gradient], list(sources.values()), credit=list(sources))
+            copy, sources, stand_ins = _recompute(tensor, sorted(segment, key=order.get), after=gradient)
+            sums.differentiate([copy], [gradient], stand_ins, credit=sources)
     sums.finish(kept, xs)
     return [sums.total(x) for x in xs]
 
@@ -92,24 +92,28 @@ def _segment(tensor, kept, reached) -> set:
 def _recompute(tensor, segment, after):
     """Copies the ops of `segment` (in order), to run only once the tensor `after` is there.
 
-    Returns the copy of `tensor`, and a dict from each tensor that the segment reads from outside to what the copy reads
-    in its place.
+    Returns the copy of `tensor`, the tensors that the segment reads from outside, and what the copy reads in their place.
     """
     inside = set(segment)
     outside = {source.ref(): source for op in segment for source in op.inputs if source.op not in inside}
+    held = [source for source in outside.values() if source.op.type != 'Const']
     # One IdentityN behind the control dependency holds back the whole copy, and costs no copy of any buffer.
     with tf.control_dependencies([after]):
-        stand_ins = tf.identity_n([source for source in outside.values()])
+        stand_ins = tf.identity_n(held)
+    read = {source.name: source for source in outside.values()} | {
+        source.name: stand_in for source, stand_in in zip(held, stand_ins)}
     graph_def = tf.GraphDef(versions=tensor.graph.graph_def_versions)
     for op in segment:
         node = graph_def.node.add()
         node.CopyFrom(op.node_def)
         node.attr.pop('_class', None)      # colocation with ops that the copy does not contain
         node.input[:] = [source.name for source in op.inputs]    # and without the original's control inputs
-    [copy] = tf.import_graph_def(graph_def, name='recompute', return_elements=[tensor.name],
-                                 input_map={source.name: stand_in
-                                            for source, stand_in in zip(outside.values(), stand_ins)})
-    return copy, {source: stand_in for source, stand_in in zip(outside.values(), stand_ins)}
+    copies = tf.import_graph_def(graph_def, name='recompute', return_elements=[op.name for op in segment],
+                                 input_map=read)
+    for op, copy in zip(segment, copies):
+        for original, output in zip(op.outputs, copy.outputs):
+            output.set_shape(original.shape)    # what Python knew of the original's shapes, an import cannot infer
+    return copies[segment.index(tensor.op)].outputs[tensor.value_index], held, stand_ins
 
 
 def _variables(xs) -> list:

@@ -20,16 +20,17 @@ class Average:
 
 
 class Log:
-    """Prints `[step | seconds] loss=… avg=…` and writes TensorBoard scalars into the run directory."""
+    """Prints `[step | seconds] loss=… avg=… lr=… norm=…` and writes TensorBoard scalars into the run directory."""
 
     def __init__(self, directory: str):
         self._start = time.time()
         self._average = Average()
         self._writer = tf.summary.FileWriter(directory)
 
-    def train(self, step: int, loss: float, learning_rate: float) -> None:
-        self._line(step, f'loss={loss:.2f} avg={self._average.add(loss):.2f}')
-        self._scalars(step, loss=loss, learning_rate=learning_rate)
+    def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float) -> None:
+        self._line(step, f'loss={loss:.2f} avg={self._average.add(loss):.2f} lr={learning_rate:.3g} '
+                         f'norm={gradient_norm:.2f}')
+        self._scalars(step, loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm)
 
     def validation(self, step: int, loss: float) -> None:
         self._line(step, f'validation loss = {loss:.2f}')

@@ -62,7 +62,7 @@ def test_loss_and_every_gradient_equal_the_oracle(tf, session, tokens, output):
     import model
     labels = (TOKENS + 5) % HPARAMS.n_vocab
     label_input = tf.placeholder(tf.int32, [None, None])
-    loss = model.loss(output['logits'], label_input)
+    loss = model.loss(output, label_input)
     variables = tf.trainable_variables()
     gradients = [tf.convert_to_tensor(g) for g in tf.gradients(loss, variables)]
     value, gradients = session.run([loss, gradients], {tokens: TOKENS, label_input: labels})

@@ -36,12 +36,12 @@ def train_steps(tf, session, batches, *, accumulate=1, **kwargs):
     import model
     import optimize
     tokens = tf.placeholder(tf.int32, [None, None])
-    loss = model.loss(model.model(HPARAMS, tokens)['logits'], tokens)
+    loss = model.loss(model.model(HPARAMS, tokens), tokens)
     variables = tf.trainable_variables()
     step = optimize.TrainStep(loss, variables, accumulate=accumulate, **kwargs)
-    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+    session.run(step.initializer)
     load_params(session, PARAMS)
-    losses = [step.run(session, [{tokens: batch} for batch in batches[i:i + accumulate]], 0.1)
+    losses = [step.run(session, [{tokens: batch} for batch in batches[i:i + accumulate]], 0.1)[0]
               for i in range(0, len(batches), accumulate)]
     return losses, {v.op.name.removeprefix('model/'): session.run(v) for v in variables}
 
@@ -84,12 +84,12 @@ def test_ten_losses_are_frozen(tf, session):
     with open(os.path.join(ROOT, 'LICENSE'), encoding='utf-8') as file:
         sampler = Sampler([np.array(encoder.encode(file.read()))], seed=0)
     tokens = tf.placeholder(tf.int32, [None, None])
-    loss = model.loss(model.model(hparams, tokens)['logits'], tokens)
+    loss = model.loss(model.model(hparams, tokens), tokens)
     step = optimize.TrainStep(loss, tf.trainable_variables())
-    session.run(tf.global_variables_initializer())
+    session.run(step.initializer)
     checkpoint.restore(session, os.path.join(TINY, 'model.ckpt'), tf.trainable_variables())
     losses = []
     for _ in FROZEN:
         batch = np.stack([sampler.sample(hparams.n_ctx) for _ in range(2)])
-        losses.append(step.run(session, [{tokens: batch}], 0.001))
+        losses.append(step.run(session, [{tokens: batch}], 0.001)[0])
     assert [f'{loss:.4f}' for loss in losses] == FROZEN

@@ -1,0 +1,210 @@
+"""The network's larger functions with gradients written by hand: the same mathematics, fewer and smaller tensors kept.
+
+Each gradient is registered for an op of the graph and reads only that op's inputs. So it stays right when
+memory_saving_gradients copies the op, where the closure of a tf.custom_gradient would hold on to the original's tensors.
+
+Shapes: batch, sequence, features, heads, head (features of one head), rows (batch * sequence).
+"""
+
+import functools
+import math
+
+import tensorflow.compat.v1 as tf
+
+LAYER_NORM_EPSILON = 1e-5
+QUERY_BLOCK = 256       # queries that attend together, to the keys up to the last of them
+HEAD_ROWS = 256         # rows of logits that exist at a time in training
+
+
+def shape_of(x: tf.Tensor) -> list:
+    """Dimensions of x: ints where the graph knows them, scalar tensors where only the run will."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if size is None else size for i, size in enumerate(x.shape.as_list())]
+
+
+def gradient_by(backward):
+    """Decorates a function of tensors, whose output's gradient `backward(dy, y, *inputs)` carries on to each input."""
+    def decorate(forward):
+        name = f'{__name__}.{forward.__name__}'
+
+        @tf.RegisterGradient(name)
+        def gradient(op, dy, *_):
+            # Without this, what the gradient needs of the inputs alone would be computed in the forward pass already, and
+            # wait in memory for dy.
+            with tf.control_dependencies([dy]):
+                y, *inputs = [tf.identity(tensor) for tensor in op.inputs]
+            return [None, *backward(dy, y, *inputs)]
+
+        @functools.wraps(forward)
+        def call(*inputs):
+            y = forward(*inputs)
+            # IdentityN only hands its inputs on. Here it is what a gradient can be attached to, and keeps the inputs
+            # that the gradient reads within its reach.
+            with tf.get_default_graph().gradient_override_map({'IdentityN': name}):
+                return tf.identity_n([y, *inputs])[0]
+        return call
+    return decorate
+
+
+def _linear_backward(dy, _, x, w, b):
+    dw = tf.matmul(x, dy, transpose_a=True)
+    db = tf.raw_ops.BiasAddGrad(out_backprop=dy)
+    # The weight's gradient first: x is free then, before the gradient moves on to the layers below. It is handed out only
+    # when w has been read for the last time: an optimizer that updates a w still in use would have to copy it.
+    with tf.control_dependencies([dw, db]):
+        dx = tf.matmul(dy, w, transpose_b=True)
+    with tf.control_dependencies([dx]):
+        return [dx, tf.identity(dw), tf.identity(db)]
+
+
+@gradient_by(_linear_backward)
+def linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_out]
+    return tf.nn.bias_add(tf.matmul(x, w), b)
+
+
+def _gelu_parts(x):
+    """sigmoid(2 u) and the derivative of 2 u, for u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    scale = 2 * math.sqrt(2 / math.pi)
+    square = x * x
+    return tf.sigmoid(x * (scale + scale * 0.044715 * square)), scale + 3 * scale * 0.044715 * square
+
+
+def _gelu_backward(dy, _, x):
+    gate, slope = _gelu_parts(x)
+    return [dy * gate * (1 + x * (1 - gate) * slope)]
+
+
+@gradient_by(_gelu_backward)
+def gelu(x):
+    """Hendrycks & Gimpel 2016, in the tanh approximation that the published weights were trained with.
+
+    Written as x sigmoid(2 u), which is x (1 + tanh u) / 2 in fewer steps.
+    """
+    return x * _gelu_parts(x)[0]
+
+
+def _normalize(x):
+    """x with zero mean and unit variance over its features, and one over its standard deviation."""
+    centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    scale = tf.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    return centred * scale, scale
+
+
+def _layer_norm_backward(dy, _, x, g, b):
+    normal, scale = _normalize(x)
+    rows = list(range(len(x.shape) - 1))
+    dnormal = dy * g
+    along_mean = tf.reduce_mean(dnormal, axis=-1, keepdims=True)
+    along_normal = tf.reduce_mean(dnormal * normal, axis=-1, keepdims=True)
+    return [(dnormal - along_mean - normal * along_normal) * scale, tf.reduce_sum(dy * normal, axis=rows),
+            tf.reduce_sum(dy, axis=rows)]
+
+
+@gradient_by(_layer_norm_backward)
+def layer_norm(x, g, b):  # [..., features], [features], [features] -> [..., features]
+    """Ba et al. 2016: zero mean and unit variance over the features, then a learned gain and bias."""
+    return _normalize(x)[0] * g + b
+
+
+def causal_mask(n_query, n_key, dtype):  # -> [n_query, n_key]: 0 where a query may look, -inf on what comes after it
+    position = tf.range(n_query)[:, None] + n_key - n_query
+    visible = tf.range(n_key)[None, :] <= position
+    return tf.where(visible, tf.zeros([n_query, n_key], dtype), tf.fill([n_query, n_key], dtype.min))
+
+
+def attention_weights(q, k):  # [batch, heads, n_query, head], [.., n_key, head] -> [batch, heads, n_query, n_key]
+    """softmax of q k, for queries that are the last of the keys and see nothing behind themselves."""
+    scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32)
+    mask = causal_mask(shape_of(q)[2], shape_of(k)[2], scores.dtype)
+    return tf.cast(tf.nn.softmax(scores + mask), q.dtype)
+
+
+def split_heads(qkv):  # [batch, sequence, 3, heads, head] -> q / sqrt(head), k, v, each [batch, heads, sequence, head]
+    q, k, v = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
+    return q * (1 / math.sqrt(qkv.shape[-1])), k, v
+
+
+def swap_heads(x):  # [batch, sequence, heads, head] <-> [batch, heads, sequence, head]
+    return tf.transpose(x, [0, 2, 1, 3])
+
+
+def _runs(length, size) -> list:
+    """(start, end) of runs of `size` that make up `length`; one run, where only a session will know the length."""
+    if not isinstance(length, int):
+        return [(0, length)]
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _sum_prefixes(parts, blocks):  # tensors [batch, heads, end, head] for the end of each block -> their sum, the rest 0
+    return tf.concat([tf.add_n([part[:, :, start:end] for part in parts[i:]])
+                      for i, (start, end) in enumerate(blocks)], axis=2)
+
+
+def _attention_backward(dy, y, qkv):
+    q, k, v = split_heads(qkv)
+    # sum over keys of P dP, as in Dao et al. 2022, from what is at hand: the softmax's gradient is P (dP - delta).
+    delta = swap_heads(tf.reduce_sum(dy * y, axis=-1, keepdims=True))
+    dy = swap_heads(dy)
+    blocks = _runs(shape_of(q)[2], QUERY_BLOCK)
+    dq, dk, dv = [], [], []
+    for start, end in blocks:
+        with tf.control_dependencies(dq[-1:]):      # one block's weights at a time
+            q_block, k_seen, v_seen, dy_block = q[:, :, start:end], k[:, :, :end], v[:, :, :end], dy[:, :, start:end]
+        weights = attention_weights(q_block, k_seen)
+        dv.append(tf.matmul(weights, dy_block, transpose_a=True))
+        dweights = tf.matmul(dy_block, v_seen, transpose_b=True)
+        dscores = weights * (dweights - delta[:, :, start:end])
+        dk.append(tf.matmul(dscores, q_block, transpose_a=True))
+        dq.append(tf.matmul(dscores, k_seen))
+    dq = tf.concat(dq, axis=2) * (1 / math.sqrt(qkv.shape[-1]))
+    return [tf.transpose(tf.stack([dq, _sum_prefixes(dk, blocks), _sum_prefixes(dv, blocks)]), [1, 3, 0, 2, 4])]
+
+
+@gradient_by(_attention_backward)
+def causal_attention(qkv):  # [batch, sequence, 3, heads, head] -> [batch, sequence, heads, head]
+    """Each query's mean of the values up to its own position, weighted by softmax(q k / sqrt(head)).
+
+    Block by block of queries: what lies above a block's diagonal is neither computed nor stored. No weights are kept for
+    the gradient, which computes them again from q and k.
+    """
+    q, k, v = split_heads(qkv)
+    y = []
+    for start, end in _runs(shape_of(q)[2], QUERY_BLOCK):
+        with tf.control_dependencies(y[-1:]):
+            q_block, k_seen, v_seen = q[:, :, start:end], k[:, :, :end], v[:, :, :end]
+        y.append(tf.matmul(attention_weights(q_block, k_seen), v_seen))
+    return swap_heads(tf.concat(y, axis=2))
+
+
+def _head_backward(dy, _, loss, h, wte, dh, dwte):
+    return [None, tf.cast(dy, dh.dtype) * dh, tf.cast(dy, dwte.dtype) * dwte, None, None]
+
+
+@gradient_by(_head_backward)
+def _with_gradients(loss, h, wte, dh, dwte):
+    return loss
+
+
+def head_loss(h, wte, labels, weights, *, differentiable=True):
+    """Sum over the rows of weight * cross-entropy of the label, for the logits h wte^T. In float32.
+
+    h [rows, features], wte [n_vocab, features], labels [rows] int32, weights [rows] -> scalar. The logits never exist all
+    at once, where the graph knows how many rows there are: each chunk of them gives its part of the loss and of the
+    gradients, which are made along with the loss, unless it is not differentiable. Nothing is kept for later or computed
+    twice.
+    """
+    rows = shape_of(h)[0]
+    losses, dh, dwte = [], [], None
+    for start, end in _runs(rows, HEAD_ROWS):
+        with tf.control_dependencies([dwte] if dwte is not None else losses[-1:]):
+            h_chunk = h[start:end]
+        logits = tf.cast(tf.matmul(h_chunk, wte, transpose_b=True), tf.float32)
+        per_row, dlogits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels[start:end])
+        losses.append(tf.reduce_sum(per_row * weights[start:end]))
+        if differentiable:
+            dlogits, weight = tf.cast(dlogits, h.dtype), tf.cast(weights[start:end, None], h.dtype)
+            dh.append(tf.matmul(dlogits, wte) * weight)
+            part = tf.matmul(dlogits, h_chunk * weight, transpose_a=True)
+            dwte = part if dwte is None else dwte + part
+    loss = tf.add_n(losses)
+    return _with_gradients(loss, h, wte, tf.concat(dh, axis=0), dwte) if differentiable else loss
