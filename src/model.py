@@ -19,13 +19,13 @@ def layer_norm(x, scope, dtype):  # [..., features] float32 -> [..., features] d
         return tf.cast(fused.layer_norm(x, g, b), dtype)
 
 
-def linear(x, scope, n_out, *, stddev=0.02):  # [batch, sequence, n_in] -> [batch, sequence, n_out]
+def linear(x, scope, n_out, *, stddev=0.02, function=fused.linear):  # [batch, sequence, n_in] -> [.., n_out]
     """x w + b. The weight's leading 1 is the published checkpoints' (a convolution of width one)."""
     with tf.variable_scope(scope):
         batch, sequence, n_in = shape_of(x)
         w = tf.get_variable('w', [1, n_in, n_out], initializer=tf.random_normal_initializer(stddev=stddev))
         b = tf.get_variable('b', [n_out], initializer=tf.zeros_initializer())
-        y = fused.linear(tf.reshape(x, [-1, n_in]), tf.cast(tf.squeeze(w, 0), x.dtype), tf.cast(b, x.dtype))
+        y = function(tf.reshape(x, [-1, n_in]), tf.cast(tf.squeeze(w, 0), x.dtype), tf.cast(b, x.dtype))
         return tf.reshape(y, [batch, sequence, n_out])
 
 
@@ -51,8 +51,8 @@ def attention(x, scope, *, past, hparams):  # [batch, sequence, features] -> the
 
 def mlp(x, scope, *, hparams):  # [batch, sequence, features] -> [batch, sequence, features]
     with tf.variable_scope(scope):
-        y = fused.gelu(linear(x, 'c_fc', 4 * hparams.n_embd))
-        return linear(y, 'c_proj', hparams.n_embd, stddev=residual_stddev(hparams))
+        y = linear(x, 'c_fc', 4 * hparams.n_embd)
+        return linear(y, 'c_proj', hparams.n_embd, stddev=residual_stddev(hparams), function=fused.gelu_linear)
 
 
 def residual_stddev(hparams):
