@@ -1,7 +1,6 @@
 """TensorFlow as this toolkit wants it: imported late, quietly, and with the settings that are fast here."""
 
 import contextlib
-import ctypes
 import os
 import sys
 import tempfile
@@ -21,26 +20,11 @@ def load_tensorflow() -> None:
     """
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _tune_allocator()
     with _stderr_held_back():
         import tensorflow.compat.v1 as tf
         tf.config.list_physical_devices()
     tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_eager_execution()
-
-
-def _tune_allocator() -> None:
-    """Lets glibc hand freed memory to the next tensor of the same size instead of back to the system; elsewhere nothing.
-
-    A training step allocates the same tensors each time. Returned pages have to be zeroed and mapped anew, and a heap for
-    each thread keeps what another thread could use.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL('libc.so.6').mallopt
-        for parameter, name, value in ((-3, 'MALLOC_MMAP_THRESHOLD_', 2 ** 25), (-1, 'MALLOC_TRIM_THRESHOLD_', 2 ** 31 - 1),
-                                       (-2, 'MALLOC_TOP_PAD_', 2 ** 26), (-8, 'MALLOC_ARENA_MAX', 1)):
-            if name not in os.environ:
-                mallopt(parameter, value)
 
 
 @contextlib.contextmanager

@@ -93,3 +93,66 @@ def test_ten_losses_are_frozen(tf, session):
         batch = np.stack([sampler.sample(hparams.n_ctx) for _ in range(2)])
         losses.append(step.run(session, [{tokens: batch}], 0.001)[0])
     assert [f'{loss:.4f}' for loss in losses] == FROZEN
+
+
+def decayed(params, rate, decay):
+    """AdamW's shrinking of the matrices; a [1, n, m] weight is one, gains and biases are not."""
+    return {name: value * (1 - rate * decay) if sum(size > 1 for size in value.shape) > 1 else value
+            for name, value in params.items()}
+
+
+def test_adamw_shrinks_matrices_beside_the_step_of_adam(tf, session):
+    _, weights = train_steps(tf, session, BATCHES[:1], optimizer='adamw', weight_decay=0.5)
+    _, gradients = reference.loss_and_gradients(BATCHES[0], PARAMS, HPARAMS)
+    params = reference.adam(decayed(PARAMS, 0.1, 0.5), gradients, {}, 1, 0.1)
+    for name, value in params.items():
+        if not name.endswith('c_attn/b'):       # a gradient that is zero but for rounding: see above
+            assert np.mean(np.abs(weights[name] - value) > 1e-3) < 0.01, name
+
+
+@pytest.mark.parametrize('accumulate', [1, 3])
+@pytest.mark.parametrize('memory_saving', [False, True])
+def test_clipping_scales_the_whole_gradient(tf, session, accumulate, memory_saving):
+    batches = BATCHES[:accumulate]
+    _, weights = train_steps(tf, session, batches, optimizer='sgd', accumulate=accumulate, clip_norm=0.25,
+                             memory_saving=memory_saving)
+    _, gradients = reference.loss_and_gradients(batches.reshape(-1, HPARAMS.n_ctx), PARAMS, HPARAMS)
+    norm = np.sqrt(sum((gradient ** 2).sum() for gradient in gradients.values()))
+    assert norm > 0.25
+    params = reference.sgd(PARAMS, {name: gradient * 0.25 / norm for name, gradient in gradients.items()}, 0.1)
+    for name, value in params.items():
+        np.testing.assert_allclose(weights[name], value, atol=1e-5, err_msg=name)
+
+
+def test_a_short_gradient_is_not_clipped_and_its_norm_is_told(tf, session):
+    import model
+    import optimize
+    tokens = tf.placeholder(tf.int32, [None, None])
+    step = optimize.TrainStep(model.loss(model.model(HPARAMS, tokens), tokens), tf.trainable_variables(),
+                              optimizer='sgd', clip_norm=1000.0)
+    session.run(step.initializer)
+    load_params(session, PARAMS)
+    _, norm = step.run(session, [{tokens: BATCHES[0]}], 0.0)
+    _, gradients = reference.loss_and_gradients(BATCHES[0], PARAMS, HPARAMS)
+    assert norm == pytest.approx(np.sqrt(sum((gradient ** 2).sum() for gradient in gradients.values())), rel=1e-4)
+    assert session.run(optimize.clip([tf.constant([3.0, 4.0])], tf.constant(5.0), 10.0))[0].tolist() == [3.0, 4.0]
+
+
+def test_schedules(tf):
+    from optimize import learning_rate
+    rates = [learning_rate(step, peak=1.0, schedule='linear', warmup_steps=2, max_steps=6) for step in range(1, 8)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
+    rates = [learning_rate(step, peak=2.0, schedule='cosine', max_steps=4) for step in range(1, 6)]
+    assert rates == pytest.approx([2.0, 1 + np.sqrt(0.5), 1.0, 1 - np.sqrt(0.5), 0.0])
+    assert {learning_rate(step, peak=0.3) for step in (1, 10, 10 ** 6)} == {0.3}
+
+
+def test_the_optimizer_s_state_begins_at_zero(tf, session):
+    import optimize
+    weight = tf.get_variable('w', [3, 2], initializer=tf.ones_initializer())
+    step = optimize.TrainStep(tf.reduce_sum(tf.square(weight.read_value())), [weight])
+    session.run(step.initializer)
+    values = {v.op.name: session.run(v) for v in tf.global_variables() if v is not weight}
+    assert (values['w/Adam'] == 0).all()
+    assert (values['w/Adam_1'] == 0).all()
+    assert values['beta1_power'] == pytest.approx(0.9)

@@ -225,6 +225,43 @@ def test_ctrl_c_saves(home):
     assert (home / f'checkpoint/run1/model-{step}.index').exists()
 
 
+def test_schedule_and_norm_are_in_the_line(tf, train, home):
+    output = train('--max_steps', 4, '--sample_every', 0, '--learning_rate', 0.01, '--learning_rate_schedule', 'linear',
+                   '--warmup_steps', 2, '--clip_norm', 1, '--optimizer', 'adamw', '--weight_decay', 0.1)
+    assert re.findall(r' lr=(\S+) norm=\d+\.\d\d$', output, re.MULTILINE) == ['0.005', '0.01', '0.01', '0.005']
+
+
+def test_bfloat16_learns_as_float32_does(train, home):
+    """50 steps of the model that ships, on its own kind of text."""
+    flags = ('--model_name', 'tiny', '--models_dir', os.path.join(ROOT, 'models'), '--max_steps', 50, '--sample_every', 0,
+             '--batch_size', 2, '--learning_rate', 0.0005, '--seed', 1, '--seq_length', 64)
+    exact = losses(train('--run_name', 'a', *flags))
+    rounded = losses(train('--run_name', 'b', '--precision', 'bfloat16', *flags))
+    assert exact[-1] < exact[0] - 1
+    assert np.mean(rounded) == pytest.approx(np.mean(exact), rel=0.01)
+    assert np.mean(rounded[-10:]) == pytest.approx(np.mean(exact[-10:]), rel=0.01)
+
+
+def test_out_of_memory_says_what_to_try_and_leaves_the_run_safe(tf, train, home, monkeypatch):
+    import optimize
+    train('--max_steps', 2, '--sample_every', 0)
+    before = (home / 'checkpoint/run1/checkpoint').read_text()
+
+    def fail(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+
+    monkeypatch.setattr(optimize.TrainStep, 'run', fail)
+    with pytest.raises(UserError) as error:
+        train('--max_steps', 4, '--sample_every', 0, '--batch_size', 2)
+    assert str(error.value) == (
+        'out of memory in step 3 (checkpoint/run1/model-2 is safe); try, in this order: a smaller --batch_size, '
+        '--memory_saving_gradients, --accumulate_gradients for a large batch from small ones, --optimizer sgd, '
+        '--only_train_transformer_layers, a shorter --seq_length')
+    assert (home / 'checkpoint/run1/checkpoint').read_text() == before
+    with pytest.raises(UserError, match=r'try, in this order: --only_train_transformer_layers, a shorter --seq_length$'):
+        train('--max_steps', 4, '--sample_every', 0, '--memory_saving_gradients', '--optimizer', 'sgd')
+
+
 BAD_FLAGS = [
     (['--dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
     (['--dataset', 'none*.txt'], 'nothing matches the pattern none*.txt'),
@@ -257,6 +294,11 @@ BAD_FLAGS = [
     (['--top_k', '-1'], 'argument --top_k: expected'),
     (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
     (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5'),
+    (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine falls until --max_steps: give that too'),
+    (['--warmup_steps', '5', '--max_steps', '5'], '--warmup_steps 5 must be fewer than --max_steps 5'),
+    (['--weight_decay', '0.1'], '--weight_decay goes with --optimizer adamw'),
+    (['--clip_norm', '-1'], "argument --clip_norm: expected a number, 0 or more, not '-1'"),
+    (['--precision', 'float8'], "argument --precision: invalid choice: 'float8'"),
     (['--run_name', 'file'], 'cannot write to checkpoint/file: File exists'),
 ]
 
