@@ -17,8 +17,7 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
     names the variable if the checkpoint belongs to another model, or the file if it is damaged.
     """
     with _named_in_errors(prefix):
-        stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-        compare(prefix, stored, weights)
+        stored = checked_shapes(prefix, weights)
         everything = tf.global_variables()
         complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
         tf.train.Saver(everything if complete else weights).restore(session, prefix)
@@ -34,8 +33,9 @@ def _named_in_errors(prefix: str):
         raise UserError(f'cannot read the checkpoint {prefix}: {str(error).splitlines()[0]}') from None
 
 
-def compare(prefix: str, stored: dict, weights: list) -> None:
-    """Raises UserError unless the checkpoint holds exactly these weights, in these shapes."""
+def checked_shapes(prefix: str, weights: list) -> dict:
+    """Name -> shape of all that a checkpoint holds. Raises UserError unless it holds these weights, in these shapes."""
+    stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     for variable in weights:
         name, shape = variable.op.name, variable.shape.as_list()
         if name not in stored:
@@ -45,6 +45,7 @@ def compare(prefix: str, stored: dict, weights: list) -> None:
     blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
     if extra := blocks - {variable.op.name.split('/')[1] for variable in weights}:
         raise UserError(f'{prefix} is a checkpoint of a larger model: it holds model/{min(extra)} too')
+    return stored
 
 
 class Run:
@@ -70,7 +71,6 @@ def save_model(session: tf.Session, directory: str, from_checkpoint: str | None 
     saver = tf.train.Saver()
     if from_checkpoint:
         with _named_in_errors(from_checkpoint):
-            stored = tf.train.load_checkpoint(from_checkpoint).get_variable_to_shape_map()
-            compare(from_checkpoint, stored, tf.trainable_variables())
+            checked_shapes(from_checkpoint, tf.trainable_variables())
             saver.restore(session, from_checkpoint)
     saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)

@@ -61,6 +61,8 @@ def prepare(args: argparse.Namespace) -> Job:
     train = Sampler(chunks, seed=data_seed)
     train.check(seq_length)
     validation = validation_batches(args, encoder, chunks, seq_length) if args.val_every else []
+    if args.val_dataset and not args.val_every:
+        print('--val_every is 0: --val_dataset is not used')
     sample_directory = os.path.join(SAMPLE_DIR, args.run_name)
     make_writable(run_directory)
     make_writable(sample_directory)
