@@ -2,11 +2,12 @@
 """Training speed and memory beside the peers: the same work, each in its own process, in turns.
 
     pip install -r bench/requirements.txt
-    bench/train.py [--rounds 3] [--only NAME ...]
+    bench/train.py [--rounds 7] [--only peers memory batch size]
 
-The work: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. Each round starts every
-contestant once, one after the other, so that all see the same weather on a shared machine; the matmul roof is measured in
-every round. A contestant takes --steps steps, the first two of which (compilation, first allocation) are not counted.
+The work: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. The contestants of a group
+are started one after the other, and stay; then they take turns of one step each, so that all see the same weather on a
+shared machine, and so does the roof, a large float32 matmul. Ratios are taken within a round; the table has their medians.
+The first two steps of each (compilation, first allocation) are not counted. A group fits in 20 GB of memory.
 """
 
 import argparse
@@ -24,20 +25,32 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, '..', 'src'), HERE]
 
 MEDIUM = {'n_embd': 1024, 'n_head': 16, 'n_layer': 24}
-# name: (kind, what differs from the common work)
-CONTESTANTS = {
-    'this toolkit': ('ours', {}),
-    'PyTorch eager': ('torch', {}),
-    'torch.compile': ('torch', {'compile': True}),
-    'literal 2019 port': ('port', {}),
-    'this toolkit, --memory_saving_gradients': ('ours', {'recompute': True}),
-    'PyTorch eager, gradient checkpointing': ('torch', {'recompute': True}),
-    'this toolkit, batch 4': ('ours', {'batch': 4}),
-    'PyTorch eager, batch 4': ('torch', {'batch': 4}),
-    'this toolkit, 355M, --memory_saving_gradients': ('ours', {'recompute': True, **MEDIUM}),
-    'this toolkit, 512 tokens': ('ours', {'sequence': 512}),
-    'this toolkit, 256 tokens': ('ours', {'sequence': 256}),
+# group: {name: (kind, what differs from the common work)}. The others of a group are compared with its first.
+GROUPS = {
+    'peers': {
+        'this toolkit': ('ours', {}),
+        'PyTorch eager': ('torch', {}),
+        'PyTorch, torch.compile': ('torch', {'compile': True}),
+        'literal 2019 port': ('port', {}),
+    },
+    'memory': {
+        'this toolkit': ('ours', {}),
+        'this toolkit, --memory_saving_gradients': ('ours', {'recompute': True}),
+        'PyTorch eager, gradient checkpointing': ('torch', {'recompute': True}),
+    },
+    'batch': {
+        'this toolkit, batch 4': ('ours', {'batch': 4}),
+        'PyTorch eager, batch 4': ('torch', {'batch': 4}),
+    },
+    'size': {
+        'this toolkit': ('ours', {}),
+        'this toolkit, 512 tokens': ('ours', {'sequence': 512}),
+        'this toolkit, 256 tokens': ('ours', {'sequence': 256}),
+        'this toolkit, 355M, --memory_saving_gradients': ('ours', {'recompute': True, **MEDIUM}),
+    },
 }
+ROOF, ROOF_SIZE, ROOF_TIMES = 'roof', 3072, 4
+WARMUP = 2
 
 
 def sizes(work: dict) -> dict:
@@ -54,16 +67,16 @@ def gigaflops(work: dict) -> float:
 
 
 def tensorflow_step(work: dict, build):
-    """A function that makes one step in a TensorFlow session; `build` turns tokens into (loss, train op, initializer)."""
+    """A function that makes one step in a TensorFlow session; `build` turns tokens into such a step and one that initializes."""
     import runtime
     runtime.load_tensorflow()
     import numpy as np
     import tensorflow.compat.v1 as tf
     tokens = tf.placeholder(tf.int32, [work['batch'], work['sequence']])
-    step, initializer = build(tf, tokens)
+    step, initialize = build(tf, tokens)
     config = runtime.session_config() if work['kind'] == 'ours' else tf.ConfigProto()
     session = tf.Session(config=config)
-    session.run(initializer)
+    initialize(session)
     rng = np.random.default_rng(0)
     return lambda: step(session, {tokens: rng.integers(50257, size=tokens.shape)})
 
@@ -74,8 +87,12 @@ def ours(work: dict):
         import optimize
         loss = model.loss(model.model(model.HParams(**sizes(work)), tokens), tokens)
         step = optimize.TrainStep(loss, tf.trainable_variables(), memory_saving=work.get('recompute', False))
-        weights = tf.variables_initializer(tf.trainable_variables())
-        return lambda session, feed: step.run(session, [feed], 2e-5), [weights, step.initializer]
+
+        def initialize(session):
+            for variable in tf.trainable_variables():   # one by one, as from a file: drawn all at once, they leave holes
+                session.run(variable.initializer)
+            step.initialize(session)
+        return lambda session, feed: step.run(session, [feed], 2e-5), initialize
     return tensorflow_step(work, build)
 
 
@@ -90,7 +107,8 @@ def port(work: dict):
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tokens[:, 1:],
                                                                              logits=logits[:, :-1]))
         train = tf.train.AdamOptimizer(2e-5).minimize(loss)
-        return lambda session, feed: session.run([loss, train], feed), tf.global_variables_initializer()
+        initializer = tf.global_variables_initializer()
+        return lambda session, feed: session.run([loss, train], feed), lambda session: session.run(initializer)
     return tensorflow_step(work, build)
 
 
@@ -116,87 +134,93 @@ def torch(work: dict):
     return step
 
 
-def contest(name: str, steps: int) -> None:
-    """Runs one contestant and prints its figures as JSON."""
-    kind, change = CONTESTANTS[name]
-    work = {'kind': kind, 'batch': 1, 'sequence': 1024} | change
-    step = {'ours': ours, 'torch': torch, 'port': port}[kind](work)
-    seconds = []
-    for _ in range(steps):
-        start = time.time()
-        step()
-        seconds.append(time.time() - start)
-        if len(seconds) == 1:
-            first = time.time() - LAUNCH
-    print(json.dumps({'seconds': seconds[2:], 'first': first, 'tokens': work['batch'] * work['sequence'],
-                      'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 'gflop': gigaflops(work)}))
-
-
-def roof() -> float:
-    """GFLOP/s of a large float32 matmul in TensorFlow, with the settings that the toolkit uses."""
+def roof(_):
+    """A function that multiplies two large float32 matrices in TensorFlow, with the settings that the toolkit uses."""
     import runtime
     runtime.load_tensorflow()
     import tensorflow.compat.v1 as tf
-    n = 3072
-    a, b = (tf.Variable(tf.random.normal([n, n])) for _ in range(2))
+    a, b = (tf.Variable(tf.random.normal([ROOF_SIZE, ROOF_SIZE])) for _ in range(2))
     product = tf.matmul(a, b).op
-    with tf.Session(config=runtime.session_config()) as session:
-        session.run(tf.global_variables_initializer())
-        rates = []
-        for _ in range(12):
-            start = time.time()
-            session.run(product)
-            rates.append(2 * n ** 3 / (time.time() - start) / 1e9)
-    return statistics.median(rates[2:])
+    session = tf.Session(config=runtime.session_config())
+    session.run(tf.global_variables_initializer())
+    return lambda: [session.run(product) for _ in range(ROOF_TIMES)]
 
 
-def child(*flags: str) -> str:
-    command = [sys.executable, os.path.abspath(__file__), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f'{" ".join(flags)} failed:\n{done.stderr[-2000:]}')
-    return done.stdout.splitlines()[-1]
+def contest(group: str, name: str) -> None:
+    """Makes a step for each line of standard input, and prints its figures as JSON."""
+    kind, change = (ROOF, {}) if name == ROOF else GROUPS[group][name]
+    work = {'kind': kind, 'batch': 1, 'sequence': 1024} | change
+    step = {'ours': ours, 'torch': torch, 'port': port, ROOF: roof}[kind](work)
+    gflop = 2 * ROOF_SIZE ** 3 * ROOF_TIMES / 1e9 if name == ROOF else gigaflops(work)
+    for _ in sys.stdin:
+        start = time.time()
+        step()
+        end = time.time()
+        print(json.dumps({'seconds': end - start, 'since_launch': end - LAUNCH, 'gflop': gflop,
+                          'tokens': work['batch'] * work['sequence'],
+                          'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
 
 
-def table(results: dict, roofs: list) -> str:
-    def rate(name):
-        return statistics.median(r['tokens'] / s for r in results[name] for s in r['seconds'])
+class Contestant:
+    """A process that makes a step when told to. steps: the figures of each."""
 
-    def ratio(name, peer):
-        return f'{rate(name) / rate(peer):.2f}' if peer in results else ''
+    def __init__(self, group: str, name: str):
+        self.name, self.steps = name, []
+        self._process = subprocess.Popen([sys.executable, os.path.abspath(__file__), '--contestant', group, name],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(WARMUP):
+            self.step()
 
-    columns = ['', 'tokens/s', 'of the roof', 'against PyTorch eager', 'torch.compile', 'the 2019 port',
-               'peak memory, GB', 'first step done after, s']
-    lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
-    for name, runs in results.items():
-        share = rate(name) * runs[0]['gflop'] / runs[0]['tokens'] / statistics.median(roofs)
-        lines.append('| ' + ' | '.join([
-            name, f'{rate(name):.0f}', f'{share:.2f}', ratio(name, 'PyTorch eager'), ratio(name, 'torch.compile'),
-            ratio(name, 'literal 2019 port'), f'{max(r["peak"] for r in runs) / 1e9:.2f}',
-            f'{statistics.median(r["first"] for r in runs):.0f}']) + ' |')
-    return '\n'.join(lines)
+    def step(self) -> None:
+        self._process.stdin.write('\n')
+        self._process.stdin.flush()
+        while not (line := self._process.stdout.readline()).startswith('{'):
+            if not line:
+                sys.exit(f'{self.name} failed')
+        self.steps.append(json.loads(line))
+        print(f'{self.name}: {line}', end='', file=sys.stderr)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(group: str, rounds: int) -> str:
+    """Runs a group. Returns its table."""
+    contestants = [Contestant(group, name) for name in [*GROUPS[group], ROOF]]
+    for _ in range(rounds):
+        for contestant in contestants:
+            contestant.step()
+    for contestant in contestants:
+        contestant.close()
+    *rows, top = contestants
+    lines = ['| | tokens/s | time per token | of the roof | peak memory, GB | first step done after, s |', '|---' * 6 + '|']
+    for row in rows:
+        seconds = ratio(row, rows[0], 'tokens')
+        lines.append(f'| {row.name} | {statistics.median(s["tokens"] / s["seconds"] for s in row.steps[WARMUP:]):.0f} '
+                     f'| {seconds:.2f} | {1 / ratio(row, top, "gflop"):.2f} | {row.steps[-1]["peak"] / 1e9:.2f} '
+                     f'| {row.steps[0]["since_launch"]:.0f} |')
+    rate = statistics.median(s['gflop'] / s['seconds'] for s in top.steps[WARMUP:])
+    return '\n'.join([f'{group}, {rounds} rounds; matmul roof {rate:.0f} GFLOP/s', '', *lines, ''])
+
+
+def ratio(one: Contestant, other: Contestant, unit: str) -> float:
+    """How much longer one takes than the other for the same amount of a unit: median over the rounds."""
+    return statistics.median(a['seconds'] / a[unit] / (b['seconds'] / b[unit])
+                             for a, b in zip(one.steps[WARMUP:], other.steps[WARMUP:]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--steps', type=int, default=5)
-    parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument('--contestant', help=argparse.SUPPRESS)
-    parser.add_argument('--roof', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--rounds', type=int, default=7, help='steps of each contestant that count')
+    parser.add_argument('--only', nargs='+', choices=GROUPS, default=list(GROUPS), metavar='GROUP')
+    parser.add_argument('--contestant', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contestant:
-        return contest(args.contestant, args.steps)
-    if args.roof:
-        return print(roof())
-    results, roofs = {name: [] for name in args.only}, []
-    for turn in range(args.rounds):
-        roofs.append(float(child('--roof')))
-        for name in args.only:
-            results[name].append(json.loads(child('--contestant', name, '--steps', str(args.steps))))
-            print(f'round {turn + 1}: {name}: {results[name][-1]}', file=sys.stderr, flush=True)
-    print(f'{platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; matmul roof '
-          f'{statistics.median(roofs):.0f} GFLOP/s\n\n{table(results, roofs)}')
+        return contest(*args.contestant)
+    print(f'{platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}\n')
+    for group in args.only:
+        print(measure(group, args.rounds), flush=True)
 
 
 if __name__ == '__main__':

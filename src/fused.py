@@ -13,13 +13,16 @@ import tensorflow.compat.v1 as tf
 
 LAYER_NORM_EPSILON = 1e-5
 QUERY_BLOCK = 256       # queries that attend together, to the keys up to the last of them
-HEAD_ROWS = 256         # rows of logits that exist at a time in training
+HEAD_ROWS = 512         # rows of logits that exist at a time in training
 
 
 def shape_of(x: tf.Tensor) -> list:
     """Dimensions of x: ints where the graph knows them, scalar tensors where only the run will."""
+    sizes = x.shape.as_list()
+    if None not in sizes:
+        return sizes
     dynamic = tf.shape(x)
-    return [dynamic[i] if size is None else size for i, size in enumerate(x.shape.as_list())]
+    return [dynamic[i] if size is None else size for i, size in enumerate(sizes)]
 
 
 def gradient_by(backward):
@@ -62,17 +65,15 @@ def linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_out]
     return tf.nn.bias_add(tf.matmul(x, w), b)
 
 
-def _gelu_parts(x):
-    """sigmoid(2 u) and the derivative of 2 u, for u = sqrt(2 / pi) (x + 0.044715 x^3)."""
-    scale = 2 * math.sqrt(2 / math.pi)
-    square = x * x
-    return tf.sigmoid(x * (scale + scale * 0.044715 * square)), scale + 3 * scale * 0.044715 * square
+GELU_SCALE, GELU_CUBE = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 
 
 def _gelu_linear_backward(dy, _, x, w, b):
-    gate, slope = _gelu_parts(x)
+    square = x * x
+    gate = tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * square))
     dactive, dw, db = _linear_backward(dy, None, x * gate, w, b)
-    return [dactive * gate * (1 + x * (1 - gate) * slope), dw, db]
+    through_gate = tf.raw_ops.SigmoidGrad(y=gate, dy=x * (GELU_SCALE + 3 * GELU_CUBE * square))
+    return [dactive * (gate + through_gate), dw, db]
 
 
 @gradient_by(_gelu_linear_backward)
@@ -80,9 +81,9 @@ def gelu_linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_ou
     """gelu(x) w + b. Only x is kept: its gradient needs gelu(x) but for one factor anyway.
 
     Hendrycks & Gimpel 2016, in the tanh approximation that the published weights were trained with, written as
-    x sigmoid(2 u), which is x (1 + tanh u) / 2 in fewer steps.
+    x sigmoid(2 u), which is x (1 + tanh u) / 2 in fewer steps, for u = sqrt(2 / pi) (x + 0.044715 x^3).
     """
-    return tf.nn.bias_add(tf.matmul(x * _gelu_parts(x)[0], w), b)
+    return tf.nn.bias_add(tf.matmul(x * tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * (x * x))), w), b)
 
 
 def _normalize(x):
@@ -92,9 +93,8 @@ def _normalize(x):
     return centred * scale, scale
 
 
-def _layer_norm_backward(dy, _, x, g, b):
-    normal, scale = _normalize(x)
-    rows = list(range(len(x.shape) - 1))
+def _norm_gradients(dy, normal, scale, g):
+    rows = list(range(len(normal.shape) - 1))
     dnormal = dy * g
     along_mean = tf.reduce_mean(dnormal, axis=-1, keepdims=True)
     along_normal = tf.reduce_mean(dnormal * normal, axis=-1, keepdims=True)
@@ -102,22 +102,39 @@ def _layer_norm_backward(dy, _, x, g, b):
             tf.reduce_sum(dy, axis=rows)]
 
 
-@gradient_by(_layer_norm_backward)
+@gradient_by(lambda dy, _, x, g, b: _norm_gradients(dy, *_normalize(x), g))
 def layer_norm(x, g, b):  # [..., features], [features], [features] -> [..., features]
     """Ba et al. 2016: zero mean and unit variance over the features, then a learned gain and bias."""
     return _normalize(x)[0] * g + b
 
 
-def causal_mask(n_query, n_key, dtype):  # -> [n_query, n_key]: 0 where a query may look, -inf on what comes after it
+def _norm_linear_backward(dy, _, x, g, b, w, bias):
+    normal, scale = _normalize(x)
+    dnorm, dw, dbias = _linear_backward(dy, None, tf.cast(normal * g + b, w.dtype), w, bias)
+    return [*_norm_gradients(tf.cast(dnorm, x.dtype), normal, scale, g), dw, dbias]
+
+
+@gradient_by(_norm_linear_backward)
+def norm_linear(x, g, b, w, bias):  # [rows, n_in], [n_in], [n_in], [n_in, n_out], [n_out] -> [rows, n_out]
+    """layer_norm(x) w + bias, in w's type. Only x is kept, which the residual stream keeps anyway."""
+    return tf.nn.bias_add(tf.matmul(tf.cast(_normalize(x)[0] * g + b, w.dtype), w), bias)
+
+
+def causal_mask(n_query, n_key):  # -> [1, 1, n_query, n_key]: 0 where a query may look, -inf on what comes after it
+    """For queries that are the last of the keys."""
     position = tf.range(n_query)[:, None] + n_key - n_query
     visible = tf.range(n_key)[None, :] <= position
-    return tf.where(visible, tf.zeros([n_query, n_key], dtype), tf.fill([n_query, n_key], dtype.min))
+    return tf.where(visible, tf.zeros([n_query, n_key]), tf.fill([n_query, n_key], tf.float32.min))[None, None]
 
 
-def attention_weights(q, k):  # [batch, heads, n_query, head], [.., n_key, head] -> [batch, heads, n_query, n_key]
-    """softmax of q k, for queries that are the last of the keys and see nothing behind themselves."""
+def causal_masks(length) -> list:
+    """The masks of causal_attention: of each block of queries to the keys up to its last."""
+    return [causal_mask(end - start, end) for start, end in _runs(length, QUERY_BLOCK)]
+
+
+def attention_weights(q, k, mask):  # [batch, heads, n_query, head], [.., n_key, head] -> [batch, heads, n_query, n_key]
+    """softmax of q k + mask."""
     scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32)
-    mask = causal_mask(shape_of(q)[2], shape_of(k)[2], scores.dtype)
     return tf.cast(tf.nn.softmax(scores + mask), q.dtype)
 
 
@@ -137,54 +154,84 @@ def _runs(length, size) -> list:
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _sum_prefixes(parts, blocks):  # tensors [batch, heads, end, head] for the end of each block -> their sum, the rest 0
-    return tf.concat([tf.add_n([part[:, :, start:end] for part in parts[i:]])
-                      for i, (start, end) in enumerate(blocks)], axis=2)
+def _split(x, masks) -> list:
+    """x [batch, heads, length, head] in the runs of queries that masks belong to."""
+    return tf.split(x, [mask.shape[2] for mask in masks], axis=2) if len(masks) > 1 else [x]
 
 
-def _attention_backward(dy, y, qkv):
+def _first(x, mask):
+    """As much of x [batch, heads, length, head] as the queries of a mask may see."""
+    n = mask.shape[3]
+    return x if n == x.shape[2] else tf.slice(x, [0, 0, 0, 0], [-1, -1, n, -1])
+
+
+def _sum_prefixes(parts, masks):  # a tensor [batch, heads, n_key, head] for each mask -> their sum, as long as the longest
+    pieces = [_split(part, masks[:i]) for i, part in enumerate(parts, start=1)]
+    return tf.concat([tf.add_n([piece[i] for piece in pieces[i:]]) for i in range(len(masks))], axis=2)
+
+
+def _attention_backward(dy, y, qkv, *masks):
     q, k, v = split_heads(qkv)
     # sum over keys of P dP, as in Dao et al. 2022, from what is at hand: the softmax's gradient is P (dP - delta).
     delta = swap_heads(tf.reduce_sum(dy * y, axis=-1, keepdims=True))
-    dy = swap_heads(dy)
-    blocks = _runs(shape_of(q)[2], QUERY_BLOCK)
     dq, dk, dv = [], [], []
-    for start, end in blocks:
+    for mask, *blocks in zip(masks, *(_split(x, masks) for x in (q, swap_heads(dy), delta))):
         with tf.control_dependencies(dq[-1:]):      # one block's weights at a time
-            q_block, k_seen, v_seen, dy_block = q[:, :, start:end], k[:, :, :end], v[:, :, :end], dy[:, :, start:end]
-        weights = attention_weights(q_block, k_seen)
+            q_block, dy_block, delta_block = tf.identity_n(blocks)
+            k_seen, v_seen = _first(k, mask), _first(v, mask)
+        weights = attention_weights(q_block, k_seen, mask)
         dv.append(tf.matmul(weights, dy_block, transpose_a=True))
-        dweights = tf.matmul(dy_block, v_seen, transpose_b=True)
-        dscores = weights * (dweights - delta[:, :, start:end])
+        dscores = weights * (tf.matmul(dy_block, v_seen, transpose_b=True) - delta_block)
         dk.append(tf.matmul(dscores, q_block, transpose_a=True))
         dq.append(tf.matmul(dscores, k_seen))
     dq = tf.concat(dq, axis=2) * (1 / math.sqrt(qkv.shape[-1]))
-    return [tf.transpose(tf.stack([dq, _sum_prefixes(dk, blocks), _sum_prefixes(dv, blocks)]), [1, 3, 0, 2, 4])]
+    dqkv = tf.stack([dq, _sum_prefixes(dk, masks), _sum_prefixes(dv, masks)])
+    return [tf.transpose(dqkv, [1, 3, 0, 2, 4]), *[None] * len(masks)]
 
 
 @gradient_by(_attention_backward)
-def causal_attention(qkv):  # [batch, sequence, 3, heads, head] -> [batch, sequence, heads, head]
+def causal_attention(qkv, *masks):  # [batch, sequence, 3, heads, head] -> [batch, sequence, heads, head]
     """Each query's mean of the values up to its own position, weighted by softmax(q k / sqrt(head)).
 
-    Block by block of queries: what lies above a block's diagonal is neither computed nor stored. No weights are kept for
-    the gradient, which computes them again from q and k.
+    Block by block of queries, as causal_masks gives them: what lies above a block's diagonal is neither computed nor
+    stored. No weights are kept for the gradient, which computes them again from q and k.
     """
     q, k, v = split_heads(qkv)
     y = []
-    for start, end in _runs(shape_of(q)[2], QUERY_BLOCK):
+    for q_block, mask in zip(_split(q, masks), masks):
         with tf.control_dependencies(y[-1:]):
-            q_block, k_seen, v_seen = q[:, :, start:end], k[:, :, :end], v[:, :, :end]
-        y.append(tf.matmul(attention_weights(q_block, k_seen), v_seen))
+            q_block, k_seen, v_seen = tf.identity(q_block), _first(k, mask), _first(v, mask)
+        y.append(tf.matmul(attention_weights(q_block, k_seen, mask), v_seen))
     return swap_heads(tf.concat(y, axis=2))
 
 
 def _head_backward(dy, _, loss, h, wte, dh, dwte):
-    return [None, tf.cast(dy, dh.dtype) * dh, tf.cast(dy, dwte.dtype) * dwte, None, None]
+    if tf.get_static_value(dy) != 1:        # a product with one would be a copy of wte
+        dh, dwte = tf.cast(dy, dh.dtype) * dh, tf.cast(dy, dwte.dtype) * dwte
+    return [None, dh, dwte, None, None]
 
 
 @gradient_by(_head_backward)
 def _with_gradients(loss, h, wte, dh, dwte):
     return loss
+
+
+def _cross_entropy(logits, labels, weights):
+    """Each row's weight * cross-entropy, and its gradient with respect to the logits, in the logits' own memory.
+
+    logits [rows, n_vocab] float32, which nothing else may read, labels [rows] int32, weights [rows].
+    """
+    rows, n_vocab = shape_of(logits)
+    at_label = tf.range(rows) * n_vocab + labels
+    largest = tf.reduce_max(logits, axis=-1)
+    chosen = tf.gather(tf.reshape(logits, [-1]), at_label)
+    with tf.control_dependencies([chosen]):
+        exponent = tf.exp(logits - largest[:, None])
+    total = tf.reduce_sum(exponent, axis=-1)
+    share = tf.reshape(exponent * (weights / total)[:, None], [-1])
+    # Nothing else reads `share`, and no two rows write to the same place. A scatter would copy it.
+    dlogits = tf.raw_ops.InplaceSub(x=share, i=at_label, v=weights)
+    return weights * (tf.log(total) + largest - chosen), tf.reshape(dlogits, [rows, n_vocab])
 
 
 def head_loss(h, wte, labels, weights, *, differentiable=True):
@@ -198,15 +245,20 @@ def head_loss(h, wte, labels, weights, *, differentiable=True):
     rows = shape_of(h)[0]
     losses, dh, dwte = [], [], None
     for start, end in _runs(rows, HEAD_ROWS):
-        with tf.control_dependencies([dwte] if dwte is not None else losses[-1:]):
+        with tf.control_dependencies([dwte, *dh] if dh else losses[-1:]):
             h_chunk = h[start:end]
         logits = tf.cast(tf.matmul(h_chunk, wte, transpose_b=True), tf.float32)
-        per_row, dlogits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels[start:end])
-        losses.append(tf.reduce_sum(per_row * weights[start:end]))
+        loss, dlogits = _cross_entropy(logits, labels[start:end], weights[start:end])
+        losses.append(tf.reduce_sum(loss))
         if differentiable:
-            dlogits, weight = tf.cast(dlogits, h.dtype), tf.cast(weights[start:end, None], h.dtype)
-            dh.append(tf.matmul(dlogits, wte) * weight)
-            part = tf.matmul(dlogits, h_chunk * weight, transpose_a=True)
+            dlogits = tf.cast(dlogits, h.dtype)
+            dh.append(tf.matmul(dlogits, wte))
+            part = tf.matmul(dlogits, h_chunk, transpose_a=True)
             dwte = part if dwte is None else dwte + part
     loss = tf.add_n(losses)
-    return _with_gradients(loss, h, wte, tf.concat(dh, axis=0), dwte) if differentiable else loss
+    if not differentiable:
+        return loss
+    # The gradients of the layers below wait for wte's, which nobody asks for before the end, and which holds the logits.
+    with tf.control_dependencies([dwte]):
+        dh = tf.concat(dh, axis=0)
+    return _with_gradients(loss, h, wte, dh, dwte)

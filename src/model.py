@@ -12,47 +12,50 @@ from fused import shape_of
 from hparams import HParams, default_hparams, load_hparams  # noqa: F401  (a model and its sizes go together)
 
 
-def layer_norm(x, scope, dtype):  # [..., features] float32 -> [..., features] dtype
+def gain_and_bias(scope, n):  # -> [n], [n], of a layer normalisation
     with tf.variable_scope(scope):
-        g = tf.get_variable('g', [x.shape[-1]], initializer=tf.ones_initializer())
-        b = tf.get_variable('b', [x.shape[-1]], initializer=tf.zeros_initializer())
-        return tf.cast(fused.layer_norm(x, g, b), dtype)
+        return (tf.get_variable('g', [n], initializer=tf.ones_initializer()),
+                tf.get_variable('b', [n], initializer=tf.zeros_initializer()))
 
 
-def linear(x, scope, n_out, *, stddev=0.02, function=fused.linear):  # [batch, sequence, n_in] -> [.., n_out]
-    """x w + b. The weight's leading 1 is the published checkpoints' (a convolution of width one)."""
+def linear(x, scope, n_out, *, function=fused.linear, before=(), stddev=0.02, dtype=None):
+    """x w + b, [batch, sequence, n_in] -> [batch, sequence, n_out], by function(rows of x, *before, w, b).
+
+    The weight's leading 1 is the published checkpoints' (a convolution of width one).
+    """
     with tf.variable_scope(scope):
         batch, sequence, n_in = shape_of(x)
+        dtype = dtype or x.dtype
         w = tf.get_variable('w', [1, n_in, n_out], initializer=tf.random_normal_initializer(stddev=stddev))
         b = tf.get_variable('b', [n_out], initializer=tf.zeros_initializer())
-        y = function(tf.reshape(x, [-1, n_in]), tf.cast(tf.squeeze(w, 0), x.dtype), tf.cast(b, x.dtype))
+        y = function(tf.reshape(x, [-1, n_in]), *before, tf.cast(tf.squeeze(w, 0), dtype), tf.cast(b, dtype))
         return tf.reshape(y, [batch, sequence, n_out])
 
 
-def attend(qkv, past):  # [batch, sequence, 3, heads, head], past -> [batch, sequence, heads, head], present
+def attend(qkv, past, masks):  # [batch, sequence, 3, heads, head], past -> [batch, sequence, heads, head], present
     """Attention to the tokens of the past and to those up to the query's own."""
     q, k, v = fused.split_heads(qkv)
     present = tf.stack([k, v], axis=1)  # [batch, 2, heads, sequence, head]
     if past is None:
-        return fused.causal_attention(qkv), present
+        return fused.causal_attention(qkv, *masks), present
     past_k, past_v = tf.unstack(past, axis=1)
-    weights = fused.attention_weights(q, tf.concat([past_k, k], axis=2))
+    weights = fused.attention_weights(q, tf.concat([past_k, k], axis=2), *masks)
     return fused.swap_heads(tf.matmul(weights, tf.concat([past_v, v], axis=2))), present
 
 
-def attention(x, scope, *, past, hparams):  # [batch, sequence, features] -> the same, and keys and values
+def attention(x, scope, *, norm, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, keys and values
     with tf.variable_scope(scope):
         batch, sequence, n_features = shape_of(x)
-        qkv = linear(x, 'c_attn', 3 * n_features)
-        y, present = attend(tf.reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size]), past)
+        qkv = linear(x, 'c_attn', 3 * n_features, function=fused.norm_linear, before=norm, dtype=dtype)
+        y, present = attend(tf.reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size]), past, masks)
         y = tf.reshape(y, [batch, sequence, n_features])
         return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams)), present
 
 
-def mlp(x, scope, *, hparams):  # [batch, sequence, features] -> [batch, sequence, features]
+def mlp(x, scope, *, norm, hparams, dtype):  # [batch, sequence, features] -> [batch, sequence, features]
     with tf.variable_scope(scope):
-        y = linear(x, 'c_fc', 4 * hparams.n_embd)
-        return linear(y, 'c_proj', hparams.n_embd, stddev=residual_stddev(hparams), function=fused.gelu_linear)
+        y = linear(x, 'c_fc', 4 * hparams.n_embd, function=fused.norm_linear, before=norm, dtype=dtype)
+        return linear(y, 'c_proj', hparams.n_embd, function=fused.gelu_linear, stddev=residual_stddev(hparams))
 
 
 def residual_stddev(hparams):
@@ -60,11 +63,14 @@ def residual_stddev(hparams):
     return 0.02 / math.sqrt(2 * hparams.n_layer)
 
 
-def block(x, scope, *, past, hparams, dtype):  # [batch, sequence, features] -> the same, and keys and values
+def block(x, scope, *, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, and keys and values
+    """Two sublayers, each of which reads the residual stream x through a normalisation, and adds to it."""
     with tf.variable_scope(scope):
-        y, present = attention(layer_norm(x, 'ln_1', dtype), 'attn', past=past, hparams=hparams)
+        y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', x.shape[-1]), past=past, masks=masks,
+                               hparams=hparams, dtype=dtype)
         x = x + tf.cast(y, x.dtype)
-        return x + tf.cast(mlp(layer_norm(x, 'ln_2', dtype), 'mlp', hparams=hparams), x.dtype), present
+        y = mlp(x, 'mlp', norm=gain_and_bias('ln_2', x.shape[-1]), hparams=hparams, dtype=dtype)
+        return x + tf.cast(y, x.dtype), present
 
 
 def past_shape(*, hparams: HParams, batch_size=None, sequence=None) -> list:
@@ -92,12 +98,13 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
         # A value, and one of its own: gathering from the variable itself would make each later read of it a copy, and
         # what arrives at this read are the gradients of a few rows, which optimize.gradients_of can then keep apart.
         h = tf.gather(tf.convert_to_tensor(wte), X) + wpe[start:start + sequence]
+        masks = fused.causal_masks(sequence) if past is None else [fused.causal_mask(sequence, start + sequence)]
         presents = []
         for layer, layer_past in enumerate([None] * hparams.n_layer if past is None else tf.unstack(past, axis=1)):
-            h, present = block(h, f'h{layer}', past=layer_past, hparams=hparams, dtype=dtype)
+            h, present = block(h, f'h{layer}', past=layer_past, masks=masks, hparams=hparams, dtype=dtype)
             tf.add_to_collection('checkpoints', h)
             presents.append(present)
-        h = layer_norm(h, 'ln_f', dtype)
+        h = tf.cast(fused.layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
         wte = tf.cast(wte, dtype)
         logits = tf.reshape(tf.matmul(tf.reshape(h, [-1, hparams.n_embd]), wte, transpose_b=True),
                             [batch, sequence, hparams.n_vocab])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 import memory_saving_gradients
@@ -48,26 +49,48 @@ def make_optimizer(name: str, rate: tf.Tensor, weight_decay: float) -> tf.train.
             'sgd': lambda: tf.train.GradientDescentOptimizer(rate)}[name]()
 
 
-def gradients_of(loss, variables: list, differentiate=tf.gradients) -> list:
-    """Dense gradients of a scalar with respect to variables, by tf.gradients or a function like it.
+def gradients_of(loss, variables: list, tensors: list = (), differentiate=tf.gradients) -> tuple[list, list]:
+    """Dense gradients of a scalar with respect to variables, and those with respect to tensors, by a function as tf.gradients.
 
     Differentiates with respect to every read of a variable, and puts the parts together itself: tf.gradients would turn a
     dense gradient, met by that of a few gathered rows, into sparse ones and back, in several copies of the whole variable.
     """
     reads = [[op.outputs[0] for op in variable.handle.consumers() if op.type == 'ReadVariableOp']
              for variable in variables]
-    arrived = iter(differentiate(loss, [read for of_variable in reads for read in of_variable]))
-    return [_total(variable, [next(arrived) for _ in of_variable]) for variable, of_variable in zip(variables, reads)]
+    arrived = iter(differentiate(loss, [read for of_variable in reads for read in of_variable] + list(tensors)))
+    totals = [_total(variable, [next(arrived) for _ in of_variable]) for variable, of_variable in zip(variables, reads)]
+    return totals, list(arrived)
 
 
 def _total(variable, parts):
-    """The sum of gradients of a variable, dense or of some rows (IndexedSlices); those that are None count as zero."""
+    """The sum of gradients of a variable, dense or of some rows (IndexedSlices); those that are None count as zero.
+
+    Rows are added to a dense part in place, so nothing else may read that part.
+    """
     dense = [part for part in parts if isinstance(part, tf.Tensor)]
     total = tf.add_n(dense) if len(dense) > 1 else dense[0] if dense else tf.zeros(variable.shape, variable.dtype)
     for part in parts:
         if isinstance(part, tf.IndexedSlices):
-            total = tf.tensor_scatter_nd_add(total, part.indices[:, None], part.values)     # in place if no one else reads
+            rows, place = tf.unique(part.indices)       # each row once: a GPU writes them all at the same time
+            sums = tf.math.unsorted_segment_sum(part.values, place, tf.size(rows))
+            total = tf.raw_ops.InplaceAdd(x=total, i=rows, v=sums)
     return total
+
+
+def update_on_the_way(variables: list, arrivals: list) -> None:
+    """Makes the backward pass wait, at each of `arrivals`, for the updates that could be made by then.
+
+    arrivals: gradients that follow from one another, the first first, such as those of the blocks' outputs. One after the
+    other, an executor may well leave the updates for the end, when all gradients are there and take as much memory as the
+    weights.
+    """
+    last = {arrival.op: i for i, arrival in enumerate(arrivals)}    # the last arrival that an op depends on, by its number
+    for op in arrivals[0].graph.get_operations():
+        sources = [*op.control_inputs, *(source.op for source in op.inputs)]
+        last[op] = max([last.get(op, -1), *(last.get(source, -1) for source in sources)])
+    for op in {op for variable in variables for op in variable.handle.consumers() if op.type.startswith('ResourceApply')}:
+        for arrival in arrivals[last[op] + 1:][:1]:
+            arrival.op._add_control_input(op)       # as TensorFlow's automatic control dependencies do
 
 
 def global_norm(gradients: list):
@@ -86,7 +109,6 @@ class TrainStep:
 
     memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: most length
     of the gradient; 0 leaves it as it is, and lets each variable be updated as soon as its own gradient is there.
-    initializer: the op that sets the optimizer's state to its beginning.
     """
 
     def __init__(self, loss, variables, *, optimizer='adam', accumulate=1, memory_saving=False, clip_norm=0.0,
@@ -94,7 +116,7 @@ class TrainStep:
         self._loss, self._accumulate = loss, accumulate
         self._rate = tf.placeholder(tf.float32, [], 'learning_rate')
         differentiate = memory_saving_gradients.gradients if memory_saving else tf.gradients
-        gradients = gradients_of(loss, variables, differentiate)
+        gradients, at_checkpoints = gradients_of(loss, variables, loss.graph.get_collection('checkpoints'), differentiate)
         if accumulate > 1:
             self._accumulator = Accumulator(gradients)
             gradients = self._accumulator.mean(accumulate)
@@ -103,7 +125,20 @@ class TrainStep:
             gradients = clip(gradients, self._norm, clip_norm)
         optimizer = make_optimizer(optimizer, self._rate, weight_decay)
         self._update = optimizer.apply_gradients(zip(gradients, variables))
-        self.initializer = _initializer(optimizer.variables())
+        arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
+        if arrivals and accumulate == 1:
+            update_on_the_way(variables, arrivals)
+        self._state = optimizer.variables()
+
+    def initialize(self, session: tf.Session) -> None:
+        """Sets the optimizer's state to its beginning: moments to zero, the rest by their own initializers.
+
+        The zeros are fed. Those in the graph are folded into constants, which the session keeps for good, as much memory
+        again as the moments.
+        """
+        moments = [variable.initializer for variable in self._state if variable.shape.rank]
+        session.run([variable.initializer for variable in self._state],
+                    {assign.inputs[1]: np.zeros(assign.inputs[1].shape, np.float32) for assign in moments})
 
     def run(self, session: tf.Session, feeds: list[dict], rate: float) -> tuple[float, float]:
         """Makes one update from `accumulate` feeds, one for each batch. Returns their mean loss and the gradient's norm."""
@@ -115,12 +150,3 @@ class TrainStep:
         losses = [session.run([self._loss, op], feed)[0] for feed, op in zip(feeds, ops)]
         norm, _ = session.run([self._norm, self._update], {self._rate: rate})
         return float(sum(losses) / len(losses)), float(norm)
-
-
-def _initializer(state: list) -> tf.Operation:
-    """Sets an optimizer's variables to their beginning: moments to zero, the rest by their own initializers.
-
-    Zeros that TensorFlow knows to be zeros are folded into constants, which the session keeps for good, as much memory
-    again as the moments; or merged into one tensor, which the first update would have to copy. These are drawn.
-    """
-    return tf.group(*(v.assign(tf.floor(tf.random.uniform(v.shape))) if v.shape.rank else v.initializer for v in state))

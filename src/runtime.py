@@ -49,10 +49,12 @@ def session_config():
     """A ConfigProto that takes GPU memory as it is needed, and on CPUs runs one op at a time, on all cores.
 
     Two large ops side by side share caches and memory bandwidth, and keep more tensors alive than one after the other.
+    Nor does rewriting the graph pay there: the steps are as fast without, the first one seconds sooner.
     """
     import tensorflow.compat.v1 as tf
     config = tf.ConfigProto()
     config.gpu_options.allow_growth = True
     if not tf.config.list_physical_devices('GPU'):
         config.inter_op_parallelism_threads = 1
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
     return config

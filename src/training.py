@@ -61,7 +61,7 @@ class Training:
 
     def _restore(self) -> None:
         print(f'Loading checkpoint {self._job.checkpoint}', flush=True)
-        self._session.run(self._train_step.initializer)
+        self._train_step.initialize(self._session)
         complete = checkpoint.restore(self._session, self._job.checkpoint, self._weights)
         if self.step and not complete:
             print(f'{self._job.checkpoint} holds no state of the optimizer {self._args.optimizer}: it starts afresh')

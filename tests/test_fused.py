@@ -30,7 +30,7 @@ def test_loss_and_gradients_in_pieces_equal_the_oracle(tf, session, pieces, memo
     loss = model.loss(output, tokens)
     variables = tf.trainable_variables()
     differentiate = memory_saving_gradients.gradients if memory_saving else tf.gradients
-    gradients = optimize.gradients_of(loss, variables, differentiate)
+    gradients, _ = optimize.gradients_of(loss, variables, differentiate=differentiate)
     load_params(session, PARAMS)
     logits, value, gradients = session.run([output['logits'], loss, gradients], {tokens: TOKENS})
     expected, expected_gradients = reference.loss_and_gradients(TOKENS, PARAMS, HPARAMS)

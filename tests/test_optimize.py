@@ -39,7 +39,7 @@ def train_steps(tf, session, batches, *, accumulate=1, **kwargs):
     loss = model.loss(model.model(HPARAMS, tokens), tokens)
     variables = tf.trainable_variables()
     step = optimize.TrainStep(loss, variables, accumulate=accumulate, **kwargs)
-    session.run(step.initializer)
+    step.initialize(session)
     load_params(session, PARAMS)
     losses = [step.run(session, [{tokens: batch} for batch in batches[i:i + accumulate]], 0.1)[0]
               for i in range(0, len(batches), accumulate)]
@@ -86,7 +86,7 @@ def test_ten_losses_are_frozen(tf, session):
     tokens = tf.placeholder(tf.int32, [None, None])
     loss = model.loss(model.model(hparams, tokens), tokens)
     step = optimize.TrainStep(loss, tf.trainable_variables())
-    session.run(step.initializer)
+    step.initialize(session)
     checkpoint.restore(session, os.path.join(TINY, 'model.ckpt'), tf.trainable_variables())
     losses = []
     for _ in FROZEN:
@@ -130,7 +130,7 @@ def test_a_short_gradient_is_not_clipped_and_its_norm_is_told(tf, session):
     tokens = tf.placeholder(tf.int32, [None, None])
     step = optimize.TrainStep(model.loss(model.model(HPARAMS, tokens), tokens), tf.trainable_variables(),
                               optimizer='sgd', clip_norm=1000.0)
-    session.run(step.initializer)
+    step.initialize(session)
     load_params(session, PARAMS)
     _, norm = step.run(session, [{tokens: BATCHES[0]}], 0.0)
     _, gradients = reference.loss_and_gradients(BATCHES[0], PARAMS, HPARAMS)
@@ -151,8 +151,33 @@ def test_the_optimizer_s_state_begins_at_zero(tf, session):
     import optimize
     weight = tf.get_variable('w', [3, 2], initializer=tf.ones_initializer())
     step = optimize.TrainStep(tf.reduce_sum(tf.square(weight.read_value())), [weight])
-    session.run(step.initializer)
+    step.initialize(session)
     values = {v.op.name: session.run(v) for v in tf.global_variables() if v is not weight}
     assert (values['w/Adam'] == 0).all()
     assert (values['w/Adam_1'] == 0).all()
     assert values['beta1_power'] == pytest.approx(0.9)
+
+
+def ancestors(op) -> set:
+    found, queue = set(), [op]
+    while queue:
+        op = queue.pop()
+        if op not in found:
+            found.add(op)
+            queue += [*op.control_inputs, *(source.op for source in op.inputs)]
+    return found
+
+
+@pytest.mark.parametrize('memory_saving', [False, True])
+def test_each_layer_is_updated_before_the_gradient_moves_on_to_the_next(tf, session, memory_saving):
+    import model
+    import optimize
+    tokens = tf.placeholder(tf.int32, [2, 12])
+    loss = model.loss(model.model(HPARAMS, tokens), tokens)
+    optimize.TrainStep(loss, tf.trainable_variables(), memory_saving=memory_saving)
+    updates = {op.inputs[0].op.name: op for op in tf.get_default_graph().get_operations()
+               if op.type == 'ResourceApplyAdam'}
+    before_lowest = ancestors(updates['model/h0/ln_1/g'])
+    above = {name for name, op in updates.items() if op in before_lowest}
+    assert {name for name in updates if '/h1/' in name or '/ln_f/' in name} <= above
+    assert not any('/h0/' in name for name in above - {'model/h0/ln_1/g'})
