@@ -9,7 +9,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src
 
 from errors import run
 from flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
-from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY, SAMPLE_DIR, Job, prepare
+from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY, SAMPLE_DIR, Job, finished, prepare
+from stop_signal import StopSignal
 
 
 def parse_flags() -> argparse.Namespace:
@@ -50,8 +51,13 @@ def add_training_flags(group) -> None:
                        help='leave the embeddings as they are; takes less memory')
     group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
                        help='end when the run has made N steps; 0 goes on until Ctrl-C')
+    group.add_argument('--epochs', metavar='N', type=non_negative_float, default=0.0,
+                       help='end when the run has seen as many tokens as N times the corpus has; 0 never')
+    group.add_argument('--warn_epochs', metavar='N', type=non_negative_float, default=10.0,
+                       help='say so when the run has seen more than N times the corpus; 0 never')
     group.add_argument('--seed', metavar='N', type=non_negative_int,
-                       help='for the same batches, noise and samples in every run (default: other ones each time)')
+                       help='for the same batches, noise and samples in every run (default: other ones each time); a run '
+                            'that goes on does so where it was')
 
 
 def add_optimizer_flags(group) -> None:
@@ -81,10 +87,16 @@ def add_machine_flags(group) -> None:
 def add_run_flags(group) -> None:
     group.add_argument('--run_name', metavar='NAME', default='run1',
                        help=f'the run lives in {CHECKPOINT_DIR}/NAME, its samples in {SAMPLE_DIR}/NAME')
-    group.add_argument('--restore_from', metavar='latest|fresh|PATH', default='latest',
-                       help='go on with the run, start anew from the model, or from the checkpoint at PATH')
+    group.add_argument('--restore_from', metavar='latest|fresh|WHERE', default='latest',
+                       help='go on with the run, start anew from the model, or from a checkpoint: a step of this run, a '
+                            'run\'s name, or a path')
+    group.add_argument('--overwrite', action='store_true', help='remove the run that is there, and start anew')
     group.add_argument('--save_every', metavar='STEPS', type=non_negative_int, default=1000,
                        help='write a checkpoint each N steps; 0 only at the end')
+    group.add_argument('--save_secs', metavar='SECONDS', type=non_negative_float, default=0.0,
+                       help='write one also when the last is this old; 0 never')
+    group.add_argument('--keep', metavar='N', type=non_negative_int, default=5, help='checkpoints that stay; 0 for all')
+    group.add_argument('--plot', action='store_true', help='write loss.png at the end; needs matplotlib')
 
 
 def add_sample_flags(group) -> None:
@@ -101,11 +113,18 @@ def add_sample_flags(group) -> None:
 
 
 def add_validation_flags(group) -> None:
-    group.add_argument('--val_dataset', metavar='PATH', help='text or .npz to validate on (default: the training data)')
+    group.add_argument('--val_dataset', metavar='PATH',
+                       help='text or .npz to validate on (default: what --val_split holds out, or the training data)')
+    group.add_argument('--val_split', metavar='SHARE', type=fraction, default=0.0,
+                       help='hold out this share of the documents for validation, and do not train on them')
     group.add_argument('--val_batch_size', metavar='N', type=positive_int, default=2, help='sequences in a batch')
     group.add_argument('--val_batch_count', metavar='N', type=positive_int, default=40, help='batches, drawn once')
     group.add_argument('--val_every', metavar='STEPS', type=non_negative_int, default=0,
                        help='validate each N steps; 0 never')
+    group.add_argument('--keep_best', action='store_true',
+                       help='save whenever the validation loss is the lowest yet, and keep that checkpoint too')
+    group.add_argument('--patience', metavar='N', type=non_negative_int, default=0,
+                       help='end when N validations in a row were no better than the best; 0 never')
 
 
 def train(args: argparse.Namespace, job: Job) -> None:
@@ -114,29 +133,25 @@ def train(args: argparse.Namespace, job: Job) -> None:
     load_tensorflow()
     from training import Training
 
-    def due(every: int) -> bool:
-        return every > 0 and training.step % every == 0
-
-    with Training(args, job) as training:
-        if args.val_every and training.step == 0:
-            training.validate()
-        while not args.max_steps or training.step < args.max_steps:
-            training.update()
-            if due(args.val_every):
-                training.validate()
-            if due(args.sample_every):
-                training.write_samples()
-            if due(args.save_every):
-                training.save()
+    with StopSignal() as stop, Training(args, job) as training:
+        while not stop.received:
+            training.observe()
+            training.save_if_due()
+            if training.finished():
+                break
+            if not stop.received:
+                training.update()
+        training.say(training.finished() or f'{stop.received}: stopping')
 
 
 def main() -> None:
     args = parse_flags()
     job = prepare(args)
-    if args.max_steps and job.step >= args.max_steps:
-        print(f'{job.run_directory} has made its {job.step} steps already: raise --max_steps to go on')
-    else:
-        train(args, job)
+    with job.lock:
+        if why := finished(args, job.state, job.train.total_size):
+            print(f'{job.run_directory} is at its end after {job.state.step} steps already: {why}')
+        else:
+            train(args, job)
 
 
 if __name__ == '__main__':

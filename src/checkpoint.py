@@ -6,8 +6,12 @@ import shutil
 
 import tensorflow.compat.v1 as tf
 
+import files
 import model_dir
-from errors import UserError
+import run_dir
+import run_state
+from errors import UserError, reason
+from run_state import RunState
 
 
 def restore(session: tf.Session, prefix: str, weights: list) -> bool:
@@ -41,29 +45,70 @@ def checked_shapes(prefix: str, weights: list) -> dict:
         if name not in stored:
             raise UserError(f'{prefix} is a checkpoint of another model: it holds no {name}')
         if stored[name] != shape:
-            raise UserError(f'{prefix} is a checkpoint of another model: {name} is {stored[name]} there, {shape} here')
+            raise UserError(f'{prefix} is a checkpoint of another model: {name} is {stored[name]} there, {shape} here; '
+                            f'it looks like {_model_of(stored)}')
     blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
     if extra := blocks - {variable.op.name.split('/')[1] for variable in weights}:
         raise UserError(f'{prefix} is a checkpoint of a larger model: it holds model/{min(extra)} too')
     return stored
 
 
-class Run:
-    """The directory of a training run: numbered checkpoints, the step counter, and a model directory's other files."""
+def _model_of(stored: dict) -> str:
+    """The model that a checkpoint's shapes are those of: '355M', or its sizes."""
+    n_layer = len({name.split('/')[1] for name in stored if name.startswith('model/h')})
+    n_embd = stored['model/wte'][-1] if stored.get('model/wte') else 0
+    for name, sizes in model_dir.SIZES.items():
+        if (n_layer, n_embd) == sizes:
+            return name
+    return f'a model with n_layer {n_layer} and n_embd {n_embd}'
 
-    def __init__(self, directory: str, from_model_dir: str, keep: int = 5):
-        self.directory = directory
-        self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=keep)
+
+class Run:
+    """The directory of a training run: numbered checkpoints, the step counter, and a model directory's other files.
+
+    keep: checkpoints that stay, the last written; 0 for all. That of the best validation stays besides, with keep_best.
+    """
+
+    def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
+        self.directory, self._keep, self._keep_best = directory, keep, keep_best
+        self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
         for name in model_dir.SETTING_FILES:
             if not os.path.exists(os.path.join(directory, name)):
                 shutil.copyfile(os.path.join(from_model_dir, name), os.path.join(directory, name))
 
-    def save(self, session: tf.Session, step: int) -> None:
-        prefix = os.path.join(self.directory, 'model')
-        print(f'Saving {prefix}-{step}', flush=True)
-        self._saver.save(session, prefix, global_step=step)
-        with open(os.path.join(self.directory, 'counter'), 'w', encoding='utf-8') as file:
-            file.write(f'{step}\n')
+    def save(self, session: tf.Session, state: RunState) -> None:
+        """Writes a checkpoint: all of it on disk, then named in `checkpoint`, then older ones removed.
+
+        Raises UserError if it cannot be written; what was there before is as it was.
+        """
+        prefix = os.path.join(self.directory, f'model-{state.step}')
+        try:
+            self._saver.save(session, os.path.join(self.directory, 'model'), global_step=state.step, write_state=False)
+            for suffix in run_state.SUFFIXES:
+                files.sync(prefix + suffix)
+            run_state.write(prefix, state)
+            files.sync(self.directory)
+            self._name(state)
+        except (OSError, tf.errors.OpError) as error:
+            with contextlib.suppress(OSError):
+                if model_dir.latest_checkpoint(self.directory) != prefix:
+                    run_dir.remove_checkpoint(prefix)
+                run_dir.clean(self.directory)
+            why = reason(error) if isinstance(error, OSError) else error.message.splitlines()[0]
+            kept = model_dir.latest_checkpoint(self.directory)
+            raise UserError(f'cannot save {prefix}: {why}; '
+                            f'{f"{kept} is as it was" if kept else "there is no earlier checkpoint"}') from None
+
+    def _name(self, state: RunState) -> None:
+        """Makes the new checkpoint the one that the run goes on from, and removes those that are not to be kept."""
+        spared = {state.step} | ({state.best_step} if self._keep_best else set())
+        outdated = run_dir.outdated(self.directory, self._keep, spared)
+        names = [os.path.basename(path) for path in model_dir.list_checkpoints(self.directory) if path not in outdated]
+        files.write_text(os.path.join(self.directory, 'checkpoint'), ''.join(
+            [f'model_checkpoint_path: "model-{state.step}"\n', *(f'all_model_checkpoint_paths: "{name}"\n' for name in names)]))
+        files.write_text(os.path.join(self.directory, 'counter'), f'{state.step}\n')
+        for prefix in outdated:
+            run_dir.remove_checkpoint(prefix)
 
 
 def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:

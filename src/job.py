@@ -1,16 +1,22 @@
 """Everything about a training run that can be read and checked without TensorFlow."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
+from typing import TextIO
 
 import numpy as np
 
 import model_dir
+import plot
+import run_dir
+import run_state
 from encoder import Encoder, load_encoder
 from errors import UserError, reason
 from hparams import HParams, load_hparams
-from load_dataset import Sampler, load_dataset
+from load_dataset import Sampler, hold_out, load_dataset
+from run_state import RunState
 
 CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
@@ -28,7 +34,9 @@ class Job:
     run_directory: str
     sample_directory: str
     checkpoint: str             # prefix to restore from
-    step: int                   # updates that this checkpoint has behind it
+    state: RunState             # where the run stands: at its beginning, unless the checkpoint is its own
+    lock: TextIO                # on the run directory; to be closed at the end
+    settings: dict              # for settings.json
     seq_length: int
     sample_length: int
     memory_saving: bool
@@ -39,54 +47,100 @@ class Job:
     contexts: Sampler               # of the token that each sample starts with
     sampling: np.random.Generator
 
+    def generators(self) -> dict[str, np.random.Generator]:
+        """Every source of random numbers in a run."""
+        return {'data': self.train.rng, 'noise': self.noise, 'contexts': self.contexts.rng, 'sampling': self.sampling}
+
 
 def prepare(args: argparse.Namespace) -> Job:
-    """Reads the model's settings and the corpus, makes the run's directories. Raises UserError for what is wrong."""
-    check_schedule(args)
-    decay = weight_decay(args)
+    """Reads the model's settings and the corpus, takes the run's directory. Raises UserError for what is wrong."""
+    check_flags(args)
     directory = model_dir.find_model(args.model_name, args.models_dir)
     hparams, encoder = load_hparams(directory), load_encoder(directory)
     if encoder.n_vocab > hparams.n_vocab:
         raise UserError(f'{directory}: encoder.json has {encoder.n_vocab} tokens, but n_vocab in hparams.json is '
                         f'{hparams.n_vocab}')
-    run_directory = os.path.join(CHECKPOINT_DIR, args.run_name)
-    checkpoint, step = starting_point(args, directory, run_directory, hparams)
     seq_length = within_window('seq_length', args.seq_length, hparams, hparams.n_ctx)
     sample_length = within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH,
                                   matters=args.sample_every > 0)
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token is there to predict the second')
-    data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
-    chunks = load_chunks(args, args.dataset, encoder)
-    train = Sampler(chunks, seed=data_seed)
-    train.check(seq_length)
-    validation = validation_batches(args, encoder, chunks, seq_length) if args.val_every else []
-    if args.val_dataset and not args.val_every:
-        print('--val_every is 0: --val_dataset is not used')
-    sample_directory = os.path.join(SAMPLE_DIR, args.run_name)
-    make_writable(run_directory)
-    make_writable(sample_directory)
-    return Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, step, seq_length,
-               sample_length, recompute(args, hparams), decay, train, validation, np.random.default_rng(noise_seed),
-               Sampler(chunks, seed=context_seed), np.random.default_rng(sampling_seed))
+    run_directory, sample_directory = os.path.join(CHECKPOINT_DIR, args.run_name), os.path.join(SAMPLE_DIR, args.run_name)
+    with contextlib.ExitStack() as stack:       # which gives the directory back if something turns out wrong
+        lock = stack.enter_context(run_dir.lock(run_directory)) if os.path.isdir(run_directory) else None
+        checkpoint, state = starting_point(args, directory, run_directory, hparams)
+        train, validation = corpus(args, encoder, seq_length)
+        lock = lock or stack.enter_context(run_dir.lock(run_directory))
+        make_writable(sample_directory)
+        run_dir.clean(run_directory)
+        data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
+        job = Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, state, lock,
+                  run_dir.describe(args, train), seq_length, sample_length, recompute(args, hparams), weight_decay(args),
+                  Sampler(train, seed=data_seed), validation, np.random.default_rng(noise_seed),
+                  Sampler(train, seed=context_seed), np.random.default_rng(sampling_seed))
+        go_on(job)
+        stack.pop_all()
+    return job
 
 
-def starting_point(args, directory: str, run_directory: str, hparams: HParams) -> tuple[str, int]:
-    """The checkpoint to start from and the number of its step in this run; 0 unless it is this run's own."""
+def go_on(job: Job) -> None:
+    """Sets the random generators to where the run left them, and says what has changed since."""
+    for name, generator in job.generators().items():
+        if name in job.state.generators:
+            generator.bit_generator.state = job.state.generators[name]
+    before = run_dir.read_settings(job.run_directory) if job.state.step else None
+    for change in run_dir.changes(before, job.settings) if before else []:
+        print(f'This run goes on with other settings: {change}')
+
+
+def starting_point(args, directory: str, run_directory: str, hparams: HParams) -> tuple[str, RunState]:
+    """The checkpoint to start from, and the state that goes with it if it is this run's own, else that of a beginning."""
     if os.path.isfile(os.path.join(run_directory, 'hparams.json')) and load_hparams(run_directory) != hparams:
         raise UserError(f'{run_directory} is a run of another size than {args.model_name}: give its --model_name, or '
                         'another --run_name')
-    newest = model_dir.latest_checkpoint(run_directory)
-    if args.restore_from == 'latest' and newest:
-        return newest, model_dir.checkpoint_step(newest)
-    if args.restore_from == 'fresh' and newest:
-        raise UserError(f'--restore_from fresh would write over the run in {run_directory}: give another --run_name, '
-                        'or remove that directory')
+    if args.restore_from == 'latest' and not args.overwrite:
+        prefix, state = run_state.newest_sound(run_directory)
+        if prefix:
+            return prefix, state or RunState(step=model_dir.checkpoint_step(prefix))
     if args.restore_from in ('latest', 'fresh'):
-        return model_dir.find_checkpoint(directory), 0
-    prefix = model_dir.find_checkpoint(args.restore_from)
-    own = os.path.realpath(os.path.dirname(prefix)) == os.path.realpath(run_directory)
-    return prefix, model_dir.checkpoint_step(prefix) if own else 0
+        prefix = model_dir.find_checkpoint(directory)
+    else:
+        prefix = model_dir.find_start(args.restore_from, run_directory, CHECKPOINT_DIR)
+        state = run_state.read(prefix)
+        if os.path.realpath(os.path.dirname(prefix)) == os.path.realpath(run_directory):
+            if args.overwrite:
+                raise UserError(f'--overwrite would remove {prefix}, which --restore_from names')
+            return prefix, state or RunState(step=model_dir.checkpoint_step(prefix))
+    if not args.overwrite and os.path.isdir(run_directory) and run_dir.checkpoint_files(run_directory):
+        raise UserError(f'--restore_from {args.restore_from} would write over the run in {run_directory}: give another '
+                        '--run_name, or --overwrite')
+    return prefix, RunState()
+
+
+def corpus(args, encoder: Encoder, seq_length: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The chunks to train on, and the batches to validate on."""
+    chunks = load_chunks(args, args.dataset, encoder)
+    held_out = []
+    if args.val_split:
+        chunks, held_out = hold_out(chunks, encoder.end_of_text, args.val_split)
+        print(f'held out for validation: {sum(map(len, held_out))} tokens', flush=True)
+    Sampler(chunks).check(seq_length)
+    validation = validation_batches(args, encoder, held_out or chunks, seq_length) if args.val_every else []
+    if (args.val_dataset or args.val_split) and not args.val_every:
+        print('--val_every is 0: no validation takes place')
+    return chunks, validation
+
+
+def finished(args, state: RunState, corpus_size: int) -> str | None:
+    """Why a run is at its end, in words; None if it is not. corpus_size: in tokens."""
+    if args.max_steps and state.step >= args.max_steps:
+        return f'--max_steps {args.max_steps} reached'
+    if args.epochs and state.tokens >= args.epochs * corpus_size:
+        return f'--epochs {args.epochs:g} reached'
+    if args.patience and state.not_better >= args.patience:
+        return (f'no better validation loss than {state.best_loss:.4f} of step {state.best_step} for --patience '
+                f'{args.patience} validations')
+    return None
 
 
 def within_window(flag: str, given: int | None, hparams: HParams, default: int, matters: bool = True) -> int:
@@ -113,8 +167,8 @@ def validation_batches(args, encoder: Encoder, chunks: list[np.ndarray], seq_len
     """--val_batch_count batches with a seed of their own, so that every run and every step validates on the same."""
     if args.val_dataset:
         chunks = load_chunks(args, args.val_dataset, encoder)
-    else:
-        print('No --val_dataset: validating on the training data')
+    elif not args.val_split:
+        print('Neither --val_dataset nor --val_split: validating on the training data')
     sampler = Sampler(chunks, seed=1)
     return [draw_batch(sampler, args.val_batch_size, seq_length) for _ in range(args.val_batch_count)]
 
@@ -133,17 +187,24 @@ def recompute(args, hparams: HParams) -> bool:
     return large
 
 
-def check_schedule(args) -> None:
-    """Raises UserError for a learning rate that has no end to fall towards, or never reaches its peak."""
+def check_flags(args) -> None:
+    """Raises UserError for flags that do not go together."""
     if args.learning_rate_schedule != 'constant' and not args.max_steps:
         raise UserError(f'--learning_rate_schedule {args.learning_rate_schedule} falls until --max_steps: give that too')
     if args.max_steps and args.warmup_steps >= args.max_steps:
         raise UserError(f'--warmup_steps {args.warmup_steps} must be fewer than --max_steps {args.max_steps}')
+    if args.weight_decay is not None and args.optimizer != 'adamw':
+        raise UserError('--weight_decay goes with --optimizer adamw')
+    if args.val_split and args.val_dataset:
+        raise UserError('--val_split and --val_dataset: give one of them')
+    for flag in ('keep_best', 'patience'):
+        if getattr(args, flag) and not args.val_every:
+            raise UserError(f'--{flag} goes by the validation loss: give --val_every too')
+    if args.plot:
+        plot.check()
 
 
 def weight_decay(args) -> float:
-    if args.weight_decay is not None and args.optimizer != 'adamw':
-        raise UserError('--weight_decay goes with --optimizer adamw')
     return DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay
 
 

@@ -5,7 +5,6 @@ chunks are an .npz of one integer array each, as the 2019 tools keep them.
 """
 
 import codecs
-import contextlib
 import glob
 import os
 import re
@@ -18,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from errors import UserError, reason
+from files import replacing
 
 _ZIP_MAGIC = (b'PK\x03\x04', b'PK\x05\x06')     # of an archive with members, and of an empty one
 # What reading a damaged archive raises, found by damaging some at random: numpy parses an array's header as Python.
@@ -229,24 +229,46 @@ def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8') -> list[
     return chunks
 
 
+def hold_out(chunks: list[np.ndarray], end_of_text: int, share: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Splits a corpus into chunks to train on, and one of the documents that are held out: `share` of them, at least one.
+
+    The same ones each time. Documents are what end_of_text separates. Raises UserError if there is only one.
+    """
+    documents = [[piece for piece in _documents(chunk, end_of_text) if len(piece)] for chunk in chunks]
+    total = sum(map(len, documents))
+    if total < 2:
+        raise UserError('--val_split needs a corpus of two documents or more (files, or texts with <|endoftext|> between '
+                        'them); give --val_dataset in its place')
+    count = min(max(round(share * total), 1), total - 1)
+    chosen = np.zeros(total, bool)
+    chosen[np.random.default_rng(1).permutation(total)[:count]] = True
+    chosen = iter(chosen)
+    train, held_out = [], []
+    for of_chunk in documents:
+        marked = [(next(chosen), document) for document in of_chunk]
+        held_out += [document for out, document in marked if out]
+        if stay := [document for out, document in marked if not out]:
+            train.append(_join(stay, end_of_text))
+    return train, [_join(held_out, end_of_text)]
+
+
+def _documents(chunk: np.ndarray, end_of_text: int) -> list[np.ndarray]:
+    """What end_of_text separates: [1, 2, 9, 3] with end_of_text 9 -> [1, 2], [3]."""
+    ends = np.flatnonzero(chunk == end_of_text)
+    return [piece[1:] if i else piece for i, piece in enumerate(np.split(chunk, ends))]
+
+
 def save_chunks(path: str, chunks: list[np.ndarray]) -> None:
     """Writes chunks as the arrays arr_0, arr_1, ... of an .npz, for load_dataset here and in the 2019 tools.
 
     Not compressed, so that it can be mapped into memory. Complete or not at all. Raises UserError if it cannot be
     written.
     """
-    part = f'{path}.part'
     try:
-        with open(part, 'wb') as file:
+        with replacing(path) as file:
             np.savez(file, *chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         raise UserError(f'cannot write {path}: {reason(error)}') from None
-    finally:
-        with contextlib.suppress(OSError):      # after success there is none
-            os.remove(part)
 
 
 class Sampler:

@@ -8,7 +8,8 @@ from errors import UserError
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
          'model.ckpt.meta', 'vocab.bpe')
 SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # what makes a run directory a model directory too
-PUBLISHED = ('124M', '355M', '774M', '1558M')
+SIZES = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}    # n_layer, n_embd
+PUBLISHED = tuple(SIZES)
 ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, which miscounted the parameters
 PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -105,3 +106,20 @@ def find_checkpoint(path: str) -> str:
     here = list_checkpoints(directory) if os.path.isdir(directory) else []
     known = f'checkpoints there: {", ".join(here)}' if here else f'{directory} holds no checkpoints'
     raise UserError(f'no checkpoint {path!r}; {known}')
+
+
+def find_start(name: str, run_directory: str, checkpoint_dir: str = 'checkpoint') -> str:
+    """The checkpoint that a user means by a step of a run, a path (see find_checkpoint), or a run's name: its prefix.
+
+    Raises UserError that lists what is there.
+    """
+    if name.isdecimal():
+        return find_checkpoint(os.path.join(run_directory, f'model-{name}'))
+    if os.path.exists(name) or os.path.exists(f'{name}.index'):
+        return find_checkpoint(name)
+    if os.path.isdir(run := os.path.join(checkpoint_dir, name)):
+        return find_checkpoint(run)
+    own = list_checkpoints(run_directory) if os.path.isdir(run_directory) else []
+    runs = list_models(checkpoint_dir)
+    raise UserError(f'no checkpoint {name!r}; this run has {", ".join(own) or "none"}; runs in {checkpoint_dir}: '
+                    f'{", ".join(runs) or "none"}')

@@ -1,38 +1,44 @@
 """A training run in a TensorFlow session: its graph, and what the loop in train.py does with it."""
 
 import argparse
+import math
 import os
+import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import checkpoint
+import files
 import metrics
 import model
 import optimize
+import plot
+import run_dir
 import sample
 from errors import UserError
-from job import Job, draw_batch
+from job import Job, draw_batch, finished
 from runtime import session_config
 
 
 class Training:
-    """The graph of a run with its weights restored. As a context manager, it saves what is unsaved at the end.
-
-    step: updates that the weights have behind them.
-    """
+    """The graph of a run with its weights restored. As a context manager, it saves what is unsaved at a normal end."""
 
     def __init__(self, args: argparse.Namespace, job: Job):
-        self._args, self._job = args, job
-        self.step = self._saved = job.step
+        self._args, self._job, self._state = args, job, job.state
+        self._saved, self._saved_at = job.state.step, time.time()
+        self._improved = False
         graph = tf.Graph()
         with graph.as_default():
             self._build()
             self._session = tf.Session(graph=graph, config=session_config())
             self._restore()
-            self._run = checkpoint.Run(job.run_directory, job.model_directory)
-            self._log = metrics.Log(job.run_directory)
+            if args.overwrite:
+                run_dir.clear(job.run_directory)
+            run_dir.write_settings(job.run_directory, job.settings)
+            self._run = checkpoint.Run(job.run_directory, job.model_directory, args.keep, args.keep_best)
+            self._log = metrics.Log(job.run_directory, job.state, args.max_steps)
 
     def _build(self) -> None:
         args, job = self._args, self._job
@@ -63,7 +69,7 @@ class Training:
         print(f'Loading checkpoint {self._job.checkpoint}', flush=True)
         self._train_step.initialize(self._session)
         complete = checkpoint.restore(self._session, self._job.checkpoint, self._weights)
-        if self.step and not complete:
+        if not complete and os.path.dirname(self._job.checkpoint) != self._job.model_directory:
             print(f'{self._job.checkpoint} holds no state of the optimizer {self._args.optimizer}: it starts afresh')
 
     def _feed(self, labels: np.ndarray) -> dict:
@@ -75,18 +81,34 @@ class Training:
         return {self._inputs: inputs, self._labels: labels}
 
     def update(self) -> None:
-        """Draws the batches of one update and makes it. Raises UserError, with what to try, if memory runs out."""
-        args = self._args
-        feeds = [self._feed(draw_batch(self._job.train, args.batch_size, self._job.seq_length))
+        """Draws the batches of one update and makes it.
+
+        Raises UserError, with what to try, if the loss is no number any more.
+        """
+        args, job, state = self._args, self._job, self._state
+        feeds = [self._feed(draw_batch(job.train, args.batch_size, job.seq_length))
                  for _ in range(args.accumulate_gradients)]
-        rate = optimize.learning_rate(self.step + 1, peak=args.learning_rate, schedule=args.learning_rate_schedule,
+        rate = optimize.learning_rate(state.step + 1, peak=args.learning_rate, schedule=args.learning_rate_schedule,
                                       warmup_steps=args.warmup_steps, max_steps=args.max_steps)
-        try:
-            loss, norm = self._train_step.run(self._session, feeds, rate)
-        except tf.errors.ResourceExhaustedError:
-            raise UserError(self._out_of_memory()) from None
-        self.step += 1
-        self._log.train(self.step, loss=loss, learning_rate=rate, gradient_norm=norm)
+        start = time.time()
+        loss, norm = self._train_step.run(self._session, feeds, rate)
+        state.step += 1
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(f'the loss of step {state.step} is {loss}, the norm of its gradient {norm}; {self._safe()}; try '
+                            'a smaller --learning_rate, --clip_norm 1, --warmup_steps 100')
+        tokens = args.accumulate_gradients * args.batch_size * job.seq_length
+        state.tokens += tokens
+        epoch = state.tokens / job.train.total_size
+        self._log.train(state.step, loss=loss, learning_rate=rate, gradient_norm=norm, epoch=epoch,
+                        tokens_per_second=tokens / max(time.time() - start, 1e-9))
+        if args.warn_epochs and epoch > args.warn_epochs and not state.warned:
+            state.warned = True
+            self._log.say(f'This is more than {args.warn_epochs:g} times over the corpus: from here on the model may learn '
+                          'it by heart (--val_split shows whether; --warn_epochs 0 turns this warning off)')
+
+    def _safe(self) -> str:
+        prefix = f'{self._job.run_directory}/model-{self._saved}' if self._saved else self._job.checkpoint
+        return f'{prefix} is safe'
 
     def _out_of_memory(self) -> str:
         """What to say when a step does not fit: where the run is safe, and what takes less memory, the best first."""
@@ -97,26 +119,40 @@ class Training:
                     ('--optimizer sgd', args.optimizer != 'sgd'),
                     ('--only_train_transformer_layers', not args.only_train_transformer_layers),
                     ('a shorter --seq_length', True)]
-        safe = f'{self._job.run_directory}/model-{self._saved}' if self._saved else self._job.checkpoint
-        return (f'out of memory in step {self.step + 1} ({safe} is safe); try, in this order: '
+        return (f'out of memory in step {self._state.step + 1} ({self._safe()}); try, in this order: '
                 + ', '.join(remedy for remedy, applies in remedies if applies))
 
-    def validate(self) -> None:
+    def observe(self) -> None:
+        """Validates and samples, if this step is one to do so and has not been observed yet."""
+        args, state = self._args, self._state
+        if args.val_every and state.step % args.val_every == 0 and state.validated != state.step:
+            self._validate()
+        if args.sample_every and state.step and state.step % args.sample_every == 0 and state.sampled != state.step:
+            self._write_samples()
+
+    def _validate(self) -> None:
         """Mean loss over the same validation batches each time."""
+        state = self._state
         losses = [self._session.run(self._validation_loss, {self._validation_batch: batch})
                   for batch in tqdm(self._job.validation, 'validation', leave=False, disable=None)]
-        self._log.validation(self.step, float(np.mean(losses)))
+        loss = float(np.mean(losses))
+        state.validated = state.step
+        self._log.validation(state.step, loss)
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.best_step, state.not_better = loss, state.step, 0
+            self._improved = True
+        else:
+            state.not_better += 1
 
-    def write_samples(self) -> None:
+    def _write_samples(self) -> None:
         """Prints --sample_num samples, each from one random token of the training data, and writes them to a file."""
         texts = []
         while len(texts) < self._args.sample_num:
             texts += self._sample(min(self._args.batch_size, self._args.sample_num - len(texts)))
         text = ''.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
-        print(text, flush=True)
-        path = os.path.join(self._job.sample_directory, f'samples-{self.step}')
-        with open(path, 'w', encoding='utf-8', newline='\n') as file:
-            file.write(text)
+        self._log.say(text)
+        files.write_text(os.path.join(self._job.sample_directory, f'samples-{self._state.step}'), text)
+        self._state.sampled = self._state.step
 
     def _sample(self, n: int) -> list[str]:
         uniform = self._job.sampling.random((n, self._job.sample_length))
@@ -124,21 +160,41 @@ class Training:
                                                    self._uniform: uniform})
         return [self._job.encoder.decode(row) for row in tokens.tolist()]
 
+    def save_if_due(self) -> None:
+        args, step = self._args, self._state.step
+        due = args.save_every and step % args.save_every == 0
+        late = args.save_secs and time.time() - self._saved_at >= args.save_secs
+        if step > self._saved and (due or late or args.keep_best and self._improved):
+            self.save()
+        self._improved = False
+
     def save(self) -> None:
-        self._run.save(self._session, self.step)
-        self._saved = self.step
+        state = self._state
+        state.generators = {name: generator.bit_generator.state for name, generator in self._job.generators().items()}
+        self._log.say(f'Saving {self._job.run_directory}/model-{state.step}')
+        self._run.save(self._session, state)
+        self._saved, self._saved_at = state.step, time.time()
+
+    def finished(self) -> str | None:
+        """Why the run is at its end, in words; None if it is not."""
+        return finished(self._args, self._state, self._job.train.total_size)
+
+    def say(self, text: str) -> None:
+        self._log.say(text)
 
     def __enter__(self):
         print('Training...', flush=True)
         return self
 
-    def __exit__(self, kind, error, traceback) -> bool:
-        """Saves and closes; Ctrl-C is a normal end."""
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        if interrupted:
-            print('interrupted')
-        if self.step > self._saved and (kind is None or interrupted):
-            self.save()
-        self._log.close()
-        self._session.close()
-        return interrupted
+    def __exit__(self, kind, error, traceback) -> None:
+        """Raises UserError, with what to try, if it was memory that ran out."""
+        try:
+            if kind is None and self._state.step > self._saved:
+                self.save()
+        finally:
+            self._log.close()
+            self._session.close()
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(self._out_of_memory()) from None
+        if kind is None and self._args.plot:
+            print(f'Loss curve: {plot.plot_losses(self._job.run_directory)}', flush=True)

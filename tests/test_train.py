@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -206,23 +203,6 @@ def test_a_damaged_checkpoint_is_named(train, home, model_directory):
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(UserError, match='cannot read the checkpoint models/other/model.ckpt'):
         train('--model_name', 'other', '--max_steps', 1)
-
-
-def test_ctrl_c_saves(home):
-    """A real process, a real signal."""
-    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
-               '--sample_every', '0']
-    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith('[3 '):
-                break
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert 'interrupted' in output
-    step = int((home / 'checkpoint/run1/counter').read_text())
-    assert step >= 3
-    assert (home / f'checkpoint/run1/model-{step}.index').exists()
 
 
 def test_schedule_and_norm_are_in_the_line(tf, train, home):

@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone."""
+    part = f'{path}.part'
+    try:
+        with open(part, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):      # after success there is none
+            os.remove(part)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes UTF-8 text as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def sync(path: str) -> None:
+    """Waits until a file's bytes, or the names in a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: str) -> str:
+    """The checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
