@@ -34,7 +34,14 @@ def _named_in_errors(prefix: str):
     try:
         yield
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError(f'cannot read the checkpoint {prefix}: {str(error).splitlines()[0]}') from None
+        raise UserError(f'cannot read the checkpoint {prefix}: {_cause(error)}') from None
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, out of all that TensorFlow tells: the line above the one with the node that it happened in."""
+    lines = str(getattr(error, 'message', error)).splitlines()
+    node = next((i for i, line in enumerate(lines) if line.startswith('\t [[{{node')), 1)
+    return lines[node - 1]
 
 
 def checked_shapes(prefix: str, weights: list) -> dict:
@@ -94,7 +101,7 @@ class Run:
                 if model_dir.latest_checkpoint(self.directory) != prefix:
                     run_dir.remove_checkpoint(prefix)
                 run_dir.clean(self.directory)
-            why = reason(error) if isinstance(error, OSError) else error.message.splitlines()[0]
+            why = reason(error) if isinstance(error, OSError) else _cause(error)
             kept = model_dir.latest_checkpoint(self.directory)
             raise UserError(f'cannot save {prefix}: {why}; '
                             f'{f"{kept} is as it was" if kept else "there is no earlier checkpoint"}') from None

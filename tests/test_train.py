@@ -118,7 +118,8 @@ def test_scalars_for_tensorboard(tf, train, home):
                for value in event.summary.value]
     assert {(step, tag) for step, tag, _ in scalars} == {
         (0, 'val_loss'), (2, 'val_loss'),
-        *((step, tag) for step in (1, 2) for tag in ('loss', 'learning_rate', 'gradient_norm'))}
+        *((step, tag) for step in (1, 2) for tag in ('loss', 'learning_rate', 'gradient_norm',
+                                                    'tokens_per_second', 'epoch'))}
     assert {value for _, tag, value in scalars if tag == 'learning_rate'} == {0.5}
 
 
@@ -240,6 +241,13 @@ def test_out_of_memory_says_what_to_try_and_leaves_the_run_safe(tf, train, home,
     assert (home / 'checkpoint/run1/checkpoint').read_text() == before
     with pytest.raises(UserError, match=r'try, in this order: --only_train_transformer_layers, a shorter --seq_length$'):
         train('--max_steps', 4, '--sample_every', 0, '--memory_saving_gradients', '--optimizer', 'sgd')
+
+
+def test_a_real_lack_of_memory_is_one_line(script):
+    """What TensorFlow's allocator of CPUs may have is limited; only oneDNN's has such a limit."""
+    line = one_line_error(script('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1,
+                                 '--batch_size', 512, env=os.environ | {'TF_MKL_ALLOC_MAX_BYTES': '20000000'}))
+    assert 'out of memory in step 1 (models/toy/model.ckpt is safe); try, in this order: a smaller --batch_size' in line
 
 
 BAD_FLAGS = [
