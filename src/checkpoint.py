@@ -47,16 +47,16 @@ def _cause(error: Exception) -> str:
 def checked_shapes(prefix: str, weights: list) -> dict:
     """Name -> shape of all that a checkpoint holds. Raises UserError unless it holds these weights, in these shapes."""
     stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    other = f'{prefix} is a checkpoint of another model, it looks like {_model_of(stored)}:'
     for variable in weights:
         name, shape = variable.op.name, variable.shape.as_list()
         if name not in stored:
-            raise UserError(f'{prefix} is a checkpoint of another model: it holds no {name}')
+            raise UserError(f'{other} it holds no {name}')
         if stored[name] != shape:
-            raise UserError(f'{prefix} is a checkpoint of another model: {name} is {stored[name]} there, {shape} here; '
-                            f'it looks like {_model_of(stored)}')
+            raise UserError(f'{other} {name} is {stored[name]} there, {shape} here')
     blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
     if extra := blocks - {variable.op.name.split('/')[1] for variable in weights}:
-        raise UserError(f'{prefix} is a checkpoint of a larger model: it holds model/{min(extra)} too')
+        raise UserError(f'{other} it holds model/{min(extra)} too')
     return stored
 
 

@@ -72,7 +72,7 @@ class Log:
     def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
               epoch: float) -> None:
         average = self._average.add(loss)
-        self._line(step, f'loss={loss:.2f} avg={average:.2f} tokens/s={tokens_per_second:.0f} epoch={epoch:.3g} '
+        self._line(step, f'loss={loss:.2f} avg={average:.2f} tokens/s={tokens_per_second:.0f} epoch={epoch:.3f} '
                          f'lr={learning_rate:.3g} norm={gradient_norm:.2f}')
         self._row(step, loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm,
                   tokens_per_second=tokens_per_second, epoch=epoch)

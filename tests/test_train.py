@@ -181,7 +181,7 @@ def test_a_run_of_another_size_is_refused(train, home):
 @pytest.mark.parametrize(('change', 'words'), [
     ({'n_embd': 48}, r'model/wpe is \[32, 24\] there, \[32, 48\] here'),
     ({'n_layer': 3}, 'it holds no model/h2/'),
-    ({'n_layer': 1}, 'larger model: it holds model/h1 too'),
+    ({'n_layer': 1}, 'n_layer 2 and n_embd 24: it holds model/h1 too'),
 ])
 def test_a_checkpoint_of_another_size_is_named(train, home, model_directory, change, words):
     other = home / 'models' / 'other'
@@ -192,7 +192,14 @@ def test_a_checkpoint_of_another_size_is_named(train, home, model_directory, cha
     (other / 'hparams.json').write_text(json.dumps(hparams | change))
     with pytest.raises(UserError, match=words) as error:
         train('--model_name', 'other', '--max_steps', 1)
-    assert 'models/other/model.ckpt is a checkpoint of a' in str(error.value)
+    assert ('models/other/model.ckpt is a checkpoint of another model, it looks like a model with n_layer 2 and n_embd 24: '
+            in str(error.value))
+
+
+def test_a_published_model_is_recognised():
+    import checkpoint
+    blocks = {f'model/h{i}/ln_1/g': [1024] for i in range(24)}
+    assert checkpoint._model_of({'model/wte': [50257, 1024], **blocks}) == '355M'
 
 
 def test_a_damaged_checkpoint_is_named(train, home, model_directory):
