@@ -35,10 +35,10 @@ def rows(home, run='run1'):
 
 
 @pytest.mark.parametrize('flags', [
-    ('--optimizer', 'adam', '--val_every', 2, '--val_batch_count', 1, '--sample_every', 3, '--sample_length', 5),
+    ('--optimizer', 'adam', '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1, '--sample_length', 5),
     ('--optimizer', 'sgd', '--accumulate_gradients', 2, '--noise', 0.3),
     ('--optimizer', 'adam', '--accumulate_gradients', 2, '--noise', 0.3, '--memory_saving_gradients', '--val_every', 1,
-     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 2, '--sample_length', 5),
+     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5),
     ('--optimizer', 'adamw', '--memory_saving_gradients', '--clip_norm', 1, '--learning_rate_schedule', 'cosine'),
 ])
 def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
@@ -201,6 +201,15 @@ def test_damage_is_named_and_passed_over(tmp_path, harm, suffix, capsys):
     run_dir.remove_checkpoint(one)
     with pytest.raises(UserError, match='no sound checkpoint'):
         run_state.newest_sound(str(tmp_path))
+
+
+def test_another_number_in_the_state_is_damage_too(tmp_path):
+    prefix = str(tmp_path / 'model-12')
+    run_state.write(prefix, RunState(step=12))
+    path = tmp_path / 'model-12.json'
+    path.write_text(path.read_text().replace('"step": 12', '"step": 13'))
+    with pytest.raises(UserError, match='model-12.json is damaged'):
+        run_state.read(prefix)
 
 
 def test_leftovers_are_cleaned(train, home):
