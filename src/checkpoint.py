@@ -110,9 +110,9 @@ class Run:
         """Makes the new checkpoint the one that the run goes on from, and removes those that are not to be kept."""
         spared = {state.step} | ({state.best_step} if self._keep_best else set())
         outdated = run_dir.outdated(self.directory, self._keep, spared)
-        names = [os.path.basename(path) for path in model_dir.list_checkpoints(self.directory) if path not in outdated]
-        files.write_text(os.path.join(self.directory, 'checkpoint'), ''.join(
-            [f'model_checkpoint_path: "model-{state.step}"\n', *(f'all_model_checkpoint_paths: "{name}"\n' for name in names)]))
+        kept = [os.path.basename(path) for path in model_dir.list_checkpoints(self.directory) if path not in outdated]
+        lines = [f'model_checkpoint_path: "model-{state.step}"', *(f'all_model_checkpoint_paths: "{name}"' for name in kept)]
+        files.write_text(os.path.join(self.directory, 'checkpoint'), '\n'.join(lines) + '\n')
         files.write_text(os.path.join(self.directory, 'counter'), f'{state.step}\n')
         for prefix in outdated:
             run_dir.remove_checkpoint(prefix)

@@ -72,8 +72,12 @@ def _prefix(path: str) -> str:
 
 
 def remove_checkpoint(prefix: str) -> None:
-    """Removes the files of one checkpoint, the index first: without it there is no checkpoint to be found half there."""
-    for path in sorted(glob.glob(f'{glob.escape(prefix)}.*'), key=lambda path: not path.endswith('.index')):
+    """Removes the files of one checkpoint, in an order that leaves something to be cleaned, or removed, if it is cut short.
+
+    The state first: without it the rest is a checkpoint of its own still. Then the index: without both it is a leftover.
+    """
+    for path in sorted(glob.glob(f'{glob.escape(prefix)}.*'),
+                       key=lambda path: (not path.endswith('.json'), not path.endswith('.index'))):
         os.remove(path)
 
 

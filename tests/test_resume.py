@@ -224,6 +224,28 @@ def test_leftovers_are_cleaned(train, home):
     assert {path.name for path in run.iterdir()} == sound
 
 
+@pytest.mark.parametrize('removed', range(4))
+def test_a_removal_that_was_cut_short_is_made_up_for(tmp_path, monkeypatch, removed):
+    prefix = str(tmp_path / 'model-3')
+    for suffix in (*run_state.SUFFIXES, '.json'):
+        (tmp_path / f'model-3{suffix}').write_text('')
+    with monkeypatch.context() as patch:
+        left = [removed]
+
+        def remove(path, unlink=os.unlink):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            unlink(path)
+        patch.setattr(os, 'remove', remove)
+        with pytest.raises(KeyboardInterrupt):
+            run_dir.remove_checkpoint(prefix)
+    run_dir.clean(str(tmp_path))
+    for each in run_dir.outdated(str(tmp_path), 1, set()):
+        run_dir.remove_checkpoint(each)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tf, home, script):
     flags = ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', *SMALL, '--save_every', 1]
     assert script(*flags, '--max_steps', 2).returncode == 0
