@@ -1,5 +1,6 @@
 """Runs that stop and go on: exactly where they were, whatever happened in between."""
 
+import errno
 import json
 import os
 import re
@@ -261,6 +262,21 @@ def test_a_full_disk_leaves_the_checkpoint_before(tf, home, script):
     assert {path.name for path in (home / 'checkpoint/run1').iterdir() if not path.name.startswith('events')} == names
     assert variables(tf, home / 'checkpoint/run1') == before
     assert script(*flags, '--max_steps', 3).returncode == 0
+
+
+def test_a_save_that_fails_at_its_end_leaves_nothing(train, home, monkeypatch):
+    def names():
+        return {path.name for path in (home / 'checkpoint/run1').iterdir() if not path.name.startswith('events')}
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    train('--max_steps', 2, *SMALL)
+    before = names()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_state, 'write', fail)
+        with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: No space left on device; .*model-2 is as'):
+            train('--max_steps', 3, *SMALL)
+    assert names() == before
 
 
 def test_other_settings_are_said(train, home):
