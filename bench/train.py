@@ -11,6 +11,7 @@ The first two steps of each (compilation, first allocation) are not counted. A g
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -83,10 +84,13 @@ def tensorflow_step(work: dict, build):
 
 def ours(work: dict):
     def build(tf, tokens):
+        import fused
         import model
         import optimize
-        loss = model.loss(model.model(model.HParams(**sizes(work)), tokens), tokens)
-        step = optimize.TrainStep(loss, tf.trainable_variables(), memory_saving=work.get('recompute', False))
+        recompute = work.get('recompute', False)
+        with contextlib.nullcontext() if recompute else fused.compiling():
+            loss = model.loss(model.model(model.HParams(**sizes(work)), tokens), tokens)
+            step = optimize.TrainStep(loss, tf.trainable_variables(), memory_saving=recompute)
 
         def initialize(session):
             for variable in tf.trainable_variables():   # one by one, as from a file: drawn all at once, they leave holes

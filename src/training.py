@@ -1,6 +1,7 @@
 """A training run in a TensorFlow session: its graph, and what the loop in train.py does with it."""
 
 import argparse
+import contextlib
 import math
 import os
 import time
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 import checkpoint
 import files
+import fused
 import metrics
 import model
 import optimize
@@ -44,12 +46,13 @@ class Training:
         args, job = self._args, self._job
         tf.config.experimental.enable_tensor_float_32_execution(args.precision == 'tf32')
         self._inputs, self._labels = (tf.placeholder(tf.int32, [args.batch_size, job.seq_length]) for _ in range(2))
-        loss = model.loss(self._model(self._inputs), self._labels)
-        self._weights = tf.trainable_variables()
-        trained = [v for v in self._weights if '/h' in v.name or not args.only_train_transformer_layers]
-        self._train_step = optimize.TrainStep(
-            loss, trained, optimizer=args.optimizer, accumulate=args.accumulate_gradients,
-            memory_saving=job.memory_saving, clip_norm=args.clip_norm, weight_decay=job.weight_decay)
+        with contextlib.nullcontext() if job.memory_saving else fused.compiling():
+            loss = model.loss(self._model(self._inputs), self._labels)
+            self._weights = tf.trainable_variables()
+            trained = [v for v in self._weights if '/h' in v.name or not args.only_train_transformer_layers]
+            self._train_step = optimize.TrainStep(
+                loss, trained, optimizer=args.optimizer, accumulate=args.accumulate_gradients,
+                memory_saving=job.memory_saving, clip_norm=args.clip_norm, weight_decay=job.weight_decay)
         if args.val_every:
             self._validation_batch = tf.placeholder(tf.int32, [args.val_batch_size, job.seq_length])
             self._validation_loss = model.loss(self._model(self._validation_batch), self._validation_batch,

@@ -20,8 +20,7 @@ def pieces(request, tf, monkeypatch):
     monkeypatch.setattr(fused, 'HEAD_ROWS', request.param[1])
 
 
-@pytest.mark.parametrize('memory_saving', [False, True])
-def test_loss_and_gradients_in_pieces_equal_the_oracle(tf, session, pieces, memory_saving):
+def check_loss_and_gradients(tf, session, memory_saving):
     import memory_saving_gradients
     import model
     import optimize
@@ -39,6 +38,21 @@ def test_loss_and_gradients_in_pieces_equal_the_oracle(tf, session, pieces, memo
     for variable, gradient in zip(variables, gradients):
         np.testing.assert_allclose(gradient, expected_gradients[variable.op.name.removeprefix('model/')], atol=1e-4,
                                    err_msg=variable.name)
+
+
+@pytest.mark.parametrize('memory_saving', [False, True])
+def test_loss_and_gradients_in_pieces_equal_the_oracle(tf, session, pieces, memory_saving):
+    check_loss_and_gradients(tf, session, memory_saving)
+
+
+@pytest.mark.parametrize('memory_saving', [False, True])
+def test_compiled_loss_and_gradients_equal_the_oracle(tf, session, memory_saving, monkeypatch):
+    import fused
+    monkeypatch.setattr(fused, 'COMPILED_SIZE', 1)
+    with fused.compiling():
+        check_loss_and_gradients(tf, session, memory_saving)
+    functions = [op for op in tf.get_default_graph().get_operations() if 'PartitionedCall' in op.type]
+    assert functions and all(op.get_attr('_XlaMustCompile') for op in functions)
 
 
 def test_the_loss_alone_is_the_same_and_has_no_gradient(tf, session, pieces):
