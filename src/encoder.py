@@ -149,8 +149,12 @@ class Encoder:
 
         Raises ValueError for an id that is not in the vocabulary.
         """
+        return self.decode_bytes(ids).decode('utf-8', 'replace')
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """What `decode` decodes: a character's bytes may lie in several tokens."""
         try:
-            return b''.join([self._bytes[id] for id in ids]).decode('utf-8', 'replace')
+            return b''.join([self._bytes[id] for id in ids])
         except KeyError as error:
             raise ValueError(f'no token has the id {error.args[0]}; ids go from 0 to {self.n_vocab - 1}') from None
 

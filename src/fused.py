@@ -27,6 +27,13 @@ def shape_of(x: tf.Tensor) -> list:
     return [dynamic[i] if size is None else size for i, size in enumerate(sizes)]
 
 
+def reshape(x: tf.Tensor, sizes: list) -> tf.Tensor:
+    """x in a shape from `shape_of`: a single dimension that only the run will know need not be computed."""
+    if sum(isinstance(size, tf.Tensor) for size in sizes) == 1:
+        sizes = [-1 if isinstance(size, tf.Tensor) else size for size in sizes]
+    return tf.reshape(x, sizes)
+
+
 def gradient_by(backward):
     """Decorates a function of tensors, whose output's gradient `backward(dy, y, *inputs)` carries on to each input."""
     def decorate(forward):

@@ -1,6 +1,8 @@
-"""A model directory in, text out."""
+"""A model directory in, text out: prompts of any length side by side, each as if it were alone."""
 
-from collections.abc import Iterator
+import collections
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -9,12 +11,21 @@ import checkpoint
 import model
 import model_dir
 import sample
+from continuation import Continuation, Settings
 from encoder import Encoder, load_encoder
+from errors import UserError
 from runtime import session_config
+
+ROOM = 256      # tokens by which the cache grows: attention reads all that it has room for
 
 
 class Generator:
     """Samples from the model in a model or run directory. The graph is built once; every setting is fed.
+
+        generator = Generator('models/117M')
+        generator.generate(['Once upon a time'], length=50, top_k=40, seed=1)   # -> a list of one text
+        for piece in generator.stream('Once upon a time', length=50):
+            print(piece, end='', flush=True)
 
     hparams and encoder are read from the directory too unless they are given. Raises UserError for a directory without a
     complete model.
@@ -25,49 +36,160 @@ class Generator:
         self.encoder = encoder or load_encoder(directory)
         prefix = model_dir.find_checkpoint(directory)
         graph = tf.Graph()
-        with graph.as_default():
+        with graph.as_default(), tf.variable_scope(tf.get_variable_scope(), custom_getter=sample.read_once()):
             self._build()
+        with graph.as_default():
             self._session = tf.Session(graph=graph, config=session_config())
             checkpoint.restore(self._session, prefix, tf.trainable_variables())
             self._session.run(tf.local_variables_initializer())
+        graph.finalize()
+        self._user = None       # of the cache: the call of `steps` that wrote it
+
+    def generate(self, prompts: Iterable[str], *, seed: int | None = None, batch_size: int = 8, **settings) -> list[str]:
+        """Continues each prompt; '' writes from nothing. A seed gives the same texts for every batch size.
+
+        settings: the fields of continuation.Settings. Raises UserError for one that will not do, and for a prompt longer than
+        the model's window.
+        """
+        settings = Settings(**settings)
+        texts = [self.continuation(prompt, settings, [seed, number]) for number, prompt in enumerate(prompts)]
+        return [text.text for text in self.finish(texts, batch_size)]
+
+    def stream(self, prompt: str, *, seed: int | None = None, **settings) -> Iterator[str]:
+        """The text that `generate` gives for one prompt, piece by piece as it is written, whole characters only."""
+        for text in self.steps([self.continuation(prompt, Settings(**settings), [seed, 0])], 1):
+            if piece := text.new_text():
+                yield piece
+
+    def continuation(self, prompt: str, settings: Settings, seed: list) -> Continuation:
+        """A text to be written (see Continuation). Raises UserError if the prompt is longer than the window."""
+        context = self.encoder.encode(prompt) or [self.encoder.end_of_text]
+        if len(context) > self.hparams.n_ctx:
+            raise UserError(f'the prompt has {len(context)} tokens, the model\'s window holds {self.hparams.n_ctx}: '
+                            'give a shorter one')
+        return Continuation(prompt, context, settings, seed, self.encoder, self.hparams.n_ctx // 2)
+
+    def finish(self, texts: Iterable[Continuation], batch_size: int) -> Iterator[Continuation]:
+        """Writes the texts and yields them in order, each as soon as it and all before it are done."""
+        begun = collections.deque()
+
+        def noted():
+            for text in texts:
+                begun.append(text)
+                yield text
+
+        for _ in self.steps(noted(), batch_size):
+            while begun and begun[0].stop_reason:
+                yield begun.popleft()
+
+    def steps(self, texts: Iterable[Continuation], batch_size: int) -> Iterator[Continuation]:
+        """Writes the texts, batch_size of them side by side; yields a text after each of its tokens.
+
+        All must have the same temperature, top_k, top_p and repetition_penalty. A text that is done makes place for the
+        next. One whose window is full goes on from the last half of it.
+        """
+        source, me = iter(texts), object()
+        rows = list(itertools.islice(source, batch_size))
+        while any(rows):
+            if self._user is not me:    # at the beginning, or because another call came between
+                self._user, self._rows, self._room = me, 0, 0
+                for text in filter(None, rows):
+                    text.cached = False
+            for text in filter(None, rows):
+                text.slide(self.hparams.n_ctx)
+            rows = self._arrange(rows)
+            fresh = [row for row, text in enumerate(rows) if text and not text.cached]
+            advanced = fresh or [row for row, text in enumerate(rows) if text]
+            for row, token, log_probability in zip(advanced, *(self._prefill if fresh else self._decode)(rows, advanced)):
+                text = rows[row]
+                text.accept(int(token), float(log_probability))
+                if text.stop_reason:
+                    rows[row] = next(source, None)
+                yield text
+
+    def _arrange(self, rows: list) -> list:
+        """Makes the cache fit the rows: closes up those without a text when they are half, and adds room."""
+        kept = [row for row, text in enumerate(rows) if text]
+        if self._rows and len(kept) > len(rows) / 2:
+            kept = list(range(len(rows)))
+        needed = max(len(text.tokens) - text.window for text in rows if text)
+        room = max(self._room, min(-(-needed // ROOM) * ROOM, self.hparams.n_ctx))
+        if (len(kept), room) != (self._rows, self._room):
+            old = kept if self._rows else []
+            self._session.run(self._resized, {self._kept: old, self._size: [len(kept), room]})
+            self._rows, self._room = len(kept), room
+        return [rows[row] for row in kept]
 
     def _build(self) -> None:
+        hparams = self.hparams
+        shape = [None, hparams.n_head, None, hparams.head_size]
+        cache = [tf.Variable(tf.zeros([size or 0 for size in shape]), trainable=False, shape=tf.TensorShape(shape),
+                             collections=[tf.GraphKeys.LOCAL_VARIABLES]) for _ in range(2 * hparams.n_layer)]
+        self._kept, self._size = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [2])
+        self._resized = tf.group(*[variable.assign(self._resize(variable.read_value())) for variable in cache])
+
         self._tokens = tf.placeholder(tf.int32, [None, None])
+        self._places = tf.placeholder(tf.int32, [None])
         self._uniform = tf.placeholder(tf.float32, [None])
+        self._history = tf.placeholder(tf.int32, [None, None])
         self._settings = {'temperature': tf.placeholder(tf.float32, []), 'top_k': tf.placeholder(tf.int32, []),
                           'top_p': tf.placeholder(tf.float32, [])}
-        shape = model.past_shape(hparams=self.hparams)
-        past = tf.Variable(tf.zeros([size or 0 for size in shape]), trainable=False, shape=tf.TensorShape(shape),
-                           collections=[tf.GraphKeys.LOCAL_VARIABLES])
-        self._first = self._next(past, None)
-        self._following = self._next(past, past.read_value())
+        self._penalty = tf.placeholder(tf.float32, [])
+        # The values read are the variables' own memory, so what is written into them in place is in the variables.
+        memory = [variable.read_value() for variable in cache]
+        self._lengths = tf.placeholder(tf.int32, [None])
+        logits, present = sample.prefill(hparams, self._tokens, self._lengths)
+        positions = tf.range(tf.shape(self._tokens)[1])[None]
+        at = sample.places(self._places, positions, heads=hparams.n_head, capacity=tf.shape(memory[0])[2])
+        written = [sample.write(tensor, at, new).op for tensor, new in zip(memory, present)]
+        self._prefilled = [*self._drawn(logits), tf.group(*written)]
+        logits = sample.decode(hparams, self._tokens[:, 0], sample.Cache(memory, self._places))
+        self._decoded = self._drawn(logits)
 
-    def _next(self, past, seen):
-        """The next token of each row, once `past` holds the keys and values of the tokens `seen` and those fed."""
-        result = model.model(self.hparams, self._tokens, past=seen)
-        present = result['present']
-        kept = past.assign(present if seen is None else tf.concat([seen, present], axis=-2))
-        with tf.control_dependencies([kept]):
-            return sample.next_token(result['logits'][:, -1], self._uniform, **self._settings)
+    def _resize(self, tensor):
+        rows, room = tf.unstack(self._size)
+        kept = tf.gather(tensor, self._kept)[:, :, :room]
+        _, _, old_room, _ = tf.unstack(tf.shape(kept))
+        return tf.pad(kept, [[0, rows - tf.size(self._kept)], [0, 0], [0, room - old_room], [0, 0]])
 
-    def stream(self, context: np.ndarray, length: int, rngs: list[np.random.Generator], *, temperature: float = 1,
-               top_k: int = 0, top_p: float = 0.0) -> Iterator[np.ndarray]:
-        """Continues each row of `context` [batch, sequence] by `length` tokens; yields the tokens [batch] of each step.
+    def _drawn(self, logits) -> list:
+        """The next token of each row, and its log-probability."""
+        if self.encoder.n_vocab < self.hparams.n_vocab:     # rows of wte that mean nothing
+            logits = logits[:, :self.encoder.n_vocab]
+        likely = tf.cond(tf.equal(self._penalty, 1), lambda: logits,
+                         lambda: sample.penalize(logits, self._history, self._penalty))
+        token = sample.next_token(likely, self._uniform, **self._settings)
+        return [token, tf.gather(logits, token, batch_dims=1) - tf.reduce_logsumexp(logits, axis=-1)]
 
-        rngs: one generator for each row, which gives one number for each token, so that a row's text does not depend on
-        its batch. Context and length together must fit in n_ctx + 1.
-        """
-        settings = {self._settings['temperature']: temperature, self._settings['top_k']: top_k,
-                    self._settings['top_p']: top_p}
-        tokens, fetch = context, self._first
-        for _ in range(length):
-            uniform = [rng.random() for rng in rngs]
-            token = self._session.run(fetch, {self._tokens: tokens, self._uniform: uniform, **settings})
-            yield token
-            tokens, fetch = token[:, None], self._following
+    def _prefill(self, rows: list, fresh: list) -> tuple:
+        """Reads the windows of the rows `fresh` into the cache. Returns their next tokens and log-probabilities."""
+        windows = [rows[row].tokens[rows[row].window:] for row in fresh]
+        lengths = [len(window) for window in windows]
+        tokens = np.zeros([len(fresh), max(lengths)], np.int32)
+        for row, window in zip(tokens, windows):
+            row[:len(window)] = window
+        for row in fresh:
+            rows[row].cached = True
+        return self._session.run(self._prefilled, {self._tokens: tokens, self._lengths: lengths, self._places: fresh,
+                                                   **self._feed([rows[row] for row in fresh])})[:2]
 
-    def generate(self, context: list[int], length: int, seeds: list, **settings) -> list[list[int]]:
-        """Continues the token ids `context` once for each seed, all in one batch. Returns the new ids alone."""
-        rows = np.tile(np.asarray(context, np.int32), (len(seeds), 1))
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-        return np.stack(list(self.stream(rows, length, rngs, **settings)), axis=1).tolist()
+    def _decode(self, rows: list, active: list) -> list:
+        """Reads the last token of each row. Returns the next ones of the active rows and their log-probabilities."""
+        last = [text.tokens[-1] if text else 0 for text in rows]
+        positions = [len(text.tokens) - 1 - text.window if text else 0 for text in rows]
+        drawn = self._session.run(self._decoded, {self._tokens: np.array(last)[:, None], self._places: positions,
+                                                  **self._feed(rows)})
+        return [values[active] for values in drawn]
+
+    def _feed(self, texts: list) -> dict:
+        settings = next(text.settings for text in texts if text)
+        history = np.zeros([len(texts), 0], np.int32)
+        if settings.repetition_penalty != 1:
+            longest = max(len(text.tokens) for text in texts if text)
+            history = np.full([len(texts), longest], -1, np.int32)
+            for row, text in zip(history, texts):
+                if text:
+                    row[:len(text.tokens)] = text.tokens
+        return {self._uniform: [text.random.random() if text else 0.0 for text in texts],
+                self._history: history, self._penalty: settings.repetition_penalty,
+                **{placeholder: getattr(settings, name) for name, placeholder in self._settings.items()}}

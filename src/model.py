@@ -29,26 +29,40 @@ def linear(x, scope, n_out, *, function=fused.linear, before=(), stddev=0.02, dt
         w = tf.get_variable('w', [1, n_in, n_out], initializer=tf.random_normal_initializer(stddev=stddev))
         b = tf.get_variable('b', [n_out], initializer=tf.zeros_initializer())
         y = function(tf.reshape(x, [-1, n_in]), *before, tf.cast(tf.squeeze(w, 0), dtype), tf.cast(b, dtype))
-        return tf.reshape(y, [batch, sequence, n_out])
+        return fused.reshape(y, [batch, sequence, n_out])
 
 
-def attend(qkv, past, masks):  # [batch, sequence, 3, heads, head], past -> [batch, sequence, heads, head], present
+class Past:
+    """Keys and values of the tokens before X, as one tensor (see past_shape). sample.Cache is another kind."""
+
+    def __init__(self, past, sequence):
+        self._layers = tf.unstack(past, axis=1)
+        start = shape_of(past)[-2]
+        self.positions = tf.range(start, start + sequence)[None]
+        self.mask = fused.causal_mask(sequence, start + sequence)
+
+    def extend(self, layer, k, v):  # [batch, heads, sequence, head] of X -> the same of all tokens that X may look at
+        past_k, past_v = tf.unstack(self._layers[layer], axis=1)
+        return tf.concat([past_k, k], axis=2), tf.concat([past_v, v], axis=2)
+
+
+def attend(qkv, layer, past, masks):  # [batch, sequence, 3, heads, head] -> [batch, sequence, heads, head], present
     """Attention to the tokens of the past and to those up to the query's own."""
     q, k, v = fused.split_heads(qkv)
     present = tf.stack([k, v], axis=1)  # [batch, 2, heads, sequence, head]
     if past is None:
         return fused.causal_attention(qkv, *masks), present
-    past_k, past_v = tf.unstack(past, axis=1)
-    weights = fused.attention_weights(q, tf.concat([past_k, k], axis=2), *masks)
-    return fused.swap_heads(tf.matmul(weights, tf.concat([past_v, v], axis=2))), present
+    keys, values = past.extend(layer, k, v)
+    return fused.swap_heads(tf.matmul(fused.attention_weights(q, keys, *masks), values)), present
 
 
-def attention(x, scope, *, norm, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, keys and values
+def attention(x, scope, *, norm, layer, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, keys and values
     with tf.variable_scope(scope):
         batch, sequence, n_features = shape_of(x)
         qkv = linear(x, 'c_attn', 3 * n_features, function=fused.norm_linear, before=norm, dtype=dtype)
-        y, present = attend(tf.reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size]), past, masks)
-        y = tf.reshape(y, [batch, sequence, n_features])
+        y, present = attend(fused.reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size]), layer, past,
+                            masks)
+        y = fused.reshape(y, [batch, sequence, n_features])
         return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams)), present
 
 
@@ -63,10 +77,10 @@ def residual_stddev(hparams):
     return 0.02 / math.sqrt(2 * hparams.n_layer)
 
 
-def block(x, scope, *, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, and keys and values
+def block(x, layer, *, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, and keys and values
     """Two sublayers, each of which reads the residual stream x through a normalisation, and adds to it."""
-    with tf.variable_scope(scope):
-        y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', x.shape[-1]), past=past, masks=masks,
+    with tf.variable_scope(f'h{layer}'):
+        y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', x.shape[-1]), layer=layer, past=past, masks=masks,
                                hparams=hparams, dtype=dtype)
         x = x + tf.cast(y, x.dtype)
         y = mlp(x, 'mlp', norm=gain_and_bias('ln_2', x.shape[-1]), hparams=hparams, dtype=dtype)
@@ -81,7 +95,8 @@ def past_shape(*, hparams: HParams, batch_size=None, sequence=None) -> list:
 def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dtype=tf.float32) -> dict:
     """Builds the network for token ids X [batch, sequence] int32.
 
-    `past` (see past_shape) holds the keys and values of tokens before X; past and X together must fit in n_ctx.
+    `past` holds the keys and values of tokens before X: a tensor (see past_shape), or something that gives the positions
+    of X, its mask and, by `extend`, the keys and values, as Past does. Past and X together must fit in n_ctx.
     Each block's output goes to the collection `checkpoints`, from which memory_saving_gradients recomputes.
     dtype: of the matrix multiplications; the weights, the residual stream, normalisation and softmax are float32.
 
@@ -94,20 +109,22 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
         wte = tf.get_variable('wte', [hparams.n_vocab, hparams.n_embd],
                               initializer=tf.random_normal_initializer(stddev=0.02))
         batch, sequence = shape_of(X)
-        start = 0 if past is None else shape_of(past)[-2]
+        if isinstance(past, tf.Tensor):
+            past = Past(past, sequence)
+        positions = wpe[:sequence] if past is None else tf.gather(tf.convert_to_tensor(wpe), past.positions)
         # A value, and one of its own: gathering from the variable itself would make each later read of it a copy, and
         # what arrives at this read are the gradients of a few rows, which optimize.gradients_of can then keep apart.
-        h = tf.gather(tf.convert_to_tensor(wte), X) + wpe[start:start + sequence]
-        masks = fused.causal_masks(sequence) if past is None else [fused.causal_mask(sequence, start + sequence)]
+        h = tf.gather(tf.convert_to_tensor(wte), X) + positions
+        masks = fused.causal_masks(sequence) if past is None else [past.mask]
         presents = []
-        for layer, layer_past in enumerate([None] * hparams.n_layer if past is None else tf.unstack(past, axis=1)):
-            h, present = block(h, f'h{layer}', past=layer_past, masks=masks, hparams=hparams, dtype=dtype)
+        for layer in range(hparams.n_layer):
+            h, present = block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype)
             tf.add_to_collection('checkpoints', h)
             presents.append(present)
         h = tf.cast(fused.layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
         wte = tf.cast(wte, dtype)
-        logits = tf.reshape(tf.matmul(tf.reshape(h, [-1, hparams.n_embd]), wte, transpose_b=True),
-                            [batch, sequence, hparams.n_vocab])
+        logits = fused.reshape(tf.matmul(tf.reshape(h, [-1, hparams.n_embd]), wte, transpose_b=True),
+                               [batch, sequence, hparams.n_vocab])
         return {'hidden': h, 'wte': wte, 'logits': logits, 'present': tf.stack(presents, axis=1)}
 
 

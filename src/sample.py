@@ -2,16 +2,14 @@
 
 import tensorflow.compat.v1 as tf
 
+import fused
 import model
 
 
 def top_k_logits(logits, k):  # [batch, n_vocab] -> the same, -inf outside the k largest
-    """Fan et al. 2018: only the k most likely tokens stay (and those that tie with the last of them); 0 keeps all."""
-    def truncated():
-        smallest = tf.nn.top_k(logits, k=tf.clip_by_value(k, 1, logits.shape[-1])).values[:, -1:]
-        return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
-
-    return tf.cond(tf.equal(k, 0), lambda: logits, truncated)
+    """Fan et al. 2018: only the k most likely tokens stay, and those that tie with the last of them."""
+    smallest = tf.nn.top_k(logits, k).values[:, -1:]
+    return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
 
 
 def top_p_logits(logits, p):  # [batch, n_vocab] -> the same, -inf outside the nucleus
@@ -23,11 +21,6 @@ def top_p_logits(logits, p):  # [batch, n_vocab] -> the same, -inf outside the n
     size = tf.maximum(tf.reduce_sum(tf.cast(before < p, tf.int32), axis=-1, keepdims=True), 1)
     smallest = tf.gather(descending, size - 1, batch_dims=1)
     return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
-
-
-def truncate(logits, top_k, top_p):  # [batch, n_vocab] -> the same
-    """top_p where it is above 0, else top_k; 0 turns either off."""
-    return tf.cond(top_p > 0, lambda: top_p_logits(logits, top_p), lambda: top_k_logits(logits, top_k))
 
 
 def draw(logits, uniform):  # [batch, n_vocab], [batch] -> [batch] int32
@@ -42,12 +35,88 @@ def draw(logits, uniform):  # [batch, n_vocab], [batch] -> [batch] int32
     return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
 
 
+def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 -> [batch, n_vocab]
+    """Keskar et al. 2019: the logits of tokens in the row's history (-1 is none) become less likely by a factor."""
+    batch, n_vocab = fused.shape_of(logits)
+    rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(history))
+    places = tf.boolean_mask(tf.stack([rows, history], axis=-1), history >= 0)
+    times = tf.scatter_nd(places, tf.ones(tf.shape(places)[:1]), [batch, n_vocab])
+    return tf.where(times > 0, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def draw_top_k(logits, uniform, k):  # [batch, n_vocab], [batch], scalar -> [batch] int32
+    """Draws as top_k_logits says, but sorts out and adds up only the k largest, unless others tie with the last of them."""
+    k = tf.clip_by_value(k, 1, logits.shape[-1])
+    best = tf.nn.top_k(logits, k)
+    tie = tf.reduce_sum(tf.cast(logits >= best.values[:, -1:], tf.int32), axis=-1) > k
+    drawn = tf.gather(best.indices, draw(best.values, uniform), batch_dims=1)
+    return tf.cond(tf.reduce_any(tie), lambda: tf.where(tie, draw(top_k_logits(logits, k), uniform), drawn),
+                   lambda: drawn)
+
+
 def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_vocab], [batch] -> [batch] int32
-    """Draws from softmax(logits / temperature), truncated; temperature 0 takes the most likely token."""
+    """Draws from softmax(logits / temperature), truncated: by top_p where it is above 0, else by top_k where it is.
+
+    temperature 0 takes the most likely token.
+    """
     temperature, top_p = tf.cast(temperature, logits.dtype), tf.cast(top_p, logits.dtype)
-    return tf.cond(temperature > 0,
-                   lambda: draw(truncate(logits / temperature, top_k, top_p), uniform),
-                   lambda: tf.argmax(logits, axis=-1, output_type=tf.int32))
+    scaled = tf.cond(temperature > 0, lambda: logits / temperature, lambda: logits)
+    return tf.case([(tf.equal(temperature, 0), lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)),
+                    (top_p > 0, lambda: draw(top_p_logits(scaled, top_p), uniform)),
+                    (tf.equal(top_k, 0), lambda: draw(scaled, uniform))],
+                   default=lambda: draw_top_k(scaled, uniform, top_k))
+
+
+class Cache:
+    """Keys and values of the tokens so far, in memory set aside for `capacity` tokens a row, and written in place.
+
+    tensors: the keys, then the values of each block, [rows, heads, capacity, head]. positions [rows]: where each row's next
+    token stands; what the memory holds at later positions counts for nothing. So rows may be of unequal length. It is a
+    `past` of model.model for X [rows, 1].
+    """
+
+    def __init__(self, tensors: list, positions):
+        self.tensors = list(tensors)
+        rows, heads, capacity, _ = fused.shape_of(self.tensors[0])
+        self._at = places(tf.range(rows), positions[:, None], heads=heads, capacity=capacity)
+        self.positions = positions[:, None]
+        visible = tf.range(capacity)[None] <= self.positions
+        self.mask = tf.where(visible, tf.zeros([rows, capacity]), tf.fill([rows, capacity], tf.float32.min))[:, None, None]
+
+    def extend(self, layer, k, v):  # [rows, heads, 1, head] of the new token -> [rows, heads, capacity, head]
+        for i, new in enumerate((k, v), start=2 * layer):
+            self.tensors[i] = write(self.tensors[i], self._at, new)
+        return self.tensors[2 * layer:2 * layer + 2]
+
+
+def places(rows, positions, *, heads, capacity):  # [n], [n, sequence] -> [n * heads * sequence]
+    """Where in a cache the keys of `rows` at `positions` are, counted in heads' features."""
+    heads_of_rows = rows[:, None] * heads + tf.range(heads)[None]
+    return tf.reshape(heads_of_rows[:, :, None] * capacity + positions[:, None, :], [-1])
+
+
+def write(tensor, at, new):  # [rows, heads, capacity, head], [n], n times [head] -> the same memory with `new` in it
+    """Where several are written to one place, the last one stays."""
+    flat = tf.reshape(tensor, [-1, tensor.shape[-1]])
+    updated = tf.raw_ops.InplaceUpdate(x=flat, i=at, v=tf.reshape(new, [-1, tensor.shape[-1]]))
+    return tf.reshape(updated, fused.shape_of(tensor))
+
+
+def prefill(hparams, tokens, lengths):
+    """Reads prompts [rows, sequence], padded on the right to one length.
+
+    Returns logits [rows, n_vocab] behind the last token of each, and what a cache needs of them: the keys, then the values
+    of each block, [rows, heads, sequence, head].
+    """
+    output = model.model(hparams, tokens)
+    last = tf.gather(output['hidden'], lengths - 1, batch_dims=1)
+    of_blocks = tf.unstack(output['present'], axis=1)
+    return tf.matmul(last, output['wte'], transpose_b=True), [x for block in of_blocks for x in tf.unstack(block, axis=1)]
+
+
+def decode(hparams, tokens, cache: Cache):  # [rows] -> [rows, n_vocab]
+    """Logits behind one more token of each row, which goes into the cache."""
+    return model.model(hparams, tokens[:, None], past=cache)['logits'][:, 0]
 
 
 def read_once():
@@ -60,7 +129,7 @@ def read_once():
 
     def read(getter, name, *args, **kwargs):
         if name not in values:
-            values[name] = tf.identity(getter(name, *args, **kwargs))
+            values[name] = tf.convert_to_tensor(getter(name, *args, **kwargs))
         return values[name]
 
     return read
@@ -82,29 +151,24 @@ def sample_sequence(*, hparams, length, start_token=None, batch_size=None, conte
         context = tf.fill([batch_size, 1], start_token)
     if uniform is None:
         uniform = tf.random.uniform([tf.shape(context)[0], length])
+    settings = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
     read = read_once()
 
-    def step(tokens, past):
+    def body(count, tokens, logits, memory):
+        token = next_token(logits, uniform[:, count], **settings)
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
-            result = model.model(hparams, tokens, past=past, reuse=tf.AUTO_REUSE)
-        present = result['present']
-        present.set_shape(model.past_shape(hparams=hparams, batch_size=batch_size))
-        return result['logits'][:, -1], present if past is None else tf.concat([past, present], axis=-2)
-
-    def body(count, tokens, logits, past):
-        token = next_token(logits, uniform[:, count], temperature=temperature, top_k=top_k, top_p=top_p)[:, None]
-        tokens = tf.concat([tokens, token], axis=1)
-        logits, past = step(token, past)
-        return count + 1, tokens, logits, past
+            cache = Cache(memory, tf.fill([batch], start + count))
+            logits = decode(hparams, token, cache)
+        return count + 1, tokens.write(count, token), logits, cache.tensors
 
     with tf.name_scope('sample_sequence'):
-        logits, past = step(context, None)
-        invariants = [tf.TensorShape([]), tf.TensorShape([batch_size, None]),
-                      tf.TensorShape([batch_size, hparams.n_vocab]),
-                      tf.TensorShape(model.past_shape(hparams=hparams, batch_size=batch_size))]
-        count, tokens, logits, _ = tf.while_loop(lambda count, *_: count < length - 1, body,
-                                                 [0, context, logits, past], shape_invariants=invariants,
+        batch, start = fused.shape_of(context)
+        with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
+            logits, present = prefill(hparams, context, tf.fill([batch], start))
+        memory = [tf.pad(x, [[0, 0], [0, 0], [0, length - 1], [0, 0]]) for x in present]
+        tokens = tf.TensorArray(tf.int32, length)
+        count, tokens, logits, _ = tf.while_loop(lambda count, *_: count < length - 1, body, [0, tokens, logits, memory],
                                                  back_prop=False)
         # The last token is drawn outside of the loop: its own pass through the model would be for nothing.
-        last = next_token(logits, uniform[:, count], temperature=temperature, top_k=top_k, top_p=top_p)
-        return tf.concat([tokens, last[:, None]], axis=1)
+        tokens = tokens.write(count, next_token(logits, uniform[:, count], **settings))
+        return tf.concat([context, tf.transpose(tokens.stack())], axis=1)

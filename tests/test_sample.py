@@ -21,7 +21,7 @@ def chi_square(counts, probabilities):
 
 @pytest.mark.parametrize(('temperature', 'top_k', 'top_p'), [
     (1, 0, 0.0), (0.7, 0, 0.0), (1.8, 0, 0.0), (1, 3, 0.0), (1, 2, 0.0), (0.7, 5, 0.0), (1, 0, 0.8), (1.5, 0, 0.5),
-    (1, 3, 0.95), (1, 0, 1.0), (1, 100, 0.0), (1, 0, 0.01), (1, 1, 0.0),
+    (1, 3, 0.95), (1, 0, 1.0), (0.7, 0, 1.0), (1, 100, 0.0), (1, 8, 0.0), (1, 0, 0.01), (1, 1, 0.0),
 ])
 def test_draws_follow_the_truncated_distribution(tf, session, temperature, top_k, top_p):
     import sample
@@ -110,12 +110,36 @@ def test_sampled_sequences_follow_the_oracle(tf, session, params):
     uniform = tf.constant(np.random.default_rng(0).random((n, 2), np.float32))
     tokens = session.run(sample.sample_sequence(hparams=HPARAMS, length=2, start_token=5, batch_size=n, uniform=uniform,
                                                 top_k=3))
-    first = reference.next_token_probabilities(reference.gpt2(np.array([[5]]), params, HPARAMS)[0, -1], top_k=3)
+    assert_joint(tokens[:, 1:].T, [5], params)
+
+
+def test_rows_of_unequal_length_follow_the_oracle_through_the_cache(tf, session, params):
+    """Two tokens behind each of two prompts, one longer than the other, side by side in one batch."""
+    import sample
+    n, prompts = DRAWS, [[5], [7, 3, 9]]
+    tokens = np.zeros([2 * n, 3], np.int32)
+    tokens[0::2, :1], tokens[1::2] = prompts
+    lengths = np.tile([1, 3], n)
+    uniform = np.random.default_rng(0).random((2, 2 * n), np.float32)
+    settings = {'temperature': 1, 'top_k': 3, 'top_p': 0.0}
+    logits, present = sample.prefill(HPARAMS, tf.constant(tokens), tf.constant(lengths, tf.int32))
+    first = sample.next_token(logits, uniform[0], **settings)
+    memory = [tf.pad(x, [[0, 0], [0, 0], [0, 2], [0, 0]]) for x in present]
+    cache = sample.Cache(memory, tf.constant(lengths, tf.int32))
+    second = sample.next_token(sample.decode(HPARAMS, first, cache), uniform[1], **settings)
+    drawn = np.stack(session.run([first, second]))
+    for row, prompt in enumerate(prompts):
+        assert_joint(drawn[:, row::2], prompt, params)
+
+
+def assert_joint(drawn, prompt, params):
+    """drawn [2, n]: pairs of tokens behind the prompt, with top_k 3."""
+    likely = reference.next_token_probabilities(reference.gpt2(np.array([prompt]), params, HPARAMS)[0, -1], top_k=3)
     joint = np.zeros((HPARAMS.n_vocab, HPARAMS.n_vocab))
-    for token in first.nonzero()[0]:
-        logits = reference.gpt2(np.array([[5, token]]), params, HPARAMS)[0, -1]
-        joint[token] = first[token] * reference.next_token_probabilities(logits, top_k=3)
+    for token in likely.nonzero()[0]:
+        logits = reference.gpt2(np.array([[*prompt, token]]), params, HPARAMS)[0, -1]
+        joint[token] = likely[token] * reference.next_token_probabilities(logits, top_k=3)
     counts = np.zeros_like(joint)
-    np.add.at(counts, (tokens[:, 1], tokens[:, 2]), 1)
+    np.add.at(counts, tuple(drawn), 1)
     assert (counts[joint == 0] == 0).all()
     assert chi_square(counts, joint) < 26.1     # 0.999 quantile, 8 degrees of freedom

@@ -1,5 +1,6 @@
 """The two sampling scripts as a person runs them."""
 
+import json
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ def ask(tf, home, monkeypatch, capsys):
         module = importlib.import_module(os.path.basename(script).removesuffix('.py'))
         monkeypatch.chdir(home)
         monkeypatch.setattr(sys, 'argv', [script, '--model_name', 'toy', *map(str, flags)])
-        monkeypatch.setattr(sys, 'stdin', io.StringIO(lines))
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(lines.encode())))
         capsys.readouterr()
         module.main()
         return capsys.readouterr()
@@ -36,7 +37,7 @@ def test_each_prompt_is_continued_and_an_empty_one_asked_again(ask):
     screen = ask(INTERACTIVE, 'the quick\n\n   \nthe dog', '--nsamples', 3, '--batch_size', 2, '--length', 5)
     assert HEADER.findall(screen.out) == ['1', '2', '3'] * 2
     assert screen.out.count('=' * 80) == 2
-    assert screen.err.count('The prompt is empty') == 2
+    assert screen.err.count('The prompt is empty: say how the text should begin') == 2
 
 
 def test_a_seed_gives_the_same_text_for_every_batch_size(ask):
@@ -66,14 +67,63 @@ def test_greedy_text_is_the_oracle_s(ask, model_directory, tf):
         assert expected in ask(INTERACTIVE, 'the lazy\n', '--length', 20, *setting).out
 
 
-def test_a_long_prompt_shortens_the_sample_or_is_refused(ask, model_directory):
-    from encoder import load_encoder
-    encoder = load_encoder(str(model_directory))
-    fits = 'the dog' * 5
-    assert 1 < len(encoder.encode(fits)) <= 32
-    screen = ask(INTERACTIVE, f'{fits}\n{"z" * 40}\nthe\n', '--length', 32)
-    assert HEADER.findall(screen.out) == ['1', '1']
-    assert "The prompt has 40 tokens, the model's window holds 32" in screen.err
+def test_a_sample_may_be_longer_than_the_window_and_a_prompt_may_not(ask):
+    screen = ask(INTERACTIVE, f'{"the dog" * 5}\n{"z" * 40}\nthe\n', '--length', 100, '--jsonl', '--nostop_at_eot')
+    assert [len(sample['ids']) for sample in samples_in(screen.out)] == [100, 100]
+    assert screen.err == "The prompt has 40 tokens, the model's window holds 32: give a shorter one\n"
+
+
+def samples_in(output):
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_prompts_from_a_file_as_json_lines(ask, home):
+    (home / 'prompts.txt').write_text('the fox\nthe lazy dog jumps\n')
+    flags = ('--prompt_file', 'prompts.txt', '--jsonl', '--nsamples', 3, '--length', 20, '--top_k', 40)
+    screen = ask(INTERACTIVE, '', *flags, '--batch_size', 4, '--seed', 5)
+    samples = samples_in(screen.out)
+    assert [(sample['prompt'], sample['sample'], sample['seed']) for sample in samples] == [
+        (prompt, i, 5) for prompt in ('the fox', 'the lazy dog jumps') for i in (1, 2, 3)]
+    for sample in samples:
+        assert sample['stop_reason'] in ('length', 'eot') and sample['log_probability'] < 0 and sample['ids']
+    alone = samples_in(ask(INTERACTIVE, '', *flags, '--seed', 5).out)
+    assert [sample | {'log_probability': 0} for sample in alone] == [sample | {'log_probability': 0} for sample in samples]
+    assert [sample['log_probability'] for sample in alone] == pytest.approx(
+        [sample['log_probability'] for sample in samples], abs=1e-3)
+    # Without --seed, the one that is told makes the same samples again.
+    unseeded = ask(INTERACTIVE, '', *flags).out
+    assert unseeded == ask(INTERACTIVE, '', *flags, '--seed', samples_in(unseeded)[0]['seed']).out != screen.out
+
+
+def test_standard_input_can_be_a_prompt_file(ask):
+    screen = ask(INTERACTIVE, 'the fox\r\ndog\r\n', '--prompt_file', '-', '--length', 5, '--include_prompt', '--jsonl')
+    samples = samples_in(screen.out)
+    assert [sample['prompt'] for sample in samples] == ['the fox', 'dog']
+    assert all(sample['text'].startswith(sample['prompt']) for sample in samples)
+
+
+def test_one_prompt_with_stops(ask):
+    flags = ('--prompt', 'the quick', '--length', 60, '--seed', 2, '--jsonl')
+    [whole] = samples_in(ask(INTERACTIVE, '', *flags).out)
+    assert not whole['text'].startswith('the quick')
+    stops = [whole['text'][30:33], whole['text'][20:22]]
+    at = min(map(whole['text'].find, stops))
+    stop_flags = [part for stop in stops for part in ('--stop', stop)]
+    [stopped] = samples_in(ask(INTERACTIVE, '', *flags, *stop_flags, '--truncate').out)
+    assert (stopped['text'], stopped['stop_reason']) == (whole['text'][:at], 'stop')
+    [kept] = samples_in(ask(INTERACTIVE, '', *flags, *stop_flags, '--include_prompt').out)
+    assert kept['text'].startswith('the quick' + whole['text'][:at])
+    assert kept['text'].endswith(tuple(stops))
+
+
+def test_a_sample_is_shown_token_by_token(ask, monkeypatch):
+    import sampling_flags
+    shown = []
+    monkeypatch.setattr(sampling_flags, 'print', lambda *parts, end='\n', flush=False: shown.append(''.join(parts) + end),
+                        raising=False)
+    ask(INTERACTIVE, '', '--prompt', 'the', '--length', 20, '--seed', 2, '--nostop_at_eot')
+    assert shown[0].startswith('======== SAMPLE 1 ========\n')
+    assert len(shown) == 21
 
 
 def test_unconditional_samples(ask):
@@ -115,7 +165,6 @@ def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, script_name
         (['--run_name', 'missing'], "no run 'missing' in checkpoint; runs here: empty"),
         (['--run_name', 'empty'], 'holds no checkpoints'),
         (['--length', '0'], '--length must be a whole number, 1 or more, not 0'),
-        (['--length', '33'], "--length 33 is more than the model's window of 32 tokens"),
         (['--length', 'long'], "--length must be a whole number, 1 or more, not 'long'"),
         (['--temperature', '-1'], '--temperature must be a number, 0 or more, not -1'),
         (['--top_p', '1.5'], '--top_p must be a number, 0 to 1, not 1.5'),
@@ -123,6 +172,9 @@ def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, script_name
         (['--batch_size', '0'], '--batch_size must be a whole number, 1 or more, not 0'),
         (['--nsamples', '-1'], '--nsamples must be a whole number, 0 or more, not -1'),
         (['--seed', 'x'], "--seed must be a whole number, 0 or more, not 'x'"),
+        (['--repetition_penalty', '0'], '--repetition_penalty must be more than 0'),
+        (['--stop', ''], '--stop must be a string, and not an empty one'),
+        (['--truncate', '5'], '--truncate must be True or False, not 5'),
         (['--lenght', '5'], 'Could not consume arg: --lenght'),
     ]:
         line = one_line_error(without_tensorflow(script_name, '--model_name', 'toy', *flags))
@@ -130,10 +182,34 @@ def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, script_name
         assert words in line, (flags, line)
 
 
+def test_bad_prompts_are_one_line_before_tensorflow(without_tensorflow, home):
+    (home / 'empty.txt').write_text('')
+    (home / 'gap.txt').write_text('the\n\nfox\n')
+    (home / 'latin.txt').write_bytes('the\ncaf\xe9\n'.encode('latin-1'))
+    (home / 'long.txt').write_text('the\n' + 'z' * 40)
+    for flags, words in [
+        (['--prompt', ''], '--prompt is empty: say how the text should begin'),
+        (['--prompt', 'z' * 40], "--prompt has 40 tokens, the model's window holds 32"),
+        (['--prompt', 'a', '--prompt_file', 'gap.txt'], 'give --prompt or --prompt_file, not both'),
+        (['--prompt_file', 'missing.txt'], 'cannot read --prompt_file missing.txt: No such file or directory'),
+        (['--prompt_file', '.'], 'cannot read --prompt_file .: Is a directory'),
+        (['--prompt_file', 'empty.txt'], 'empty.txt is empty'),
+        (['--prompt_file', 'gap.txt'], 'gap.txt line 2 is empty'),
+        (['--prompt_file', 'latin.txt'], 'latin.txt line 2 is not UTF-8'),
+        (['--prompt_file', 'long.txt'], 'long.txt line 2 has 40 tokens'),
+    ]:
+        result = without_tensorflow(INTERACTIVE, '--model_name', 'toy', *flags)
+        assert words in one_line_error(result), (flags, result.stderr)
+        assert result.stdout == ''
+
+
 @pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])
 def test_help_names_every_flag(without_tensorflow, script_name):
     result = without_tensorflow(script_name, '--help')
     assert result.returncode == 0
-    for flag in ('model_name', 'run_name', 'models_dir', 'seed', 'nsamples', 'batch_size', 'length', 'temperature', 'top_k',
-                 'top_p'):
+    flags = ['model_name', 'run_name', 'models_dir', 'seed', 'nsamples', 'batch_size', 'length', 'temperature', 'top_k', 'top_p',
+             'repetition_penalty', 'stop', 'stop_at_eot', 'truncate', 'jsonl']
+    if script_name == INTERACTIVE:
+        flags += ['prompt', 'prompt_file', 'include_prompt']
+    for flag in flags:
         assert f'--{flag}=' in result.stdout
