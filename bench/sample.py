@@ -4,8 +4,8 @@
     pip install -r bench/requirements.txt
     bench/sample.py [--rounds 3]
 
-Each contestant is a process that stays. In each round all write a text from one token, one after the other, and a copy
-of a large array tells what the memory gives. Ratios are taken within a round; the table has their medians.
+Each contestant is a process that stays. In each round all write a text from one token, one after the other, and reading
+large arrays tells what the memory gives. Ratios are taken within a round; the table has their medians.
 """
 
 import argparse
@@ -191,6 +191,8 @@ def contest(name: str) -> None:
 
 
 class Contestant:
+    """A process that writes a text when told to. texts: the figures of those of each case."""
+
     def __init__(self, name: str):
         self.name, self.texts = name, {case: [] for case in CASES}
         self._process = subprocess.Popen([sys.executable, os.path.abspath(__file__), '--contestant', name],

@@ -180,6 +180,9 @@ def parse(flags: type[Flags], summary: str, **other_help: str) -> Flags:
     result = []
 
     def script(*given):
+        for name, value in zip(signature.parameters, given):
+            if name in strings and type(value) is bool:     # fire's reading of --flag and --noflag
+                raise UserError(f'--{name} needs a value')
         result.append(flags(*given))
 
     script.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)

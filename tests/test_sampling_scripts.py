@@ -173,6 +173,8 @@ def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, script_name
         (['--nsamples', '-1'], '--nsamples must be a whole number, 0 or more, not -1'),
         (['--seed', 'x'], "--seed must be a whole number, 0 or more, not 'x'"),
         (['--repetition_penalty', '0'], '--repetition_penalty must be more than 0'),
+        (['--stop'], '--stop needs a value'),
+        (['--norun_name'], '--run_name needs a value'),
         (['--stop', ''], '--stop must be a string, and not an empty one'),
         (['--truncate', '5'], '--truncate must be True or False, not 5'),
         (['--lenght', '5'], 'Could not consume arg: --lenght'),
