@@ -20,8 +20,8 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
     Shapes are compared first. Returns whether all were restored, the optimizer's state included. Raises UserError that
     names the variable if the checkpoint belongs to another model, or the file if it is damaged.
     """
-    with _named_in_errors(prefix):
-        stored = checked_shapes(prefix, weights)
+    with named_in_errors(prefix):
+        stored = checked_shapes(prefix, shapes_of(weights))
         everything = tf.global_variables()
         complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
         tf.train.Saver(everything if complete else weights).restore(session, prefix)
@@ -29,7 +29,7 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
 
 
 @contextlib.contextmanager
-def _named_in_errors(prefix: str):
+def named_in_errors(prefix: str):
     """Turns what TensorFlow raises for a damaged checkpoint into a UserError that names it."""
     try:
         yield
@@ -44,18 +44,22 @@ def _cause(error: Exception) -> str:
     return lines[node - 1]
 
 
-def checked_shapes(prefix: str, weights: list) -> dict:
+def shapes_of(variables: list) -> dict[str, list[int]]:
+    """Name -> shape, as in a checkpoint."""
+    return {variable.op.name: variable.shape.as_list() for variable in variables}
+
+
+def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
     """Name -> shape of all that a checkpoint holds. Raises UserError unless it holds these weights, in these shapes."""
     stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     other = f'{prefix} is a checkpoint of another model, it looks like {_model_of(stored)}:'
-    for variable in weights:
-        name, shape = variable.op.name, variable.shape.as_list()
+    for name, shape in weights.items():
         if name not in stored:
             raise UserError(f'{other} it holds no {name}')
         if stored[name] != shape:
             raise UserError(f'{other} {name} is {stored[name]} there, {shape} here')
     blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
-    if extra := blocks - {variable.op.name.split('/')[1] for variable in weights}:
+    if extra := blocks - {name.split('/')[1] for name in weights}:
         raise UserError(f'{other} it holds model/{min(extra)} too')
     return stored
 
@@ -122,7 +126,7 @@ def save_model(session: tf.Session, directory: str, from_checkpoint: str | None 
     """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given."""
     saver = tf.train.Saver()
     if from_checkpoint:
-        with _named_in_errors(from_checkpoint):
-            checked_shapes(from_checkpoint, tf.trainable_variables())
+        with named_in_errors(from_checkpoint):
+            checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))
             saver.restore(session, from_checkpoint)
     saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)

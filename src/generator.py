@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import checkpoint
-import model
 import model_dir
 import sample
 from continuation import Continuation, Settings
+from decoder import Decoder
 from encoder import Encoder, load_encoder
 from errors import UserError
-from runtime import session_config
+from hparams import HParams, load_hparams
+from runtime import session_config, shards_for
 
 ROOM = 256      # tokens by which the cache grows: attention reads all that it has room for
 
@@ -31,17 +31,18 @@ class Generator:
     complete model.
     """
 
-    def __init__(self, directory: str, hparams: model.HParams | None = None, encoder: Encoder | None = None):
-        self.hparams = hparams or model.load_hparams(directory)
+    def __init__(self, directory: str, hparams: HParams | None = None, encoder: Encoder | None = None):
+        self.hparams = hparams or load_hparams(directory)
         self.encoder = encoder or load_encoder(directory)
         prefix = model_dir.find_checkpoint(directory)
         graph = tf.Graph()
-        with graph.as_default(), tf.variable_scope(tf.get_variable_scope(), custom_getter=sample.read_once()):
-            self._build()
         with graph.as_default():
-            self._session = tf.Session(graph=graph, config=session_config())
-            checkpoint.restore(self._session, prefix, tf.trainable_variables())
-            self._session.run(tf.local_variables_initializer())
+            shards = shards_for(self.hparams.n_head)
+            decoder = Decoder(self.hparams, shards)
+            self._cache = decoder.cache
+            self._build(decoder)
+            self._session = tf.Session(graph=graph, config=session_config(shards))
+            decoder.load(self._session, prefix)
         graph.finalize()
         self._user = None       # of the cache: the call of `steps` that wrote it
 
@@ -116,18 +117,11 @@ class Generator:
         room = max(self._room, min(-(-needed // ROOM) * ROOM, self.hparams.n_ctx))
         if (len(kept), room) != (self._rows, self._room):
             old = kept if self._rows else []
-            self._session.run(self._resized, {self._kept: old, self._size: [len(kept), room]})
+            self._session.run(self._cache.resized, {self._cache.kept: old, self._cache.size: [len(kept), room]})
             self._rows, self._room = len(kept), room
         return [rows[row] for row in kept]
 
-    def _build(self) -> None:
-        hparams = self.hparams
-        shape = [None, hparams.n_head, None, hparams.head_size]
-        cache = [tf.Variable(tf.zeros([size or 0 for size in shape]), trainable=False, shape=tf.TensorShape(shape),
-                             collections=[tf.GraphKeys.LOCAL_VARIABLES]) for _ in range(2 * hparams.n_layer)]
-        self._kept, self._size = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [2])
-        self._resized = tf.group(*[variable.assign(self._resize(variable.read_value())) for variable in cache])
-
+    def _build(self, decoder: Decoder) -> None:
         self._tokens = tf.placeholder(tf.int32, [None, None])
         self._places = tf.placeholder(tf.int32, [None])
         self._uniform = tf.placeholder(tf.float32, [None])
@@ -135,22 +129,11 @@ class Generator:
         self._settings = {'temperature': tf.placeholder(tf.float32, []), 'top_k': tf.placeholder(tf.int32, []),
                           'top_p': tf.placeholder(tf.float32, [])}
         self._penalty = tf.placeholder(tf.float32, [])
-        # The values read are the variables' own memory, so what is written into them in place is in the variables.
-        memory = [variable.read_value() for variable in cache]
         self._lengths = tf.placeholder(tf.int32, [None])
-        logits, present = sample.prefill(hparams, self._tokens, self._lengths)
-        positions = tf.range(tf.shape(self._tokens)[1])[None]
-        at = sample.places(self._places, positions, heads=hparams.n_head, capacity=tf.shape(memory[0])[2])
-        written = [sample.write(tensor, at, new).op for tensor, new in zip(memory, present)]
-        self._prefilled = [*self._drawn(logits), tf.group(*written)]
-        logits = sample.decode(hparams, self._tokens[:, 0], sample.Cache(memory, self._places))
+        logits, written = decoder.prefill(self._tokens, self._lengths, self._places)
+        self._prefilled = [*self._drawn(logits), written]
+        logits = decoder.decode(self._tokens[:, 0], self._places)
         self._decoded = self._drawn(logits)
-
-    def _resize(self, tensor):
-        rows, room = tf.unstack(self._size)
-        kept = tf.gather(tensor, self._kept)[:, :, :room]
-        _, _, old_room, _ = tf.unstack(tf.shape(kept))
-        return tf.pad(kept, [[0, rows - tf.size(self._kept)], [0, 0], [0, room - old_room], [0, 0]])
 
     def _drawn(self, logits) -> list:
         """The next token of each row, and its log-probability."""

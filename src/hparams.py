@@ -34,6 +34,16 @@ class HParams:
         """Features of one attention head."""
         return self.n_embd // self.n_head
 
+    def shapes(self) -> dict[str, list[int]]:
+        """Name -> shape of every variable, as the published checkpoints have them."""
+        n = self.n_embd
+        block = {'ln_1/g': [n], 'ln_1/b': [n], 'attn/c_attn/w': [1, n, 3 * n], 'attn/c_attn/b': [3 * n],
+                 'attn/c_proj/w': [1, n, n], 'attn/c_proj/b': [n], 'ln_2/g': [n], 'ln_2/b': [n],
+                 'mlp/c_fc/w': [1, n, 4 * n], 'mlp/c_fc/b': [4 * n], 'mlp/c_proj/w': [1, 4 * n, n], 'mlp/c_proj/b': [n]}
+        blocks = {f'model/h{layer}/{name}': shape for layer in range(self.n_layer) for name, shape in block.items()}
+        return {'model/wpe': [self.n_ctx, n], 'model/wte': [self.n_vocab, n], **blocks, 'model/ln_f/g': [n],
+                'model/ln_f/b': [n]}
+
 
 def default_hparams() -> HParams:
     """The smallest published model, 124M parameters."""

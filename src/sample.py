@@ -80,8 +80,7 @@ class Cache:
         rows, heads, capacity, _ = fused.shape_of(self.tensors[0])
         self._at = places(tf.range(rows), positions[:, None], heads=heads, capacity=capacity)
         self.positions = positions[:, None]
-        visible = tf.range(capacity)[None] <= self.positions
-        self.mask = tf.where(visible, tf.zeros([rows, capacity]), tf.fill([rows, capacity], tf.float32.min))[:, None, None]
+        self.mask = mask(positions, capacity)
 
     def extend(self, layer, k, v):  # [rows, heads, 1, head] of the new token -> [rows, heads, capacity, head]
         for i, new in enumerate((k, v), start=2 * layer):
@@ -93,6 +92,12 @@ def places(rows, positions, *, heads, capacity):  # [n], [n, sequence] -> [n * h
     """Where in a cache the keys of `rows` at `positions` are, counted in heads' features."""
     heads_of_rows = rows[:, None] * heads + tf.range(heads)[None]
     return tf.reshape(heads_of_rows[:, :, None] * capacity + positions[:, None, :], [-1])
+
+
+def mask(positions, capacity):  # [rows] -> [rows, 1, 1, capacity]: 0 up to each row's position, -inf on what lies behind
+    shape = [tf.size(positions), capacity]
+    visible = tf.range(capacity)[None] <= positions[:, None]
+    return tf.where(visible, tf.zeros(shape), tf.fill(shape, tf.float32.min))[:, None, None]
 
 
 def write(tensor, at, new):  # [rows, heads, capacity, head], [n], n times [head] -> the same memory with `new` in it

@@ -1,0 +1,101 @@
+"""The sharded, compiled network against the oracle: every position of unequal prompts, and tokens one by one after them."""
+
+import numpy as np
+import pytest
+
+import reference
+from conftest import load_params
+from errors import UserError
+from hparams import HParams
+
+HPARAMS = HParams(n_vocab=37, n_ctx=12, n_embd=24, n_head=3, n_layer=2)     # sizes that two shards cannot share evenly
+PROMPTS = [[5, 0, 36, 18, 19], [7]]
+NEXT = [[18, 36, 1], [19, 0, 7]]
+
+
+@pytest.fixture(scope='module')
+def params():
+    return reference.random_params(HPARAMS, seed=3)
+
+
+@pytest.fixture(scope='module')
+def directory(tf, params, tmp_path_factory):
+    import checkpoint
+    import model
+    path = tmp_path_factory.mktemp('model')
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.model(HPARAMS, tf.placeholder(tf.int32, [None, None]))
+        load_params(session, params)
+        checkpoint.save_model(session, str(path))
+    return path
+
+
+def expected(params, row, n):
+    """The oracle's logits behind a prompt and the first n of the tokens that follow it."""
+    return reference.gpt2(np.array([PROMPTS[row] + NEXT[row][:n]]), params, HPARAMS)[0, -1]
+
+
+@pytest.mark.parametrize('compiled', [False, True], ids=['ops', 'compiled'])
+@pytest.mark.parametrize('shards', [1, 2, 3])
+def test_logits_equal_the_oracle_s(tf, session, params, directory, shards, compiled):
+    from decoder import Decoder
+    decoder = Decoder(HPARAMS, shards, compiled)
+    decoder.load(session, str(directory / 'model.ckpt'))
+    session.run(decoder.cache.resized, {decoder.cache.kept: [], decoder.cache.size: [2, 9]})
+    # The rows are read in the other order, and into their places.
+    prompts, written = decoder.prefill(tf.constant([[7, 0, 0, 0, 0], PROMPTS[0]]), tf.constant([1, 5]), tf.constant([1, 0]))
+    logits = session.run([prompts, written])[0]
+    for row in (0, 1):
+        np.testing.assert_allclose(logits[1 - row], expected(params, row, 0), atol=1e-4)
+    tokens, positions = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [None])
+    after = decoder.decode(tokens, positions)
+    for n in range(3):
+        if n == 2:      # the rows change places, and get more room
+            session.run(decoder.cache.resized, {decoder.cache.kept: [1, 0], decoder.cache.size: [2, 12]})
+        order = [1, 0] if n == 2 else [0, 1]
+        logits = session.run(after, {tokens: [NEXT[row][n] for row in order],
+                                     positions: [len(PROMPTS[row]) + n for row in order]})
+        for place, row in enumerate(order):
+            np.testing.assert_allclose(logits[place], expected(params, row, n + 1), atol=1e-4)
+
+
+def test_the_parts_of_the_shards_are_the_whole():
+    from decoder import _split
+    for name, shape in HPARAMS.shapes().items():
+        array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        parts = _split(name, array, HPARAMS, 2)
+        assert sorted(np.concatenate([part.ravel() for part in parts])) == array.ravel().tolist(), name
+        assert (len(parts) == 2) == any(word in name for word in ('c_attn', 'c_fc', 'c_proj/w', 'wte')), name
+
+
+def test_memory_is_taken_over_without_a_copy(tf, session):
+    from decoder import ALIGNMENT, _in_large_pages
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    kept = _in_large_pages(array)
+    assert kept.tolist() == array.tolist()
+    assert kept.ctypes.data % ALIGNMENT == 0
+    assert kept.flags.c_contiguous
+
+
+@pytest.mark.parametrize(('change', 'fault'), [
+    ({'n_layer': 1}, 'it holds model/h1 too'), ({'n_embd': 36}, r'model/wpe is \[12, 24\] there, \[12, 36\] here')])
+def test_a_checkpoint_of_another_size_is_refused(tf, session, directory, change, fault):
+    import dataclasses
+
+    from decoder import Decoder
+    decoder = Decoder(dataclasses.replace(HPARAMS, **change), 1)
+    with pytest.raises(UserError, match=fault):
+        decoder.load(session, str(directory / 'model.ckpt'))
+
+
+def test_a_damaged_checkpoint_is_named(tf, session, directory, tmp_path):
+    import shutil
+
+    from decoder import Decoder
+    shutil.copytree(directory, tmp_path / 'copy')
+    data = tmp_path / 'copy' / 'model.ckpt.data-00000-of-00001'
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(UserError, match='cannot read the checkpoint .*copy/model.ckpt'):
+        Decoder(HPARAMS, 1).load(session, str(tmp_path / 'copy' / 'model.ckpt'))
