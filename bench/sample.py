@@ -44,19 +44,27 @@ class Numbers:
         return b'.' * len(ids)
 
 
-def ours(directory):
+def make_model(directory):
+    """Writes a checkpoint of random weights."""
     import runtime
     runtime.load_tensorflow()
     import tensorflow.compat.v1 as tf
 
     import checkpoint
     import model
-    from continuation import Settings
-    from generator import Generator
-    with tf.Graph().as_default(), tf.Session() as session:
+    with tf.Session() as session:
         model.model(HPARAMS, tf.placeholder(tf.int32, [None, None]))
         session.run(tf.global_variables_initializer())
         checkpoint.save_model(session, directory)
+
+
+def ours(directory):
+    # In a process of its own, whose memory and threads do not count here.
+    subprocess.run([sys.executable, os.path.abspath(__file__), '--make_model', directory], check=True)
+    import runtime
+    runtime.load_tensorflow()
+    from continuation import Settings
+    from generator import Generator
     generator = Generator(directory, HPARAMS, Numbers())
 
     def write(batch, length):
@@ -249,7 +257,10 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3, help='texts of each contestant and case')
     parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), metavar='CONTESTANT')
     parser.add_argument('--contestant', help=argparse.SUPPRESS)
+    parser.add_argument('--make_model', help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.make_model:
+        return make_model(args.make_model)
     if args.contestant:
         return contest(args.contestant)
     contestants = [Contestant(name) for name in args.only]
