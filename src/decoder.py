@@ -124,13 +124,13 @@ class Decoder:
             compiled = 12 * hparams.n_embd ** 2 >= COMPILED_SIZE and not tf.config.list_physical_devices('GPU')
         self._hparams, self._compiled, self._shards = hparams, compiled, shards
         self._variables = {name: self._make(name, shape) for name, shape in hparams.shapes().items()}
-        # Values: a program that is given a variable holds it until it is done, and shards share some.
-        self._values = {name: [part.read_value() for part in parts] * (shards // len(parts))
-                        for name, parts in self._variables.items()}
         self.cache = Cache(hparams, [len(part) for part in np.array_split(range(hparams.n_head), shards)])
 
     def _make(self, name: str, shape: list) -> list:
-        """The variable of a name, in the parts that the shards have, or whole if they share it. Its value is to be fed."""
+        """The variable of a name, for each shard its part. Its value is to be fed.
+
+        Small ones each shard has for itself, for a program that is given a variable holds it until it is done.
+        """
         parts = _split(name, np.broadcast_to(np.float32(0), shape), self._hparams, self._shards)
         return [tf.Variable(tf.placeholder(tf.float32, part.shape), name=name) for part in parts]
 
@@ -139,9 +139,11 @@ class Decoder:
         with checkpoint.named_in_errors(prefix):
             checkpoint.checked_shapes(prefix, self._hparams.shapes())
             reader = tf.train.load_checkpoint(prefix)
+            memory = _LargePages(sum(4 * math.prod(variable.shape) + ALIGNMENT
+                                     for variables in self._variables.values() for variable in variables))
             for name, variables in self._variables.items():
                 for variable, part in zip(variables, _split(name, reader.get_tensor(name), self._hparams, self._shards)):
-                    session.run(variable.initializer, {variable.initializer.inputs[1]: _in_large_pages(part)})
+                    session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
         session.run(self.cache.initializer)
 
     def prefill(self, tokens, lengths, rows):
@@ -176,12 +178,15 @@ class Decoder:
 
         seen(layer, shard, k, v): keys and values that the queries see, and a mask.
         """
+        # From values: gathering from a variable itself would make each later read of it a copy.
+        wte = [part.read_value() for part in self._variables['model/wte']]
+        wpe = self._variables['model/wpe'][0].read_value()
         # 'div' is how array_split cuts wte.
-        embedding = tf.nn.embedding_lookup(self._values['model/wte'], tokens, partition_strategy='div')
-        x, parts = tf.transpose(embedding), [tf.transpose(tf.gather(self._values['model/wpe'][0], positions))]
-        bias = tf.zeros([self._hparams.n_embd])
+        embedding = tf.nn.embedding_lookup(wte, tokens, partition_strategy='div')
+        x, parts = tf.transpose(embedding), [tf.transpose(tf.gather(wpe, positions))]
+        biases = [tf.zeros([self._hparams.n_embd])] * self._shards
         for layer in range(self._hparams.n_layer):
-            qkv = [programs.before(x, bias, *self._block(layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'),
+            qkv = [programs.before(x, biases[shard], *self._block(layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'),
                                    *parts) for shard in range(self._shards)]
             x = qkv[0][0]
             parts = [programs.attend(q, *seen(layer, shard, k, v), *self._block(layer, shard, 'attn/c_proj/w'))
@@ -189,22 +194,21 @@ class Decoder:
             pairs = [programs.mlp(x, *self._block(layer, shard, 'attn/c_proj/b', 'ln_2/g', 'ln_2/b', 'mlp/c_fc/w',
                                                   'mlp/c_fc/b', 'mlp/c_proj/w'), *parts) for shard in range(self._shards)]
             x, parts = pairs[0][0], [part for _, part in pairs]
-            bias, = self._block(layer, 0, 'mlp/c_proj/b')
+            biases = self._variables[f'model/h{layer}/mlp/c_proj/b']
         return [x, *parts]
 
     def _block(self, layer: int, shard: int, *names: str) -> list:
-        return [self._values[f'model/h{layer}/{name}'][shard] for name in names]
+        return [self._variables[f'model/h{layer}/{name}'][shard] for name in names]
 
     def _logits(self, programs, x, *parts):  # [features, rows], of each shard [features, rows] -> [rows, n_vocab]
-        bias, = self._block(self._hparams.n_layer - 1, 0, 'mlp/c_proj/b')
-        g, b, wte = (self._values[name] for name in ('model/ln_f/g', 'model/ln_f/b', 'model/wte'))
-        of_shards = [programs.head(x, bias, g[0], b[0], wte[shard], *parts) for shard in range(self._shards)]
+        names = (f'model/h{self._hparams.n_layer - 1}/mlp/c_proj/b', 'model/ln_f/g', 'model/ln_f/b', 'model/wte')
+        of_shards = [programs.head(x, *weights, *parts) for weights in zip(*(self._variables[name] for name in names))]
         # Turned around outside: XLA would turn its matmul around, too, and read the weights in a slower order.
         return tf.transpose(tf.concat(of_shards, axis=0))
 
 
 def _split(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[np.ndarray]:
-    """A checkpoint's variable as the shards keep it: a part for each; one, if they share it."""
+    """A checkpoint's variable as the shards keep it: for each its part, or the whole of a small one."""
     name = name.split('/', 2)[-1] if name.startswith('model/h') else name
     if array.ndim == 3:
         array = array[0].T
@@ -218,16 +222,21 @@ def _split(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[
         return np.array_split(array, shards, axis=1)
     if name.startswith('mlp/c_fc') or name == 'model/wte':
         return np.array_split(array, shards)
-    return [array]
+    return [array] * (1 if name == 'model/wpe' else shards)
 
 
-def _in_large_pages(array: np.ndarray) -> np.ndarray:
-    """A copy in memory that TensorFlow takes over as it is.
+class _LargePages:
+    """Memory for arrays, that TensorFlow takes over as it is.
 
     numpy asks the kernel for large pages where it allocates much, TensorFlow does not; weights are read faster from them.
     """
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    result = memory[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
-    result[...] = array
-    return result
+
+    def __init__(self, size: int):
+        self._memory = np.empty(size + ALIGNMENT, np.uint8)
+        self._end = -self._memory.ctypes.data % ALIGNMENT
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        start, self._end = self._end, self._end - -array.nbytes // ALIGNMENT * ALIGNMENT
+        result = self._memory[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
+        result[...] = array
+        return result
