@@ -43,8 +43,10 @@ def add_up(x, bias, parts):  # [features, columns], [features], of each shard [f
 def attend(q, keys, values, mask, w):
     """A shard's part of what an attention adds to the residual stream: [features, columns].
 
-    q [rows, heads, n_query, head], keys and values [rows, heads, n_key, head], w [features, heads * head].
+    q [rows, heads, n_query, head], keys and values [rows * heads * n_key, head], w [features, heads * head].
     """
+    rows, heads, _, head_size = fused.shape_of(q)
+    keys, values = (tf.reshape(x, [rows, heads, -1, head_size]) for x in (keys, values))
     y = tf.matmul(fused.attention_weights(q, keys, mask), values)
     return tf.matmul(w, tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.shape[1], -1]))
 
@@ -60,57 +62,66 @@ def head(x, bias, g, b, wte, *parts):  # -> [tokens, columns]
 
 
 class _Programs:
-    """What a shard does between two meetings. columns: [rows, sequence], one of them -1. compiled: for each shape once."""
+    """What a shard does between two meetings. columns: [rows, sequence], one of them -1. make: see Decoder.program."""
 
-    def __init__(self, head_size: int, columns: list, compiled: bool):
+    def __init__(self, head_size: int, columns: list, make=lambda function: function):
         self._head_size, self._columns = head_size, columns
-        self.before, self.attend, self.mlp, self.head = (
-            tf.function(function, jit_compile=True, autograph=False) if compiled else function
-            for function in (self._before, attend, mlp, head))
+        self.before, self.attend, self.mlp, self.head = map(make, (self._before, attend, mlp, head))
 
     def _before(self, x, bias, g, b, w, b_qkv, *parts):  # w [3 * heads * head, features]
-        """The residual stream at the beginning of a block, and q / sqrt(head), k, v, each [rows, heads, sequence, head]."""
+        """The residual stream at the beginning of a block, and q / sqrt(head), k, v of [rows, heads, sequence, head].
+
+        k and v are flat, [rows * heads * sequence, head], as they stand in the cache.
+        """
         x = add_up(x, bias, parts)
         heads = w.shape[0] // 3 // self._head_size
         qkv = tf.reshape(project(w, b_qkv, norm(x, g, b)), [3, heads, self._head_size, *self._columns])
         q, k, v = tf.unstack(tf.transpose(qkv, [0, 3, 1, 4, 2]))
-        return x, q * (1 / math.sqrt(self._head_size)), k, v
+        return x, q * (1 / math.sqrt(self._head_size)), *(tf.reshape(new, [-1, self._head_size]) for new in (k, v))
 
 
 class Cache:
-    """Keys and values of a batch of texts, in memory that is written in place: each of a block's shards has its own.
+    """Keys and values of a batch of texts, in memory that is written in place: each shard of a block has its own.
 
-    resized: the op that gives it room for `size`, [rows, tokens a row], and keeps the rows `kept`; both are to be fed.
+    It is flat, [rows * heads * room, head], so that what is written is rows of it. resized: the op that gives it room for
+    `size`, [rows, tokens a row], and keeps the rows `kept`; both are to be fed.
     """
 
     def __init__(self, hparams: HParams, heads: list[int]):
+        self._heads, head_size = heads, hparams.head_size
         self.kept, self.size = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [2])
-        self._variables = {
-            (layer, shard): [self._variable([None, n, None, hparams.head_size]) for _ in ('keys', 'values')]
-            for layer in range(hparams.n_layer) for shard, n in enumerate(heads)}
-        every = [variable for pair in self._variables.values() for variable in pair]
+        memory = {(layer, shard): [_local(tf.zeros([0, head_size]), [None, head_size]) for _ in ('keys', 'values')]
+                  for layer in range(hparams.n_layer) for shard in range(len(heads))}
+        sizes = _local([0, 0], [2])
+        old_size = sizes.read_value()
+        self.room = old_size[1]
         # A value read is the variable's own memory, so what is written into it in place is in the variable.
-        self._values = {place: [variable.read_value() for variable in pair] for place, pair in self._variables.items()}
-        self.room = tf.shape(self._values[0, 0][0])[2]
-        self.resized = tf.group(*[variable.assign(self._resize(variable.read_value())) for variable in every])
-        self.initializer = tf.variables_initializer(every)
+        self._values = {place: [tf.convert_to_tensor(variable) for variable in pair] for place, pair in memory.items()}
+        moved = [variable.assign(self._moved(value, old_size, heads[place[1]]))
+                 for place, pair in memory.items() for variable, value in zip(pair, self._values[place])]
+        with tf.control_dependencies(moved):
+            self.resized = tf.group(sizes.assign(self.size))
+        self.initializer = tf.variables_initializer([sizes, *(variable for pair in memory.values() for variable in pair)])
 
-    @staticmethod
-    def _variable(shape):
-        return tf.Variable(tf.zeros([size or 0 for size in shape]), trainable=False, shape=tf.TensorShape(shape),
-                           collections=[tf.GraphKeys.LOCAL_VARIABLES])
-
-    def _resize(self, tensor):
+    def _moved(self, flat, old_size, heads):
         rows, room = tf.unstack(self.size)
-        kept = tf.gather(tensor, self.kept)[:, :, :room]
-        _, _, old_room, _ = tf.unstack(tf.shape(kept))
-        return tf.pad(kept, [[0, rows - tf.size(self.kept)], [0, 0], [0, room - old_room], [0, 0]])
+        head_size = flat.shape[-1]
+        kept = tf.gather(tf.reshape(flat, [old_size[0], heads, old_size[1], head_size]), self.kept)[:, :, :room]
+        grown = [[0, rows - tf.size(self.kept)], [0, 0], [0, room - tf.shape(kept)[2]], [0, 0]]
+        return tf.reshape(tf.pad(kept, grown), [-1, head_size])
 
-    def write(self, layer: int, shard: int, rows, positions, k, v) -> list:
-        """Writes k and v [n, heads, sequence, head] of `rows` [n] at positions [n, sequence]; returns all keys and values."""
-        memory = self._values[layer, shard]
-        at = sample.places(rows, positions, heads=memory[0].shape[1], capacity=self.room)
-        return [sample.write(tensor, at, new) for tensor, new in zip(memory, (k, v))]
+    def places(self, rows, positions) -> list:
+        """For each shard: where in its memory `rows` [n] at positions [n, sequence] are."""
+        return [sample.places(rows, positions, heads=heads, capacity=self.room) for heads in self._heads]
+
+    def write(self, layer: int, shard: int, places, k, v) -> list:
+        """Writes k and v, as _Programs.before gives them, to places; returns all keys and values."""
+        return [tf.raw_ops.InplaceUpdate(x=memory, i=places[shard], v=new)
+                for memory, new in zip(self._values[layer, shard], (k, v))]
+
+
+def _local(value, shape):
+    return tf.Variable(value, trainable=False, shape=tf.TensorShape(shape), collections=[tf.GraphKeys.LOCAL_VARIABLES])
 
 
 class Decoder:
@@ -124,13 +135,11 @@ class Decoder:
             compiled = 12 * hparams.n_embd ** 2 >= COMPILED_SIZE and not tf.config.list_physical_devices('GPU')
         self._hparams, self._compiled, self._shards = hparams, compiled, shards
         self._variables = {name: self._make(name, shape) for name, shape in hparams.shapes().items()}
+        self._values = {name: [tf.convert_to_tensor(part) for part in parts] for name, parts in self._variables.items()}
         self.cache = Cache(hparams, [len(part) for part in np.array_split(range(hparams.n_head), shards)])
 
     def _make(self, name: str, shape: list) -> list:
-        """The variable of a name, for each shard its part. Its value is to be fed.
-
-        Small ones each shard has for itself, for a program that is given a variable holds it until it is done.
-        """
+        """The variable of a name, for each shard its part. Its value is to be fed."""
         parts = _split(name, np.broadcast_to(np.float32(0), shape), self._hparams, self._shards)
         return [tf.Variable(tf.placeholder(tf.float32, part.shape), name=name) for part in parts]
 
@@ -146,31 +155,36 @@ class Decoder:
                     session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
         session.run(self.cache.initializer)
 
+    def program(self, function):
+        """The function, compiled for each shape once, if that is what this decoder does."""
+        return tf.function(function, jit_compile=True, autograph=False) if self._compiled else function
+
     def prefill(self, tokens, lengths, rows):
         """Reads prompts [n, sequence], padded on the right to one length, into `rows` [n] of the cache.
 
         Returns logits [n, n_vocab] behind the last token of each, and the op that writes into the cache.
         """
         n, sequence = fused.shape_of(tokens)
-        mask, positions, written = fused.causal_mask(sequence, sequence), tf.range(sequence)[None], []
+        mask, places, written = fused.causal_mask(sequence, sequence), self.cache.places(rows, tf.range(sequence)[None]), []
 
         def seen(layer, shard, k, v):
-            written.extend(tensor.op for tensor in self.cache.write(layer, shard, rows, positions, k, v))
+            written.extend(tensor.op for tensor in self.cache.write(layer, shard, places, k, v))
             return k, v, mask
 
-        programs = _Programs(self._hparams.head_size, [n, -1], compiled=False)
+        programs = _Programs(self._hparams.head_size, [n, -1])
         stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, seen)
         last = tf.range(n) * sequence + lengths - 1
         return self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream)), tf.group(*written)
 
     def decode(self, tokens, positions):
         """Logits [rows, n_vocab] behind one more token of each row, [rows], which stands at positions [rows]."""
-        mask, rows = sample.mask(positions, self.cache.room), tf.range(tf.size(tokens))
+        mask = sample.mask(positions, self.cache.room)
+        places = self.cache.places(tf.range(tf.size(tokens)), positions[:, None])
 
         def seen(layer, shard, k, v):
-            return *self.cache.write(layer, shard, rows, positions[:, None], k, v), mask
+            return *self.cache.write(layer, shard, places, k, v), mask
 
-        programs = _Programs(self._hparams.head_size, [-1, 1], self._compiled)
+        programs = _Programs(self._hparams.head_size, [-1, 1], self.program)
         return self._logits(programs, *self._stream(tokens, positions, programs, seen))
 
     def _stream(self, tokens, positions, programs, seen) -> list:
@@ -178,9 +192,7 @@ class Decoder:
 
         seen(layer, shard, k, v): keys and values that the queries see, and a mask.
         """
-        # From values: gathering from a variable itself would make each later read of it a copy.
-        wte = [part.read_value() for part in self._variables['model/wte']]
-        wpe = self._variables['model/wpe'][0].read_value()
+        wte, (wpe, *_) = self._values['model/wte'], self._values['model/wpe']
         # 'div' is how array_split cuts wte.
         embedding = tf.nn.embedding_lookup(wte, tokens, partition_strategy='div')
         x, parts = tf.transpose(embedding), [tf.transpose(tf.gather(wpe, positions))]
@@ -194,15 +206,15 @@ class Decoder:
             pairs = [programs.mlp(x, *self._block(layer, shard, 'attn/c_proj/b', 'ln_2/g', 'ln_2/b', 'mlp/c_fc/w',
                                                   'mlp/c_fc/b', 'mlp/c_proj/w'), *parts) for shard in range(self._shards)]
             x, parts = pairs[0][0], [part for _, part in pairs]
-            biases = self._variables[f'model/h{layer}/mlp/c_proj/b']
+            biases = self._values[f'model/h{layer}/mlp/c_proj/b']
         return [x, *parts]
 
     def _block(self, layer: int, shard: int, *names: str) -> list:
-        return [self._variables[f'model/h{layer}/{name}'][shard] for name in names]
+        return [self._values[f'model/h{layer}/{name}'][shard] for name in names]
 
     def _logits(self, programs, x, *parts):  # [features, rows], of each shard [features, rows] -> [rows, n_vocab]
         names = (f'model/h{self._hparams.n_layer - 1}/mlp/c_proj/b', 'model/ln_f/g', 'model/ln_f/b', 'model/wte')
-        of_shards = [programs.head(x, *weights, *parts) for weights in zip(*(self._variables[name] for name in names))]
+        of_shards = [programs.head(x, *weights, *parts) for weights in zip(*(self._values[name] for name in names))]
         # Turned around outside: XLA would turn its matmul around, too, and read the weights in a slower order.
         return tf.transpose(tf.concat(of_shards, axis=0))
 

@@ -44,6 +44,7 @@ class Generator:
             self._session = tf.Session(graph=graph, config=session_config(shards))
             decoder.load(self._session, prefix)
         graph.finalize()
+        self._decode_call = None
         self._user = None       # of the cache: the call of `steps` that wrote it
 
     def generate(self, prompts: Iterable[str], *, seed: int | None = None, batch_size: int = 8, **settings) -> list[str]:
@@ -131,18 +132,18 @@ class Generator:
         self._penalty = tf.placeholder(tf.float32, [])
         self._lengths = tf.placeholder(tf.int32, [None])
         logits, written = decoder.prefill(self._tokens, self._lengths, self._places)
-        self._prefilled = [*self._drawn(logits), written]
+        self._prefilled = [*self._drawn(logits, sample.log_probability), written]
         logits = decoder.decode(self._tokens[:, 0], self._places)
-        self._decoded = self._drawn(logits)
+        self._decoded = self._drawn(logits, decoder.program(sample.log_probability))
 
-    def _drawn(self, logits) -> list:
+    def _drawn(self, logits, log_probability) -> list:
         """The next token of each row, and its log-probability."""
         if self.encoder.n_vocab < self.hparams.n_vocab:     # rows of wte that mean nothing
             logits = logits[:, :self.encoder.n_vocab]
         likely = tf.cond(tf.equal(self._penalty, 1), lambda: logits,
                          lambda: sample.penalize(logits, self._history, self._penalty))
         token = sample.next_token(likely, self._uniform, **self._settings)
-        return [token, tf.gather(logits, token, batch_dims=1) - tf.reduce_logsumexp(logits, axis=-1)]
+        return [token, log_probability(logits, token)]
 
     def _prefill(self, rows: list, fresh: list) -> tuple:
         """Reads the windows of the rows `fresh` into the cache. Returns their next tokens and log-probabilities."""
@@ -160,9 +161,10 @@ class Generator:
         """Reads the last token of each row. Returns the next ones of the active rows and their log-probabilities."""
         last = [text.tokens[-1] if text else 0 for text in rows]
         positions = [len(text.tokens) - 1 - text.window if text else 0 for text in rows]
-        drawn = self._session.run(self._decoded, {self._tokens: np.array(last)[:, None], self._places: positions,
-                                                  **self._feed(rows)})
-        return [values[active] for values in drawn]
+        feed = {self._tokens: np.array(last)[:, None], self._places: positions, **self._feed(rows)}
+        if self._decode_call is None:       # which saves half a millisecond of `run`
+            self._decode_call = self._session.make_callable(self._decoded, feed_list=list(feed))
+        return [values[active] for values in self._decode_call(*feed.values())]
 
     def _feed(self, texts: list) -> dict:
         settings = next(text.settings for text in texts if text)

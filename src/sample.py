@@ -35,6 +35,10 @@ def draw(logits, uniform):  # [batch, n_vocab], [batch] -> [batch] int32
     return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
 
 
+def log_probability(logits, tokens):  # [batch, n_vocab], [batch] -> [batch], in nats
+    return tf.gather(logits, tokens, batch_dims=1) - tf.reduce_logsumexp(logits, axis=-1)
+
+
 def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 -> [batch, n_vocab]
     """Keskar et al. 2019: the logits of tokens in the row's history (-1 is none) become less likely by a factor."""
     batch, n_vocab = fused.shape_of(logits)
@@ -44,13 +48,14 @@ def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 
     return tf.where(times > 0, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def draw_top_k(logits, uniform, k):  # [batch, n_vocab], [batch], scalar -> [batch] int32
+def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], scalars -> [batch] int32
     """Draws as top_k_logits says, but sorts out and adds up only the k largest, unless others tie with the last of them."""
-    k = tf.clip_by_value(k, 1, logits.shape[-1])
-    best = tf.nn.top_k(logits, k)
-    tie = tf.reduce_sum(tf.cast(logits >= best.values[:, -1:], tf.int32), axis=-1) > k
-    drawn = tf.gather(best.indices, draw(best.values, uniform), batch_dims=1)
-    return tf.cond(tf.reduce_any(tie), lambda: tf.where(tie, draw(top_k_logits(logits, k), uniform), drawn),
+    n_vocab = fused.shape_of(logits)[-1]
+    k = tf.clip_by_value(k, 1, n_vocab)
+    best = tf.nn.top_k(logits, tf.minimum(k + 1, n_vocab))
+    tie = tf.equal(best.values[:, k - 1], best.values[:, -1]) & (k < n_vocab)
+    drawn = tf.gather(best.indices, draw(best.values[:, :k] / temperature, uniform), batch_dims=1)
+    return tf.cond(tf.reduce_any(tie), lambda: tf.where(tie, draw(top_k_logits(logits, k) / temperature, uniform), drawn),
                    lambda: drawn)
 
 
@@ -60,11 +65,10 @@ def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_voca
     temperature 0 takes the most likely token.
     """
     temperature, top_p = tf.cast(temperature, logits.dtype), tf.cast(top_p, logits.dtype)
-    scaled = tf.cond(temperature > 0, lambda: logits / temperature, lambda: logits)
     return tf.case([(tf.equal(temperature, 0), lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)),
-                    (top_p > 0, lambda: draw(top_p_logits(scaled, top_p), uniform)),
-                    (tf.equal(top_k, 0), lambda: draw(scaled, uniform))],
-                   default=lambda: draw_top_k(scaled, uniform, top_k))
+                    (top_p > 0, lambda: draw(top_p_logits(logits / temperature, top_p), uniform)),
+                    (tf.equal(top_k, 0), lambda: draw(logits / temperature, uniform))],
+                   default=lambda: draw_top_k(logits, uniform, top_k, temperature))
 
 
 class Cache:
