@@ -158,7 +158,7 @@ def copy_vocabulary(vocabulary: tuple, directory: str) -> None:
 
 
 class Weights:
-    """The weights of a Hugging Face directory, read one at a time, as float32 in TensorFlow's shapes.
+    """The weights of a Hugging Face directory, read one at a time, in TensorFlow's shapes.
 
     Raises UserError for files that are missing or damaged, and for weights that are not those of this model.
     """
@@ -197,7 +197,7 @@ class Weights:
 
     def _read(self, name: str) -> np.ndarray:
         with self._open(name) as file:
-            return file.get_tensor(name).astype(np.float32, copy=False)
+            return file.get_tensor(name)
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator:

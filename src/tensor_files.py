@@ -21,7 +21,7 @@ RESTART_INTERVAL = 16                       # keys from one that is written in f
 
 
 def write_safetensors(file: BinaryIO, shapes: dict[str, list[int]], tensors: Iterable[np.ndarray]) -> None:
-    """Writes float32 tensors as safetensors does, byte for byte: sorted by name, and marked as PyTorch's.
+    """Writes tensors, as float32, as safetensors does, byte for byte: sorted by name, and marked as PyTorch's.
 
     shapes: of each name, sorted; tensors: in that order, each read when its turn comes.
     """
@@ -37,7 +37,7 @@ def write_safetensors(file: BinaryIO, shapes: dict[str, list[int]], tensors: Ite
 
 
 def write_bundle(data: BinaryIO, index: BinaryIO, shapes: dict[str, list[int]], tensors: Iterable[np.ndarray]) -> None:
-    """Writes float32 tensors as tf.train.Saver does, byte for byte: PREFIX.data-00000-of-00001 and PREFIX.index.
+    """Writes tensors, as float32, as tf.train.Saver does, byte for byte: PREFIX.data-00000-of-00001 and PREFIX.index.
 
     shapes: of each name, sorted; tensors: in that order, each read when its turn comes. The index must fit in one block of
     its table, which is what some thousand tensors do.

@@ -112,6 +112,15 @@ def test_the_file_is_what_the_library_writes(there):
     assert weights['transformer.h.1.mlp.c_fc.weight'].shape == (24, 96)
 
 
+@pytest.mark.parametrize('length', range(1, 9))
+def test_the_numbers_are_aligned_whatever_the_names(length):
+    from safetensors.numpy import save
+    weights = {'a' * length: np.arange(3, dtype=np.float32), 'b': np.ones([2, 2], np.float32)}
+    file = io.BytesIO()
+    tensor_files.write_safetensors(file, {name: list(array.shape) for name, array in weights.items()}, weights.values())
+    assert file.getvalue() == save(weights, metadata={'format': 'pt'})
+
+
 def test_the_index_of_many_and_large_weights_is_what_tensorflow_writes(tf, session, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f'model/h{i}/{name}': rng.random(shape, np.float32)

@@ -143,6 +143,16 @@ def test_bytes_and_words_of_a_text(model_directory, monkeypatch):
         assert windows.measure_text(encoder, [ids, ids, ids[:1]]) == (2 * len(scored.encode()), 14)
 
 
+def test_only_the_logits_that_count_are_computed(tf, model_directory, monkeypatch):
+    import fused
+    from evaluation import Evaluation
+    computed, head_loss = [], fused.head_loss
+    monkeypatch.setattr(fused, 'HEAD_ROWS', 6)      # of three windows: two positions at a time
+    monkeypatch.setattr(fused, 'head_loss', lambda h, *rest, **more: computed.append(h) or head_loss(h, *rest, **more))
+    Evaluation(str(model_directory / 'model.ckpt'), load_hparams(str(model_directory)), length=20, stride=5, batch_size=3)
+    assert len(computed) == 10 + 3      # for the first windows; for the others
+
+
 def test_figures_that_do_not_exist():
     from evaluation import figures
     found = figures(10.0, tokens=2, words=0, n_bytes=0)
