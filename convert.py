@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Converts models to Hugging Face's format and back, one weight at a time."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+
+import numpy as np
+from tqdm import tqdm
+
+import files
+import huggingface
+import model_dir
+import run_state
+import tensor_files
+from encoder import load_encoder
+from errors import UserError, reason, run
+from flags import Parser
+from hparams import HParams, load_hparams
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    there = commands.add_parser('to_hf', help='write a Hugging Face directory', description='Writes a model or a run as a '
+                                'Hugging Face directory, which AutoModelForCausalLM and AutoTokenizer load.')
+    there.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in checkpoint/, or the path of '
+                       'either')
+    there.add_argument('output', metavar='OUT', help='the directory to write; it must not exist, or be empty')
+    there.set_defaults(convert=to_hf)
+    back = commands.add_parser('from_hf', help='read a Hugging Face directory', description='Makes a model of a Hugging Face '
+                               'directory of GPT-2; needs the safetensors package.')
+    back.add_argument('source', metavar='DIR', help='with config.json, model.safetensors, and the tokenizer\'s files')
+    back.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')
+    back.set_defaults(convert=from_hf)
+    for command in (there, back):
+        command.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    return parser.parse_args()
+
+
+def find_source(name: str, models_dir: str) -> str:
+    """The directory of a model or run, by its path or its name. Raises UserError if there is none, or one of each."""
+    if os.path.isfile(os.path.join(name, 'hparams.json')):
+        return name
+    found, errors = [], []
+    for find in (lambda: model_dir.find_model(name, models_dir), lambda: model_dir.find_run(name)):
+        try:
+            found.append(find())
+        except UserError as error:
+            errors.append(str(error))
+    if not found:
+        raise UserError('; '.join(errors))
+    if len(found) > 1:
+        raise UserError(f'{name} is a model and a run: give the path, {" or ".join(found)}')
+    return found[0]
+
+
+@contextlib.contextmanager
+def new_directory(target: str) -> Iterator[str]:
+    """A directory to write to, which becomes `target` at the end, its files on disk; an exception leaves nothing.
+
+    Raises UserError if there is something at `target`, or it cannot be written.
+    """
+    target = os.path.normpath(target)
+    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
+        raise UserError(f'{target} is there already: choose another name, or remove it')
+    unfinished = f'{target}.part'
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.makedirs(unfinished)
+        yield unfinished
+        for name in os.listdir(unfinished):
+            files.sync(os.path.join(unfinished, name))
+        os.rename(unfinished, target)
+    except OSError as error:
+        raise UserError(f'cannot write {target}: {reason(error)}') from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def bar(tensors: list) -> tqdm:
+    return tqdm(tensors, unit='weight', delay=1, leave=False, disable=None)
+
+
+def to_hf(args: argparse.Namespace) -> None:
+    directory = find_source(args.source, args.models_dir)
+    hparams, encoder = load_hparams(directory), load_encoder(directory)
+    prefix = model_dir.find_checkpoint(directory)
+    run_state.read(prefix)      # which says if a run's checkpoint is damaged
+    tensors = sorted(huggingface.tensors(hparams), key=lambda tensor: tensor.hf_name)
+    with new_directory(args.output) as unfinished:
+        for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
+            shutil.copyfile(os.path.join(directory, ours), os.path.join(unfinished, theirs))
+        huggingface.write_settings(unfinished, hparams, encoder)
+        files.write_text(os.path.join(unfinished, 'README.md'), huggingface.model_card(directory, prefix))
+        with open(os.path.join(unfinished, huggingface.WEIGHTS), 'wb') as file:
+            tensor_files.write_safetensors(file, {tensor.hf_name: tensor.hf_shape for tensor in tensors},
+                                           checkpoint_weights(prefix, tensors))
+    print(f'{args.output}: {len(tensors)} weights of {prefix}')
+
+
+def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterator[np.ndarray]:
+    """The weights in a checkpoint, each read when it is asked for. Raises UserError if it is damaged, or another model's."""
+    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    from runtime import load_tensorflow
+    load_tensorflow()
+    import tensorflow.compat.v1 as tf
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        for tensor in tensors:
+            if shapes.get(tensor.name) != tensor.shape:
+                raise UserError(f'{prefix} is a checkpoint of another model than hparams.json beside it: {tensor.name} is '
+                                f'{shapes.get(tensor.name)} there; expected {tensor.shape}')
+        n_blocks = len({name.split('/')[1] for name in shapes if name.startswith('model/h')})
+        expected = len({tensor.name.split('/')[1] for tensor in tensors if tensor.name.startswith('model/h')})
+        if n_blocks != expected:
+            raise UserError(f'{prefix} is a checkpoint of another model than hparams.json beside it: it has {n_blocks} '
+                            f'blocks, not {expected}')
+        for tensor in bar(tensors):
+            yield reader.get_tensor(tensor.name)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f'cannot read the checkpoint {prefix}: {error}') from None
+
+
+def from_hf(args: argparse.Namespace) -> None:
+    if not os.path.isdir(args.source):
+        raise UserError(f'{args.source} is not a directory; expected one with config.json and model.safetensors, such as '
+                        'Hugging Face\'s save_pretrained writes')
+    hparams = huggingface.read_config(args.source)
+    vocabulary = huggingface.read_vocabulary(args.source)
+    weights = huggingface.Weights(args.source, hparams)
+    tensors = sorted(huggingface.tensors(hparams))
+    target = os.path.join(args.models_dir, args.output)
+    with new_directory(target) as unfinished:
+        huggingface.copy_vocabulary(vocabulary, unfinished)
+        check_encoder(unfinished, args.source, hparams)
+        with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:
+            json.dump(dataclasses.asdict(hparams), file)
+        prefix = os.path.join(unfinished, 'model.ckpt')
+        with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
+            tensor_files.write_bundle(data, index, {tensor.name: tensor.shape for tensor in tensors},
+                                      map(weights.read, bar(tensors)))
+        with open(f'{prefix}.meta', 'wb') as file:
+            file.write(meta_graph(hparams))
+        files.write_text(os.path.join(unfinished, 'checkpoint'),
+                         'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n')
+    print(f'{target}: {len(tensors)} weights of {args.source}')
+
+
+def check_encoder(directory: str, source: str, hparams: HParams) -> None:
+    """Raises UserError, in terms of the source, unless the vocabulary makes an encoder that fits the model."""
+    try:
+        encoder = load_encoder(directory)
+    except UserError as error:
+        raise UserError(f'the vocabulary in {source} will not do: {str(error).replace(directory, "")}') from None
+    if encoder.n_vocab > hparams.n_vocab:
+        raise UserError(f'{source}: the vocabulary has {encoder.n_vocab} tokens, but vocab_size in config.json is '
+                        f'{hparams.n_vocab}')
+
+
+def meta_graph(hparams: HParams) -> bytes:
+    """The content of model.ckpt.meta, as create_model.py leaves it."""
+    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    from runtime import load_tensorflow
+    load_tensorflow()
+    import tensorflow.compat.v1 as tf
+
+    import model
+    with tf.Graph().as_default():
+        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
+        return tf.train.Saver().export_meta_graph(strip_default_attrs=True).SerializeToString()
+
+
+def main() -> None:
+    args = parse_flags()
+    args.convert(args)
+
+
+if __name__ == '__main__':
+    run(main)

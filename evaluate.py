@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Measures how well a model predicts a text: loss, perplexity per token and per word, bits per byte."""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+
+import model_dir
+import run_state
+import windows
+from encoder import load_encoder
+from errors import UserError, run
+from flags import Parser, positive_int
+from hparams import HParams, load_hparams
+from load_dataset import load_dataset
+
+FIGURES = (('loss', 'nats per token'), ('perplexity', 'per token'), ('word_perplexity', 'per word, which white space separates'),
+           ('bits_per_byte', 'of UTF-8'))
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    what = parser.add_argument_group('model')
+    which = what.add_mutually_exclusive_group()
+    which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')
+    which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run in checkpoint/ instead')
+    what.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    data = parser.add_argument_group('data')
+    data.add_argument('--dataset', metavar='PATH', required=True,
+                      help='text or .npz to predict: a file, a directory, or a glob in quotes')
+    data.add_argument('--combine', metavar='CHARS', type=positive_int, default=50000,
+                      help='join files shorter than this into chunks, with <|endoftext|> between them')
+    data.add_argument('--encoding', default='utf-8', help='of the text files')
+    window = parser.add_argument_group('window')
+    window.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
+                        help='most tokens that a prediction is made from (default: the model\'s window)')
+    window.add_argument('--stride', metavar='TOKENS', type=positive_int,
+                        help='tokens by which the window moves on. 1 gives each token the longest context, at the price of '
+                             'a pass over the window for each; --seq_length is fastest (default: half of --seq_length)')
+    window.add_argument('--batch_size', metavar='N', type=positive_int, default=8, help='windows side by side')
+    parser.add_argument_group('output').add_argument('--json', action='store_true', help='print one JSON object')
+    return parser.parse_args()
+
+
+def window_sizes(args: argparse.Namespace, hparams: HParams) -> tuple[int, int]:
+    """Length and stride of the window, in tokens. Raises UserError for what does not fit."""
+    length = args.seq_length or hparams.n_ctx
+    if length > hparams.n_ctx:
+        raise UserError(f'--seq_length {length} is more than the model\'s window of {hparams.n_ctx} tokens')
+    stride = args.stride or max(length // 2, 1)
+    if stride > length:
+        raise UserError(f'--stride {stride} is more than the window of {length} tokens: it would leave tokens out')
+    return length, stride
+
+
+def main() -> None:
+    args = parse_flags()
+    directory = (model_dir.find_run(args.run_name) if args.run_name is not None
+                 else model_dir.find_model(args.model_name, args.models_dir))
+    hparams, encoder = load_hparams(directory), load_encoder(directory)
+    if encoder.n_vocab > hparams.n_vocab:
+        raise UserError(f'{directory}: encoder.json has {encoder.n_vocab} tokens, but n_vocab in hparams.json is '
+                        f'{hparams.n_vocab}')
+    length, stride = window_sizes(args, hparams)
+    prefix = model_dir.find_checkpoint(directory)
+    run_state.read(prefix)      # which says if a run's checkpoint is damaged
+    chunks = load_dataset(encoder, args.dataset, args.combine, args.encoding)
+    tokens = windows.scored_tokens(chunks)
+    if not tokens:
+        raise UserError(f'the corpus {args.dataset} is too short: no chunk of it has 2 tokens, one to predict the other from')
+    n_bytes, words = windows.measure_text(encoder, chunks)
+    start = time.perf_counter()
+    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    from runtime import load_tensorflow
+    load_tensorflow()
+    from evaluation import Evaluation, figures
+    # A window longer than every chunk would be filled up in vain.
+    longest = max(map(len, chunks)) - 1
+    evaluation = Evaluation(prefix, hparams, length=min(length, longest), stride=min(stride, longest),
+                            batch_size=args.batch_size)
+    found = figures(evaluation.total_loss(chunks), tokens=tokens, words=words, n_bytes=n_bytes)
+    report(args, found | {'tokens': tokens, 'words': words, 'bytes': n_bytes, 'chunks': len(chunks),
+                          'dataset': args.dataset, 'checkpoint': prefix, 'seq_length': length, 'stride': stride,
+                          'batch_size': args.batch_size, 'seconds': round(time.perf_counter() - start, 2)})
+
+
+def report(args: argparse.Namespace, result: dict) -> None:
+    """Prints the result, as one JSON object with --json."""
+    if args.json:
+        print(json.dumps(result))
+        return
+    print('{checkpoint} on {dataset}: {tokens} tokens, {words} words, {bytes} bytes; window {seq_length}, stride {stride}, '
+          '{seconds} s'.format(**result))
+    for name, unit in FIGURES:
+        value = 'none' if result[name] is None else f'{result[name]:.6g}'
+        print(f'{name.replace("_", " "):16} {value:>12}  {unit}')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,360 @@
+"""convert.py: what it writes is what the libraries write, byte for byte, and what transformers computes is what we compute."""
+
+import io
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import tensor_files
+from conftest import ROOT, load_params, one_line_error
+from encoder import END_OF_TEXT, load_encoder
+from errors import UserError
+from hparams import HParams, load_hparams
+from model_dir import FILES
+
+safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-test.txt)')
+TINY = f'{ROOT}/models/tiny'
+NASTY = ["it's we'Re\u2019ll  x", ' \u00a0\u3000 \t\n\n  end ', 'e\u0301\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2603\ufe0f',
+         '\u0000\u0001\ufeff\ufffd\u2028', '\u0661\u0662\u2167\u00bd \u0e20\u0e32\u0e29\u0e32 \u4e2d\u6587\u3002', '#version: 0.2\r\n',
+         f'a{END_OF_TEXT}{END_OF_TEXT} b<|endoftext', 'x' * 300]
+
+
+@pytest.fixture
+def convert(tf, home, monkeypatch, capsys):
+    """Runs convert.py in this process: convert(*arguments) -> what it prints."""
+    def run(*arguments):
+        import convert
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(sys, 'argv', ['convert.py', *map(str, arguments)])
+        capsys.readouterr()
+        convert.main()
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.fixture
+def there(convert, home):
+    """models/toy as a Hugging Face directory."""
+    convert('to_hf', 'toy', 'there')
+    return home / 'there'
+
+
+@pytest.fixture
+def auto():
+    """transformers, for its AutoModelForCausalLM and AutoTokenizer."""
+    pytest.importorskip('torch', reason='needs torch (requirements-test.txt)')
+    return pytest.importorskip('transformers', reason='needs transformers (requirements-test.txt)')
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rewrite(directory, change):
+    """Replaces the weights, name -> array, by change(weights)."""
+    from safetensors.numpy import load_file, save_file
+    path = directory / 'model.safetensors'
+    save_file(change(load_file(path)), path, metadata={'format': 'pt'})
+
+
+def same_weights(tf, one, other):
+    readers = [tf.train.load_checkpoint(str(directory)) for directory in (one, other)]
+    names = readers[0].get_variable_to_shape_map()
+    assert names == readers[1].get_variable_to_shape_map()
+    return all(np.array_equal(*(reader.get_tensor(name) for reader in readers)) for name in names)
+
+
+def our_logits(tf, directory, tokens):
+    import checkpoint
+    import model
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs = tf.placeholder(tf.int32, [None, None])
+        logits = model.model(load_hparams(str(directory)), inputs)['logits']
+        checkpoint.restore(session, str(directory / 'model.ckpt'), tf.trainable_variables())
+        return session.run(logits, {inputs: tokens})
+
+
+def test_there_and_back_is_the_same_to_the_byte(convert, there, home, model_directory):
+    assert sorted(path.name for path in there.iterdir()) == [
+        'README.md', 'config.json', 'generation_config.json', 'merges.txt', 'model.safetensors', 'tokenizer_config.json',
+        'vocab.json']
+    assert convert('from_hf', 'there', 'back') == 'models/back: 28 weights of there\n'
+    assert {path.name for path in (home / 'models/back').iterdir()} == set(FILES)
+    for name in FILES:
+        if name not in ('checkpoint', 'hparams.json', 'model.ckpt.meta'):
+            assert (home / 'models/back' / name).read_bytes() == (model_directory / name).read_bytes(), name
+    with open(f'{TINY}/checkpoint', encoding='utf-8') as file:
+        assert (home / 'models/back/checkpoint').read_text() == file.read()
+    assert load_hparams(str(home / 'models/back')) == load_hparams(str(model_directory))
+    (home / 'again').mkdir()       # empty: that will do
+    convert('to_hf', 'models/back', 'again')
+    for path in there.iterdir():
+        assert path.name == 'README.md' or path.read_bytes() == (home / 'again' / path.name).read_bytes()
+
+
+def test_the_meta_graph_is_there_to_be_imported(tf, convert, there, home):
+    convert('from_hf', 'there', 'back')
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.train.import_meta_graph(str(home / 'models/back/model.ckpt.meta')).restore(session,
+                                                                                     str(home / 'models/back/model.ckpt'))
+        assert len(tf.trainable_variables()) == 28
+        assert session.run('model/wte:0').any()
+
+
+def test_the_file_is_what_the_library_writes(there):
+    from safetensors.numpy import load_file, save
+    path = there / 'model.safetensors'
+    weights = load_file(path)
+    assert path.read_bytes() == save(weights, metadata={'format': 'pt'})
+    assert weights['transformer.h.1.mlp.c_fc.weight'].shape == (24, 96)
+
+
+@pytest.mark.parametrize('length', range(1, 9))
+def test_the_numbers_are_aligned_whatever_the_names(length):
+    from safetensors.numpy import save
+    weights = {'a' * length: np.arange(3, dtype=np.float32), 'b': np.ones([2, 2], np.float32)}
+    file = io.BytesIO()
+    tensor_files.write_safetensors(file, {name: list(array.shape) for name, array in weights.items()}, weights.values())
+    assert file.getvalue() == save(weights, metadata={'format': 'pt'})
+
+
+def test_the_index_of_many_and_large_weights_is_what_tensorflow_writes(tf, session, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f'model/h{i}/{name}': rng.random(shape, np.float32)
+              for i in range(60) for name, shape in (('attn/w', [1, 3, 5]), ('attn/b', [300]), ('b', [1]), ('mlp/c/w', [9, 2]))}
+    arrays |= {'model/wte': rng.random([70000, 5], np.float32), 'model/zeros': np.zeros([4], np.float32)}
+    arrays = dict(sorted(arrays.items()))
+    variables = [tf.get_variable(name, initializer=array) for name, array in arrays.items()]
+    session.run(tf.global_variables_initializer())
+    prefix = str(tmp_path / 'model.ckpt')
+    tf.train.Saver(variables).save(session, prefix)
+    data, index = io.BytesIO(), io.BytesIO()
+    tensor_files.write_bundle(data, index, {name: list(array.shape) for name, array in arrays.items()}, arrays.values())
+    for suffix, file in (('data-00000-of-00001', data), ('index', index)):
+        assert file.getvalue() == (tmp_path / f'model.ckpt.{suffix}').read_bytes()
+
+
+@pytest.mark.parametrize('size', [1, 3, 4, 255, 256, 257, 2 ** 20 - 1, 2 ** 20, 2 ** 20 + 5])
+def test_checksums(size):
+    def by_definition(content):
+        register = 0xffffffff
+        for byte in content:
+            register ^= byte
+            for _ in range(8):
+                register = register >> 1 ^ (0x82f63b78 if register & 1 else 0)
+        return register ^ 0xffffffff
+
+    assert tensor_files.crc32c(np.frombuffer(b'123456789', np.uint8)) == 0xe3069283
+    if size <= 257:
+        content = np.random.default_rng(size).integers(256, size=size, dtype=np.uint8)
+        assert tensor_files.crc32c(content) == by_definition(content.tobytes())
+    else:       # the same bytes, cut into blocks elsewhere
+        content = np.random.default_rng(size).integers(256, size=size, dtype=np.uint8)
+        whole = tensor_files.crc32c(content)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tensor_files, 'CRC_LANES', 64)
+            tensor_files._crc_tables.cache_clear()
+            assert tensor_files.crc32c(content) == whole
+        tensor_files._crc_tables.cache_clear()
+
+
+def test_transformers_computes_the_same(tf, auto, convert, home):
+    import torch
+
+    from generator import Generator
+    convert('to_hf', TINY, 'there')
+    model, tokenizer = (kind.from_pretrained(home / 'there') for kind in (auto.AutoModelForCausalLM, auto.AutoTokenizer))
+    encoder = load_encoder(TINY)
+    for text in NASTY:
+        assert tokenizer(text)['input_ids'] == encoder.encode_with_special(text), text
+        assert tokenizer.decode(tokenizer(text)['input_ids']) == text
+    assert tokenizer.all_special_ids == [encoder.end_of_text]
+    assert (model.config.eos_token_id, model.generation_config.eos_token_id) == (encoder.end_of_text,) * 2
+    assert model.config.n_positions == tokenizer.model_max_length == 128
+
+    tokens = np.random.default_rng(0).integers(1024, size=[2, 128])
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    (home / 'models/tiny').symlink_to(TINY)
+    assert np.abs(our_logits(tf, home / 'models/tiny', tokens) - theirs).max() < 1e-4
+
+    prompt = 'ROMEO:\nWhat'
+    greedy = model.generate(**tokenizer(prompt, return_tensors='pt'), max_new_tokens=64, do_sample=False)
+    [ours] = Generator(TINY).generate([prompt], length=64, temperature=0, stop_at_eot=False)
+    assert len(ours) > 64
+    assert tokenizer.decode(greedy[0]) == prompt + ours
+
+
+def test_a_random_124m_computes_the_same(tf, auto, convert, home):
+    import torch
+    torch.manual_seed(0)
+    model = auto.GPT2LMHeadModel(auto.GPT2Config()).eval()
+    model.save_pretrained(home / 'there')
+    for name, ours in (('vocab.json', 'encoder.json'), ('merges.txt', 'vocab.bpe')):      # fewer tokens than wte has rows
+        shutil.copyfile(f'{TINY}/{ours}', home / 'there' / name)
+    convert('from_hf', 'there', 'random')
+    tokens = np.random.default_rng(0).integers(50257, size=[1, 40])
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    assert np.abs(our_logits(tf, home / 'models/random', tokens) - theirs).max() < 1e-4
+    convert('to_hf', 'random', 'again')
+    again = auto.AutoModelForCausalLM.from_pretrained(home / 'again')
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))
+    shutil.rmtree(home / 'models/random')       # half a gigabyte each
+    shutil.rmtree(home / 'there')
+    shutil.rmtree(home / 'again')
+
+
+def test_what_transformers_saves_can_be_read_in_pieces_and_with_its_tokenizer(tf, auto, convert, there, home,
+                                                                              model_directory):
+    model, tokenizer = (kind.from_pretrained(there) for kind in (auto.AutoModelForCausalLM, auto.AutoTokenizer))
+    model.save_pretrained(home / 'theirs', max_shard_size='40KB')
+    tokenizer.save_pretrained(home / 'theirs')
+    assert (home / 'theirs/model.safetensors.index.json').exists()
+    assert (home / 'theirs/tokenizer.json').exists()
+    convert('from_hf', 'theirs', 'back')
+    assert same_weights(tf, home / 'models/back', model_directory)
+    for name in ('encoder.json', 'vocab.bpe'):
+        assert (home / 'models/back' / name).read_bytes() == (model_directory / name).read_bytes()
+
+
+def test_older_names_are_read_and_masks_passed_over(tf, convert, there, home, model_directory):
+    def old(weights):
+        weights = {name.removeprefix('transformer.'): array for name, array in weights.items()}
+        masks = {'h.0.attn.bias': np.ones([1, 1, 4, 4], np.uint8), 'h.0.attn.masked_bias': np.array(-1e4, np.float32)}
+        return weights | masks | {'lm_head.weight': weights['wte.weight'].copy()}
+
+    rewrite(there, old)
+    convert('from_hf', 'there', 'back')
+    assert same_weights(tf, home / 'models/back', model_directory)
+    rewrite(there, lambda weights: weights | {'lm_head.weight': weights['lm_head.weight'] + 1})
+    with pytest.raises(UserError, match='lm_head.weight is not wte.weight'):
+        convert('from_hf', 'there', 'other')
+
+
+@pytest.mark.parametrize('kind', ['float16', 'bfloat16'])
+def test_half_precision_becomes_float32(tf, convert, there, home, model_directory, kind):
+    import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
+    rewrite(there, lambda weights: {name: array.astype(kind) for name, array in weights.items()})
+    convert('from_hf', 'there', 'back')
+    found, expected = (tf.train.load_checkpoint(str(directory)).get_tensor('model/h1/mlp/c_fc/w')
+                       for directory in (home / 'models/back', model_directory))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, expected.astype(kind).astype(np.float32))
+    assert not np.array_equal(found, expected)
+
+
+def test_six_blocks_as_distilgpt2_has_them(tf, convert, home, model_directory):
+    import checkpoint
+    import model
+    import reference
+    hparams = HParams(**(vars(load_hparams(str(model_directory))) | {'n_layer': 6}))
+    shutil.copytree(model_directory, home / 'models/six')
+    (home / 'models/six/hparams.json').write_text(json.dumps(vars(hparams)))
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
+        load_params(session, reference.random_params(hparams, seed=6))
+        checkpoint.save_model(session, str(home / 'models/six'))
+    convert('to_hf', 'six', 'there')
+    convert('from_hf', 'there', 'back')
+    assert load_hparams(str(home / 'models/back')).n_layer == 6
+    assert same_weights(tf, home / 'models/back', home / 'models/six')
+
+
+def test_the_card_of_a_run(convert, train, home):
+    train('--max_steps', 4, '--sample_every', 0, '--val_every', 2, '--val_batch_count', 1, '--run_name', 'r')
+    rows = [json.loads(line) for line in (home / 'checkpoint/r/metrics.jsonl').read_text().splitlines()]
+    [loss] = [row['val_loss'] for row in rows if 'val_loss' in row and row['step'] == 4]
+    convert('to_hf', 'r', 'there')
+    card = (home / 'there/README.md').read_text()
+    assert card.startswith('---\nlibrary_name: transformers\n')
+    for fact in ('base model: toy', 'corpus: `corpus.txt`, ', 'steps: 4', f'validation loss: {loss:.4f} nats per token'):
+        assert f'\n- {fact}' in card
+    assert 'base_model' not in card     # of the hub
+    settings = json.loads((home / 'checkpoint/r/settings.json').read_text())
+    settings['flags']['model_name'] = '117M'
+    settings['corpus']['name'] = '/home/me/secret/corpus.txt'
+    (home / 'checkpoint/r/settings.json').write_text(json.dumps(settings))
+    convert('to_hf', 'checkpoint/r', 'other')
+    card = (home / 'other/README.md').read_text()
+    assert '\nbase_model: openai-community/gpt2\n---' in card
+    assert 'secret' not in card
+
+
+def refused(convert, home, *arguments):
+    """The message of a conversion that must fail and leave nothing."""
+    before = sorted(home.rglob('*'))
+    with pytest.raises(UserError) as error:
+        convert(*arguments)
+    assert sorted(home.rglob('*')) == before
+    return str(error.value)
+
+
+@pytest.mark.parametrize(('setting', 'value'), [
+    ('model_type', 'gpt_neo'), ('activation_function', 'relu'), ('layer_norm_epsilon', 1e-6), ('n_inner', 50),
+    ('scale_attn_by_inverse_layer_idx', True), ('scale_attn_weights', False), ('tie_word_embeddings', False),
+    ('quantization_config', {'bits': 4}), ('n_head', 5), ('n_layer', 3), ('n_layer', 1), ('n_embd', 12), ('vocab_size', 10)])
+def test_another_network_is_refused(convert, there, home, setting, value):
+    edit(there / 'config.json', **{setting: value})
+    message = refused(convert, home, 'from_hf', 'there', 'back')
+    assert 'there' in message
+    assert setting in message or 'config.json' in message
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda d: (d / 'model.safetensors').rename(d / 'pytorch_model.bin'), ['pytorch_model.bin', 'save_pretrained']),
+    (lambda d: (d / 'model.safetensors').unlink(), ['holds no model.safetensors']),
+    (lambda d: (d / 'model.safetensors').write_bytes(b'version https://git-lfs'), ['damaged']),
+    (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), ['damaged']),
+    (lambda d: (d / 'config.json').write_text('{'), ['config.json', 'not JSON']),
+    (lambda d: (d / 'config.json').write_text('{"model_type": "gpt2"}'), ['config.json', 'lacks vocab_size']),
+    (lambda d: (d / 'config.json').unlink(), ['cannot read', 'config.json']),
+    (lambda d: (d / 'merges.txt').unlink(), ['cannot read', 'merges.txt']),
+    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), ['vocabulary in there', 'line 2']),
+    (lambda d: rewrite(d, lambda w: w | {'score.weight': np.zeros(2, np.float32)}), ['score.weight']),
+    (lambda d: rewrite(d, lambda w: w | {'transformer.wpe.weight': np.zeros([32, 24])}), ['wpe', 'F64'])])
+def test_a_directory_that_will_not_do_is_refused(convert, there, home, change, words):
+    change(there)
+    message = refused(convert, home, 'from_hf', 'there', 'back')
+    assert all(word in message for word in words), message
+
+
+def test_a_target_that_is_there_is_left_alone(convert, there, home, train):
+    assert 'there is there already' in refused(convert, home, 'to_hf', 'toy', 'there')
+    assert 'models/toy is there already' in refused(convert, home, 'from_hf', 'there', 'toy')
+    assert 'no model' in (message := refused(convert, home, 'to_hf', 'none', 'new')) and 'no run' in message
+    train('--max_steps', 1, '--sample_every', 0, '--run_name', 'toy')
+    assert 'checkpoint/toy' in refused(convert, home, 'to_hf', 'toy', 'new')
+
+
+def test_a_damaged_checkpoint_leaves_nothing(convert, home, model_directory):
+    shutil.copytree(model_directory, home / 'models/cut')
+    data = home / 'models/cut/model.ckpt.data-00000-of-00001'
+    content = bytearray(data.read_bytes())
+    content[-5] ^= 1
+    data.write_bytes(content)
+    assert 'cannot read the checkpoint models/cut/model.ckpt' in refused(convert, home, 'to_hf', 'cut', 'new')
+    for n_layer in (1, 3):
+        edit(home / 'models/cut/hparams.json', n_layer=n_layer)
+        assert 'another model' in refused(convert, home, 'to_hf', 'cut', 'new')
+
+
+def test_a_disk_that_fills_up_leaves_nothing(convert, home, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(tensor_files, 'write_safetensors', full)
+    assert refused(convert, home, 'to_hf', 'toy', 'new') == 'cannot write new: No space left on device'
+
+
+def test_mistakes_are_found_before_tensorflow(without_tensorflow, there, home):
+    (there / 'model.safetensors').rename(there / 'pytorch_model.bin')
+    assert 'pytorch_model.bin, a pickle' in one_line_error(without_tensorflow('convert.py', 'from_hf', 'there', 'back'))
+    assert 'COMMAND' in one_line_error(without_tensorflow('convert.py'))
+
+
+def test_without_safetensors_a_line_says_how_to_get_it(convert, there, home, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    assert 'pip install safetensors' in refused(convert, home, 'from_hf', 'there', 'back')

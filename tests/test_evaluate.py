@@ -1,0 +1,224 @@
+"""evaluate.py: every token scored once, from the longest context that the stride allows, and the figures by hand."""
+
+import json
+import math
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import reference
+import windows
+from conftest import one_line_error
+from encoder import END_OF_TEXT, load_encoder
+from errors import UserError
+from hparams import load_hparams
+
+
+@pytest.fixture
+def evaluate(tf, home, monkeypatch, capsys):
+    """Runs evaluate.py in this process: evaluate(*flags) -> what it prints."""
+    def run(*flags):
+        import evaluate
+        monkeypatch.chdir(home)
+        which = [] if {'--model_name', '--run_name'} & set(flags) else ['--model_name', 'toy']
+        monkeypatch.setattr(sys, 'argv', ['evaluate.py', *which, *map(str, flags)])
+        capsys.readouterr()
+        evaluate.main()
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.fixture(scope='module')
+def params(tf, model_directory):
+    reader = tf.train.load_checkpoint(str(model_directory))
+    return {name.removeprefix('model/'): reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def oracle(chunk, params, hparams, length, stride):
+    """Sum of the losses of chunk[1:], each token by itself from the context that the definition gives it."""
+    total = 0.0
+    for i in range(1, len(chunk)):
+        # The window's end: that of the first, or a multiple of the stride further, but not beyond the chunk.
+        end = min(length + -(-max(i - length, 0) // stride) * stride, len(chunk) - 1)
+        context = chunk[max(end - length, 0):i]
+        total -= reference.log_softmax(reference.gpt2(np.array([context]), params, hparams)[0, -1])[chunk[i]]
+    return total
+
+
+@pytest.mark.parametrize(('length', 'stride'), [(8, 8), (8, 1), (8, 3), (32, 16), (1, 1)])
+def test_the_loss_is_the_oracle_s(evaluate, home, params, model_directory, length, stride):
+    hparams = load_hparams(str(model_directory))
+    rng = np.random.default_rng(length)
+    chunks = [rng.integers(hparams.n_vocab, size=size) for size in (30, 1, 5, 9, 8, 17)]
+    np.savez(home / 'tokens.npz', *chunks)
+    result = json.loads(evaluate('--dataset', 'tokens.npz', '--seq_length', length, '--stride', stride, '--batch_size', 3,
+                                 '--json'))
+    expected = sum(oracle(chunk, params, hparams, length, stride) for chunk in chunks)
+    assert result['tokens'] == 29 + 4 + 8 + 7 + 16
+    assert result['loss'] * result['tokens'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_batch_size_makes_no_difference_and_half_the_window_is_the_stride(evaluate):
+    results = [json.loads(evaluate('--dataset', 'corpus.txt', '--json', '--batch_size', n)) for n in (1, 7, 800)]
+    again = json.loads(evaluate('--dataset', 'corpus.txt', '--json', '--batch_size', 7, '--stride', 16))
+    assert [result['loss'] for result in results] == pytest.approx([results[0]['loss']] * 3, rel=1e-6)
+    assert again | {'seconds': 0} == results[1] | {'seconds': 0}
+    assert (again['seq_length'], again['stride'], again['chunks']) == (32, 16, 1)
+
+
+def unigram_params(hparams, probabilities):
+    """Weights of a model that gives each token the same probability wherever it stands."""
+    params = {name: np.zeros_like(array) for name, array in reference.random_params(hparams, seed=0).items()}
+    params['wte'][:, 0] = np.log(probabilities)
+    params['ln_f/b'][0] = 1
+    return params
+
+
+def test_a_hand_computed_example(tf, evaluate, home, model_directory):
+    import checkpoint
+    import model
+    from conftest import load_params
+    hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
+    # One token in two is a space, one in four an x; the others share the last quarter.
+    [x], [space] = encoder.encode('x'), encoder.encode(' ')
+    probabilities = np.full(hparams.n_vocab, 0.25 / (hparams.n_vocab - 2))
+    probabilities[[space, x]] = 0.5, 0.25
+    directory = home / 'models' / 'unigram'
+    directory.mkdir()
+    for name in ('hparams.json', 'encoder.json', 'vocab.bpe'):
+        (directory / name).write_bytes((model_directory / name).read_bytes())
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
+        load_params(session, unigram_params(hparams, probabilities))
+        checkpoint.save_model(session, str(directory))
+    chunk = [space, x, space, space, x, x, space, x]       # ' x  xx x': scored are 'x  xx x', 3 words, 7 bytes
+    np.savez(home / 'tokens.npz', chunk)
+    result = json.loads(evaluate('--model_name', 'unigram', '--dataset', 'tokens.npz', '--json', '--seq_length', 4))
+    bits = 4 * 2 + 3 * 1        # 4 x of a quarter, 3 spaces of a half
+    assert (result['tokens'], result['words'], result['bytes']) == (7, 3, 7)
+    assert result['loss'] == pytest.approx(bits * math.log(2) / 7, rel=1e-6)
+    assert result['perplexity'] == pytest.approx(2 ** (bits / 7), rel=1e-6)
+    assert result['word_perplexity'] == pytest.approx(2 ** (bits / 3), rel=1e-6)
+    assert result['bits_per_byte'] == pytest.approx(bits / 7, rel=1e-6)
+    text = evaluate('--model_name', 'unigram', '--dataset', 'tokens.npz', '--seq_length', 4)
+    assert 'bits per byte         1.57143' in text
+
+
+def test_windows_are_those_of_the_example():
+    chunk = np.arange(8)
+    [(tokens, scored)] = windows.first_windows([chunk, chunk[:1], chunk[:0]], 4)
+    assert (tokens.tolist(), scored) == ([0, 1, 2, 3, 4], 4)
+    assert [(tokens.tolist(), scored) for tokens, scored in windows.later_windows([chunk], 4, 2)] == [
+        ([2, 3, 4, 5, 6], 2), ([3, 4, 5, 6, 7], 1)]
+
+
+@pytest.mark.parametrize('size', [0, 1, 2, 5, 6, 7, 40])
+@pytest.mark.parametrize(('length', 'stride'), [(5, 5), (5, 1), (5, 2), (1, 1)])
+def test_each_token_is_scored_once_from_a_long_context(size, length, stride):
+    chunk = np.arange(100, 100 + size, dtype=np.uint16)
+    chunk.flags.writeable = False
+    scored = []
+    for some in (windows.first_windows([chunk], length), windows.later_windows([chunk], length, stride)):
+        for batch in windows.batches(some, length, 2):
+            assert len(batch.inputs) <= 2
+            for inputs, labels, weights in zip(*batch):
+                for i in np.flatnonzero(weights):
+                    assert labels[i] == inputs[i] + 1
+                    assert i + 1 >= min(length - stride + 1, labels[i] - 100)
+                    scored.append(labels[i])
+    assert sorted(scored) == list(chunk[1:])
+    assert windows.scored_tokens([chunk]) == len(scored)
+
+
+def test_bytes_and_words_of_a_text(model_directory, monkeypatch):
+    encoder = load_encoder(str(model_directory))
+    text = f'x the dog\u00a0héllo ☃☃  end{END_OF_TEXT}{END_OF_TEXT}two words\n'
+    ids = np.array(encoder.encode_with_special(text), np.uint16)
+    scored = text[1:].replace(END_OF_TEXT, '')
+    for block in (1, 2, 3, 1000):       # also such that cut words and characters
+        monkeypatch.setattr(windows, 'BLOCK', block)
+        assert windows.measure_text(encoder, [ids]) == (len(scored.encode()), 7)
+        assert windows.measure_text(encoder, [ids, ids, ids[:1]]) == (2 * len(scored.encode()), 14)
+
+
+def test_only_the_logits_that_count_are_computed(tf, model_directory, monkeypatch):
+    import fused
+    from evaluation import Evaluation
+    computed, head_loss = [], fused.head_loss
+    monkeypatch.setattr(fused, 'HEAD_ROWS', 6)      # of three windows: two positions at a time
+    monkeypatch.setattr(fused, 'head_loss', lambda h, *rest, **more: computed.append(h) or head_loss(h, *rest, **more))
+    Evaluation(str(model_directory / 'model.ckpt'), load_hparams(str(model_directory)), length=20, stride=5, batch_size=3)
+    assert len(computed) == 10 + 3      # for the first windows; for the others
+
+
+def test_figures_that_do_not_exist():
+    from evaluation import figures
+    found = figures(10.0, tokens=2, words=0, n_bytes=0)
+    assert (found['loss'], found['word_perplexity'], found['bits_per_byte']) == (5, None, None)
+    assert figures(1e6, tokens=100000, words=1, n_bytes=1)['word_perplexity'] is None
+
+
+def test_a_run_is_evaluated_and_a_damaged_one_refused(evaluate, train, home):
+    train('--max_steps', 2, '--sample_every', 0, '--learning_rate', 0.01, '--run_name', 'r')
+    before, after = (json.loads(evaluate(*which, '--dataset', 'corpus.txt', '--json'))
+                     for which in (['--model_name', 'toy'], ['--run_name', 'r']))
+    assert after['loss'] < before['loss'] - 0.01
+    assert after['checkpoint'] == 'checkpoint/r/model-2'
+    data = home / 'checkpoint/r/model-2.data-00000-of-00001'
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(UserError, match='model-2.data-00000-of-00001 is damaged'):
+        evaluate('--run_name', 'r', '--dataset', 'corpus.txt')
+
+
+def test_a_damaged_model_and_one_that_gives_no_numbers_are_refused(tf, evaluate, home, model_directory):
+    import checkpoint
+    import model
+    for name in ('cut', 'nan'):
+        shutil.copytree(model_directory, home / 'models' / name)
+    data = home / 'models/cut/model.ckpt.data-00000-of-00001'
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(UserError, match='cannot read the checkpoint models/cut/model.ckpt'):
+        evaluate('--model_name', 'cut', '--dataset', 'corpus.txt')
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.model(load_hparams(str(model_directory)), tf.placeholder(tf.int32, [None, None]))
+        session.run(tf.global_variables_initializer())
+        wpe = tf.trainable_variables()[0]
+        wpe.load(np.full(wpe.shape, np.nan), session)
+        checkpoint.save_model(session, str(home / 'models/nan'))
+    with pytest.raises(UserError, match='the loss is nan'):
+        evaluate('--model_name', 'nan', '--dataset', 'corpus.txt')
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--stride', '40', '--seq_length', '20'], ['--stride 40', '20 tokens']),
+    (['--stride', '0'], ['--stride', 'above 0']),
+    (['--seq_length', '33'], ['--seq_length 33', '32 tokens']),
+    (['--dataset', 'one.txt'], ['one.txt', 'no chunk']),
+    (['--dataset', 'empty.txt'], ['empty.txt', '0 tokens']),
+    (['--dataset', 'nothing.txt'], ['nothing.txt']),
+    (['--model_name', 'other'], ['other', 'toy']),
+    (['--run_name', 'other'], ['other', 'no runs are here']),
+    (['--run_name', 'r', '--model_name', 'toy'], ['--run_name', 'not allowed with', '--model_name']),
+    (['--batch_size', 'x'], ['--batch_size', "'x'"]),
+    (['--strid', '3'], ['--strid'])])
+def test_a_mistake_is_one_line(evaluate, home, flags, words):
+    (home / 'one.txt').write_text('x')
+    (home / 'empty.txt').write_text('')
+    with pytest.raises(UserError) as error:
+        evaluate('--dataset', 'corpus.txt', *flags)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_an_encoder_that_does_not_fit_is_refused_before_tensorflow(without_tensorflow, home, model_directory):
+    directory = home / 'models' / 'small'
+    shutil.copytree(model_directory, directory)
+    sizes = json.loads((directory / 'hparams.json').read_text())
+    (directory / 'hparams.json').write_text(json.dumps(sizes | {'n_vocab': 260}))
+    line = one_line_error(without_tensorflow('evaluate.py', '--dataset', 'corpus.txt', '--model_name', 'small'))
+    assert line.startswith('evaluate.py: models/small: encoder.json has ')
+    line = one_line_error(without_tensorflow('evaluate.py', '--dataset', 'corpus.txt', '--run_name', 'none'))
+    assert 'no runs are here' in line
