@@ -60,9 +60,11 @@ def test_directory(place, encode, settings_directory):
     enc = load_encoder(str(settings_directory))
     tokens = [*enc.encode(TEXT), enc.end_of_text, *enc.encode('short')]
     assert read(place / 'out.npz') == [tokens]
-    line, seconds = result.stdout.rsplit('=', 1)
-    assert line == f'out.npz files=3 tokens={len(tokens)} chunks=1 seconds'
-    assert 0 <= float(seconds) < 60
+    size = len(TEXT + 'short')
+    line, seconds = result.stdout.split(' seconds=')
+    assert line == (f'out.npz files=3 tokens={len(tokens)} chunks=1 bytes={size} bytes/token={size / len(tokens):.2f}')
+    seconds, speed = seconds.split(' MB/s=')
+    assert 0 <= float(seconds) < 60 and float(speed) > 0
 
 
 def test_combine_glob_encoding_and_the_old_output_replaced(place, encode, settings_directory):

@@ -9,8 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from corpus_files import find_files
 from errors import UserError
-from load_dataset import Sampler, check_encoding, find_files, load_dataset, read_texts, save_chunks, token_dtype
+from load_dataset import Sampler, load_dataset, read_texts, save_files
+from read_text import TextFormat, check_encoding
+from token_files import token_dtype
 
 END = 256
 
@@ -24,6 +27,9 @@ class ByteEncoder:
         for part in text.split('<|endoftext|>'):
             ids += [*part.encode(), END]
         return ids[:-1]
+
+    def encode_array(self, text):
+        return np.array(self.encode_with_special(text), token_dtype(self.n_vocab))
 
 
 class WideEncoder(ByteEncoder):
@@ -41,6 +47,10 @@ def write(path, content):
 
 def load(path, combine=50000, enc=ENC, **kwargs):
     return [chunk.tolist() for chunk in load_dataset(enc, str(path), combine, **kwargs)]
+
+
+def save(output, path, combine=50000, enc=ENC, processes=1, **format):
+    return save_files(output, enc, str(path), find_files(path), combine, TextFormat(**format), processes)
 
 
 def error_of(function, *args, **kwargs):
@@ -186,7 +196,7 @@ def test_dtype_holds_every_id():
 def test_wide_vocabulary_takes_four_bytes(tmp_path, name):
     path = write(tmp_path / name, 'ab')
     if name.endswith('.npz'):
-        np.savez(path, np.array([65536]))
+        np.savez_compressed(path, np.array([65536]))
     assert load_dataset(WideEncoder(), path, 50000)[0].dtype == np.uint32
 
 
@@ -223,7 +233,7 @@ def test_text_between_arrays(tmp_path):
     write(tmp_path / '1.txt', 'a')
     np.savez(tmp_path / '2.npz', np.array([7, 8]))
     write(tmp_path / '3.txt', 'b')
-    assert load(tmp_path) == [[7, 8], [*b'a', END, *b'b']]
+    assert load(tmp_path) == [[*b'a'], [7, 8], [*b'b']]
 
 
 def test_newlines_and_byte_order_mark(tmp_path):
@@ -252,7 +262,8 @@ def test_undecodable_text_names_file_and_offset(tmp_path, content, encoding, mes
     path = write(tmp_path / 'b.txt', content)
     error = error_of(load, tmp_path, encoding=encoding)
     assert error.startswith(path) and message in error
-    assert error.endswith('; give its --encoding, or leave the file out by a glob such as *.txt')
+    assert error.endswith('; give its --encoding, or --encoding_errors replace, or leave the file out by a glob such as '
+                          '*.txt')
 
 
 @pytest.mark.parametrize('encoding', ['utf8x', 'rot13', 'base64', 'undefined', ''])
@@ -291,7 +302,11 @@ def test_no_progress_bar_where_standard_error_is_no_terminal(tmp_path, capfd):
 def test_what_is_saved_is_loaded(tmp_path):
     path = str(tmp_path / 'corpus.npz')
     chunks = [np.array([number, 256], np.uint16) for number in range(12)]
-    save_chunks(path, chunks)
+    for number in range(12):
+        np.savez(tmp_path / f'{number:02}.npz', chunks[number])
+    assert save(path, tmp_path)[0] == 12
+    for number in range(12):
+        (tmp_path / f'{number:02}.npz').unlink()
     assert load(path) == [chunk.tolist() for chunk in chunks]
     assert os.listdir(tmp_path) == ['corpus.npz']
     with np.load(path, allow_pickle=False) as npz:      # as the 2019 tool does
@@ -386,26 +401,26 @@ def test_array_with_a_damaged_header(tmp_path, old, new):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = str(tmp_path / 'corpus.npz')
-    save_chunks(path, [np.array([1])])
+    text, path = write(tmp_path / 'text' / 'a.txt', 'x' * 100_000), str(tmp_path / 'corpus.npz')
+    np.savez(path, np.array([1]))
     (tmp_path / 'corpus.npz.part').symlink_to('/dev/full')
-    assert error_of(save_chunks, path, [np.arange(100_000)]) == f'cannot write {path}: No space left on device'
-    assert os.listdir(tmp_path) == ['corpus.npz'] and load(path) == [[1]]
+    assert error_of(save, path, text) == f'cannot write {path}: No space left on device'
+    assert sorted(os.listdir(tmp_path)) == ['corpus.npz', 'text'] and load(path) == [[1]]
 
 
 def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(file, *chunks):
-        file.write(b'half')
-        raise KeyboardInterrupt
-    monkeypatch.setattr(np, 'savez', interrupt)
+    class Interrupted(ByteEncoder):
+        def encode_array(self, text):
+            raise KeyboardInterrupt
+    text = write(tmp_path / 'text' / 'a.txt', 'x')
     with pytest.raises(KeyboardInterrupt):
-        save_chunks(str(tmp_path / 'corpus.npz'), [np.array([1])])
-    assert os.listdir(tmp_path) == []
+        save(str(tmp_path / 'corpus.npz'), text, enc=Interrupted())
+    assert os.listdir(tmp_path) == ['text']
 
 
 def test_write_into_a_missing_directory(tmp_path):
     path = str(tmp_path / 'no' / 'corpus.npz')
-    assert error_of(save_chunks, path, [np.array([1])]) == f'cannot write {path}: No such file or directory'
+    assert error_of(save, path, write(tmp_path / 'a.txt', 'x')) == f'cannot write {path}: No such file or directory'
 
 
 # Sampler
