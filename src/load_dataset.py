@@ -17,8 +17,8 @@ from files import replacing
 from read_text import TextFormat, read_documents
 from token_files import PIECE, mappings, release, release_mappings, token_dtype, write_chunks
 
-_TOUCHED = 1 << 16      # bytes of a mapped file that the system maps in at once, around what is looked at
-_RELEASE = 1 << 24      # bytes after which they are given back
+_TOUCHED = 1 << 21      # bytes of a mapped file that the system may map in at once, around what is looked at
+_RELEASE = 1 << 25      # bytes after which they are given back
 
 
 def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:

@@ -137,11 +137,12 @@ def _checksum(chunks: list[np.ndarray]) -> str:
     digest, touched = hashlib.sha256(), 0
     for chunk in chunks:
         for start in range(0, len(chunk), PIECE):
-            digest.update(chunk[start:start + PIECE].astype(np.int32).tobytes())
-        touched += len(chunk)
-        if touched >= PIECE:
-            release([chunk])
-            touched = 0
+            piece = chunk[start:start + PIECE]
+            digest.update(piece.astype(np.int32))
+            touched += piece.nbytes
+            if touched >= PIECE:
+                release([chunk])
+                touched = 0
         digest.update(b'|')
     return digest.hexdigest()
 

@@ -94,9 +94,9 @@ def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray
                     name = member.filename.removesuffix('.npy')
                     what = f'array {name} in {path}'
                     if member.compress_type == zipfile.ZIP_STORED:
-                        array = _map_array(file.fileno(), mapping, member, what)
+                        array, start = _map_array(file.fileno(), mapping, member, what)
                         if check:
-                            _check_mapped(archive, member, array, n_vocab, what)
+                            _check_mapped(file.fileno(), start, member, array, n_vocab, what)
                     else:
                         array = _load_array(archive, member, n_vocab, what)
                     if array.size:
@@ -126,8 +126,8 @@ def mappings(arrays: Iterable[np.ndarray]) -> list[mmap.mmap]:
     """The mapped files that these arrays lie in, each once."""
     found = {}
     for array in arrays:
-        while isinstance(array, np.ndarray):
-            array = array.base
+        while isinstance(array, np.ndarray | memoryview):
+            array = array.base if isinstance(array, np.ndarray) else array.obj
         if isinstance(array, mmap.mmap):
             found[id(array)] = array
     return list(found.values())
@@ -139,17 +139,21 @@ def _array_order(member: zipfile.ZipInfo) -> float:
     return int(match[1]) if match else float('inf')
 
 
-def _map_array(descriptor: int, mapping: mmap.mmap, member: zipfile.ZipInfo, what: str) -> np.ndarray:
-    """The array of a member that is not compressed, in the mapped file. What is read is its headers alone."""
+def _map_array(descriptor: int, mapping: mmap.mmap, member: zipfile.ZipInfo, what: str
+               ) -> tuple[np.ndarray, int]:
+    """The array of a member that is not compressed, in the mapped file, and where the member's bytes start in that.
+
+    What is read is its headers alone.
+    """
     magic, name_size, extra_size = _LOCAL_HEADER.unpack(os.pread(descriptor, _LOCAL_HEADER.size, member.header_offset))
     if magic != _ZIP_MAGIC[0]:
         raise ValueError('a member of the archive does not begin where it should')
     start = member.header_offset + _LOCAL_HEADER.size + name_size + extra_size
     size, shape, dtype = _npy_header(descriptor, start, member.file_size, what)
     _check_kind(shape, dtype, what)
-    if size + shape[0] * dtype.itemsize > member.file_size or start + member.file_size > len(mapping):
-        raise EOFError('it ends too early')
-    return np.frombuffer(mapping, dtype, shape[0], start + size) if shape[0] else np.empty(0, dtype)
+    if size + shape[0] * dtype.itemsize != member.file_size or start + member.file_size > len(mapping):
+        raise EOFError('an array has another size than the archive says')
+    return (np.frombuffer(mapping, dtype, shape[0], start + size) if shape[0] else np.empty(0, dtype)), start
 
 
 def _npy_header(descriptor: int, start: int, limit: int, what: str) -> tuple[int, tuple[int, ...], np.dtype]:
@@ -172,12 +176,19 @@ def _load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, n_vocab: int,
     return np.concatenate(parts) if parts else np.empty(0, token_dtype(n_vocab))
 
 
-def _check_mapped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, array: np.ndarray, n_vocab: int, what: str) -> None:
-    """Reads a mapped array through the archive, which compares its checksum and fills no memory."""
-    with archive.open(member) as file:
-        _parse_header(file, what)
-        for tokens in _tokens(file, len(array), array.dtype):
-            _check_ids(tokens, n_vocab, what)
+def _check_mapped(descriptor: int, start: int, member: zipfile.ZipInfo, array: np.ndarray, n_vocab: int, what: str) -> None:
+    """Reads a mapped array from the file, which fills no memory: its ids, and the checksum that the archive has of it."""
+    end = start + member.file_size
+    place = end - array.nbytes
+    checksum = zlib.crc32(os.pread(descriptor, place - start, start))
+    while place < end:
+        data = os.pread(descriptor, min(PIECE * array.itemsize, end - place), place)
+        checksum, place = zlib.crc32(data, checksum), place + len(data)
+        if not data:
+            raise EOFError('it ends too early')
+        _check_ids(np.frombuffer(data, array.dtype), n_vocab, what)
+    if checksum != member.CRC:
+        raise zipfile.BadZipFile(f'the checksum of {member.filename} does not agree')
 
 
 def _tokens(file: BinaryIO, count: int, dtype: np.dtype) -> Iterator[np.ndarray]:
