@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,6 +21,7 @@ from errors import UserError, reason
 
 BLOCK = 1 << 18         # bytes read at a time
 ERRORS = ('strict', 'replace', 'ignore')
+_MARKS = {'utf-16': (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 'utf-32': (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 # Bytes given to a decompressor at a time, so that a file of nothing but zeros comes out in pieces that fit into memory: a
 # byte of gzip makes up to a thousand, four bytes of zstd up to 2 ** 17.
 _STEPS = {'.gz': 1 << 16, '.zst': 1 << 12}
@@ -121,8 +123,7 @@ def _decompressor(path: str, suffix: str) -> tuple[Callable, type[Exception]]:
 
 def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator[str]:
     """The text of these bytes, without a byte order mark, lines ended by \\n."""
-    # This codec counts the offsets in its errors from behind the mark; the mark is dropped below in any case.
-    codec = 'utf-8' if codecs.lookup(format.encoding).name == 'utf-8-sig' else format.encoding
+    codec, blocks = _codec(format.encoding, iter(blocks))
     decoder = codecs.getincrementaldecoder(codec)(format.encoding_errors)
     # The 2019 tools opened files in Python's text mode, which reads \r\n and \r as \n: the same text, the same tokens.
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
@@ -145,6 +146,21 @@ def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator
             text, first = text.removeprefix('\ufeff'), False
         if text := newlines.decode(text, last):
             yield text
+
+
+def _codec(encoding: str, blocks: Iterator[bytes]) -> tuple[str, Iterator[bytes]]:
+    """The codec to decode these bytes in pieces with, and the bytes, the first of which had to be looked at."""
+    name = codecs.lookup(encoding).name
+    if name == 'utf-8-sig':     # counts offsets from behind the mark, which is dropped in any case
+        return 'utf-8', blocks
+    if name not in _MARKS:
+        return encoding, blocks
+    head = b''
+    while len(head) < 4 and (block := next(blocks, b'')):
+        head += block
+    # Without a mark, the whole file at once would be decoded in this machine's order, but pieces not at all.
+    order = '' if head.startswith(_MARKS[name]) else '-le' if sys.byteorder == 'little' else '-be'
+    return name + order, itertools.chain([head], blocks)
 
 
 def _not_text(path: str, format: TextFormat, what: str) -> UserError:
@@ -170,11 +186,14 @@ def _lines_as_documents(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
     """Whole lines, each with its \\n."""
     parts = []
-    for text, ends in _lines_as_documents(pieces):
-        parts.append(text)
-        if ends:
-            yield ''.join(parts) + '\n'
+    for piece in pieces:
+        *lines, rest = piece.split('\n')
+        for line in lines:
+            yield ''.join([*parts, line, '\n'])
             parts.clear()
+        parts.append(rest)
+    if last := ''.join(parts):
+        yield last + '\n'
 
 
 def _jsonl(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str, bool]]:

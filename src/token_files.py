@@ -22,7 +22,7 @@ import numpy as np
 from errors import UserError, reason
 
 PIECE = 1 << 20         # tokens looked at, or bytes copied, at a time
-_HELD = 1 << 25         # bytes of a chunk that are held in memory until its size is known; more wait in a temporary file
+_HELD = 1 << 22         # bytes of a chunk that are held in memory until its size is known; more wait in a temporary file
 _ZIP_MAGIC = (b'PK\x03\x04', b'PK\x05\x06')     # of an archive with members, and of an empty one
 _LOCAL_HEADER = struct.Struct('<4s22xHH')       # of a zip member: magic, ..., lengths of the name and of what comes after
 _NPY_HEADER = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iu][1248])', 'fortran_order': False, "
@@ -169,10 +169,11 @@ def _load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, n_vocab: int,
     with archive.open(member) as file:
         _, shape, dtype = _parse_header(file, what)
         _check_kind(shape, dtype, what)
-        parts = []
+        parts, ends = [], []
         for tokens in _tokens(file, shape[0], dtype):
-            _check_ids(tokens, n_vocab, what)
+            ends += [int(tokens.min()), int(tokens.max())]
             parts.append(tokens.astype(token_dtype(n_vocab)))
+    _check_ids(ends, n_vocab, what)
     return np.concatenate(parts) if parts else np.empty(0, token_dtype(n_vocab))
 
 
@@ -180,15 +181,17 @@ def _check_mapped(descriptor: int, start: int, member: zipfile.ZipInfo, array: n
     """Reads a mapped array from the file, which fills no memory: its ids, and the checksum that the archive has of it."""
     end = start + member.file_size
     place = end - array.nbytes
-    checksum = zlib.crc32(os.pread(descriptor, place - start, start))
+    checksum, ends = zlib.crc32(os.pread(descriptor, place - start, start)), []
     while place < end:
         data = os.pread(descriptor, min(PIECE * array.itemsize, end - place), place)
         checksum, place = zlib.crc32(data, checksum), place + len(data)
         if not data:
             raise EOFError('it ends too early')
-        _check_ids(np.frombuffer(data, array.dtype), n_vocab, what)
+        tokens = np.frombuffer(data, array.dtype)
+        ends += [int(tokens.min()), int(tokens.max())]
     if checksum != member.CRC:
         raise zipfile.BadZipFile(f'the checksum of {member.filename} does not agree')
+    _check_ids(ends, n_vocab, what)
 
 
 def _tokens(file: BinaryIO, count: int, dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -227,9 +230,9 @@ def _check_kind(shape: tuple[int, ...], dtype: np.dtype, what: str) -> None:
         raise UserError(f'{what} has {len(shape)} dimensions; expected 1')
 
 
-def _check_ids(tokens: np.ndarray, n_vocab: int, what: str) -> None:
-    """Raises UserError, beginning with `what`, unless all of one token or more are 0 .. n_vocab - 1."""
-    for token in (tokens.min(), tokens.max()):
+def _check_ids(ids: list[int], n_vocab: int, what: str) -> None:
+    """Raises UserError, beginning with `what`, unless all of these ids, the lowest and highest ones, are 0 .. n_vocab - 1."""
+    for token in ids:
         if not 0 <= token < n_vocab:
             raise UserError(f'{what} holds the id {token}; the vocabulary has 0 to {n_vocab - 1} (encoded for another '
                             'model?)')
