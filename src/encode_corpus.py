@@ -81,7 +81,7 @@ def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat) -> 
                     yield _Task([], [True], meter.take(), [array])
             continue
         events = itertools.chain.from_iterable(read_documents(file, format, meter.add) for file in run)
-        for text, begins in cut_chunks(events, combine):
+        for text, begins in cut_chunks(events, combine, PIECE):
             task.texts.append(text)
             task.begins.append(begins)
             characters += len(text)
@@ -109,7 +109,7 @@ class _Meter:
         return count
 
 
-def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int = PIECE) -> Iterator[tuple[str, bool]]:
+def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> Iterator[tuple[str, bool]]:
     """Pieces (text, whether a chunk begins with it) of chunks made of documents, told as events (see read_text).
 
     Pieces have about `size` characters. Their tokens, one after the other, are those of the whole chunk.

@@ -113,12 +113,15 @@ def hold_out(chunks: list[np.ndarray], end_of_text: int, share: float) -> tuple[
     chosen[np.random.default_rng(1).permutation(total)[:count]] = True
     chosen = iter(chosen)
     train, held_out = [], []
-    for of_chunk in documents:
+    for chunk, of_chunk in zip(chunks, documents):
         marked = [(next(chosen), document) for document in of_chunk]
         held_out += [document for out, document in marked if out]
-        if stay := [document for out, document in marked if not out]:
+        stay = [document for out, document in marked if not out]
+        if stay and sum(map(len, stay)) + len(stay) - 1 == len(chunk):
+            train.append(chunk)     # which may be mapped
+        elif stay:
             train.append(_join(stay, end_of_text))
-        release(stay)
+        release([chunk])
     return train, [_join(held_out, end_of_text)]
 
 

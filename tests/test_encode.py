@@ -240,8 +240,7 @@ def test_interrupted_while_other_processes_encode(place):
     process = subprocess.Popen(command, cwd=place, env=environment(place), stderr=subprocess.PIPE, start_new_session=True)
     with open(place / 'pipe', 'wb', buffering=0) as pipe:
         pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
-        while len(in_session(process.pid)) < 3:
-            time.sleep(0.01)
+        wait_for(lambda: len(in_session(process.pid)) == 3)
         os.killpg(process.pid, signal.SIGINT)
         _, chatter = process.communicate(timeout=60)
     assert process.returncode == 130 and chatter == b''
@@ -255,12 +254,18 @@ def test_processes_end_when_the_first_is_killed(place):
     process = subprocess.Popen(command, cwd=place, env=environment(place), start_new_session=True)
     with open(place / 'pipe', 'wb', buffering=0) as pipe:
         pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
-        while len(in_session(process.pid)) < 4:
-            time.sleep(0.01)
+        wait_for(lambda: len(in_session(process.pid)) == 4)
         process.kill()
         process.wait()
-        while in_session(process.pid):      # for ever, if one of them did not see it
-            time.sleep(0.01)
+        wait_for(lambda: not in_session(process.pid))
+
+
+def wait_for(condition):
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError('nothing happened for a minute')
 
 
 def in_session(number):
