@@ -12,6 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
 import model_dir
+from corpus_flags import add_text_flags, text_format
 from errors import UserError, reason, run
 from flags import Parser, non_negative_int, positive_int
 from hparams import HParams, default_hparams, load_hparams
@@ -28,13 +29,13 @@ def parse_flags() -> argparse.Namespace:
     source.add_argument('--dataset', metavar='PATH', help='text to learn the vocabulary from: file, directory or glob')
     source.add_argument('--from_run', metavar='RUN', help='take the newest weights of this run in checkpoint/ instead, '
                         'without the optimizer\'s state')
+    add_text_flags(parser.add_argument_group('text'))
     size = parser.add_argument_group('size')
     size.add_argument('--vocab_size', metavar='N', type=positive_int, default=default.n_vocab, help='tokens')
     for name, meaning in (('n_ctx', 'longest sequence in tokens'), ('n_embd', 'features'), ('n_head', 'attention heads'),
                           ('n_layer', 'blocks')):
         size.add_argument(f'--{name}', metavar='N', type=positive_int, default=getattr(default, name), help=meaning)
     other = parser.add_argument_group('other')
-    other.add_argument('--encoding', default='utf-8', help='of the text files')
     other.add_argument('--seed', metavar='N', type=non_negative_int, help='for the same random weights each time')
     return parser.parse_args()
 
@@ -48,7 +49,8 @@ def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
         hparams = HParams(args.vocab_size, args.n_ctx, args.n_embd, args.n_head, args.n_layer)
     except ValueError as error:
         raise UserError(f'these sizes do not make a model: {error}') from None
-    ids, merges = learn_vocabulary(read_texts(args.dataset, args.encoding), args.vocab_size)
+    texts = read_texts(args.dataset, **vars(text_format(args)))
+    ids, merges = learn_vocabulary(texts, args.vocab_size)
     if len(ids) < args.vocab_size:
         print(f'The text has no pair of tokens left that comes twice: n_vocab is {len(ids)}, not {args.vocab_size}')
     write_vocabulary(directory, ids, merges)

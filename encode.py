@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Encodes a text, a directory or a glob into an .npz of tokens, from which train.py starts at once."""
+"""Encodes a text, a directory or a glob into an .npz of tokens, from which train.py starts at once.
+
+Reads text, .gz, .zst (with the zstandard package), .jsonl and .csv, of any size, in bounded memory.
+"""
 
 import os
 import sys
@@ -11,20 +14,22 @@ import encoder
 import errors
 import flags
 import model_dir
+from corpus_files import find_files
+from corpus_flags import add_text_flags, add_token_flags, text_format
 from errors import UserError
-from load_dataset import check_encoding, find_files, load_dataset, save_chunks
+from load_dataset import save_files
 
 
 def make_parser() -> flags.Parser:
     parser = flags.Parser(description=__doc__)
     parser.add_argument('input', metavar='IN', help="a file, a directory, or a glob in quotes ('corpus/**/*.txt')")
     parser.add_argument('output', metavar='OUT.npz', help='file to write; an existing one is replaced')
-    parser.add_argument('--model_name', metavar='NAME', default='117M',
+    add_text_flags(parser.add_argument_group('text'))
+    tokens = parser.add_argument_group('tokens')
+    tokens.add_argument('--model_name', metavar='NAME', default='117M',
                         help='whose vocabulary to use: that of the model to be trained')
-    parser.add_argument('--models_dir', metavar='DIR', default='models', help='where models are')
-    parser.add_argument('--combine', metavar='N', type=flags.positive_int, default=50000,
-                        help='put files together, with end-of-text tokens between, into chunks of N characters or more')
-    parser.add_argument('--encoding', metavar='NAME', default='utf-8', help='of the text files')
+    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='where models are')
+    add_token_flags(tokens)
     return parser
 
 
@@ -49,15 +54,17 @@ def check_output(output: str, source: str, files: list[str]) -> None:
 
 def main() -> None:
     args = make_parser().parse_args()
-    check_encoding(args.encoding)
+    format = text_format(args)
     files = find_files(args.input)
     check_output(args.output, args.input, files)
     enc = encoder.load_encoder(model_dir.find_model(args.model_name, args.models_dir))
     start = time.perf_counter()
-    chunks = load_dataset(enc, args.input, args.combine, args.encoding)
-    save_chunks(args.output, chunks)
-    print(f'{args.output} files={len(files)} tokens={sum(map(len, chunks))} chunks={len(chunks)} '
-          f'seconds={time.perf_counter() - start:.1f}')
+    chunks, totals = save_files(args.output, enc, args.input, files, args.combine, format, args.processes)
+    seconds = time.perf_counter() - start
+    figures = f'{args.output} files={len(files)} tokens={totals.tokens} chunks={chunks}'
+    if totals.text_bytes:
+        figures += f' bytes={totals.text_bytes} bytes/token={totals.text_bytes / totals.text_tokens:.2f}'
+    print(f'{figures} seconds={seconds:.1f} MB/s={totals.text_bytes / 1e6 / max(seconds, 1e-9):.1f}')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
+from corpus_flags import add_text_flags, add_token_flags
 from errors import run
 from flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
 from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY, SAMPLE_DIR, Job, finished, prepare
@@ -28,10 +29,12 @@ def parse_flags() -> argparse.Namespace:
 
 def add_data_flags(group) -> None:
     group.add_argument('--dataset', metavar='PATH', required=True,
-                       help='text or .npz to train on: a file, a directory, or a glob in quotes')
-    group.add_argument('--combine', metavar='CHARS', type=positive_int, default=50000,
-                       help='join files shorter than this into chunks, with <|endoftext|> between them')
-    group.add_argument('--encoding', default='utf-8', help='of the text files')
+                       help='text or .npz to train on: a file, a directory, or a glob in quotes (text also as .gz, .zst, '
+                            '.jsonl, .csv)')
+    add_text_flags(group)
+    add_token_flags(group)
+    group.add_argument('--no_cache', action='store_true',
+                       help='encode text at each start, into memory, instead of once into the run\'s directory')
     group.add_argument('--noise', metavar='P', type=fraction, default=0.0,
                        help='replace this share of the input tokens by random ones, to make the model robust to typos')
 

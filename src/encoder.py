@@ -7,24 +7,33 @@ was learned first, until no neighbours are left that were ever learned as a pair
 
     ' merges' = Ġ m e r g e s -> Ġ m er g e s -> Ġ m er g es -> Ġm er g es -> Ġm er ges -> Ġmer ges = [4017, 3212]
 
+That is `merge`, below. What makes it fast is that texts repeat themselves: tables remember the ids of words, of pieces
+and of characters that no merge joins to others, and the text is cut into words, which is quicker than into pieces.
+
 Two files hold what was learned. `encoder.json` gives every token's id. `vocab.bpe` lists the merges in the order in
 which they were learned, a pair to a line. Both write bytes as printable characters (see `byte_characters`).
 """
 
 import json
 import os
-from collections.abc import Collection, Iterable
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heapify, heappop, heappush
-from itertools import chain, pairwise
+from itertools import pairwise
 
+import numpy as np
 import regex
 
 from errors import UserError, reason
 from model_dir import find_model
 
 END_OF_TEXT = '<|endoftext|>'
-CACHE_SIZE = 2 ** 16        # pieces remembered: 10 MB of English words, 30 MB of Chinese; twice as many gain nothing
-LONGEST_CACHED = 64         # characters: longer pieces seldom come twice, and would leave the cache's bytes unbounded
+CACHE_SIZE = 2 ** 17        # entries of a table: of words 20 MB in English, 40 MB in other scripts
+LONGEST_CACHED = 32         # characters: longer ones seldom come twice, and would leave a table's bytes unbounded
+LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
+BLOCK = 2 ** 16             # characters encoded at a time: their words, as Python's strings, fit the processor's cache
 
 # No merge crosses from one piece to the next. Every character of a text is in exactly one piece. Letters, numbers and
 # white space are what the `regex` package's Unicode tables say, so characters of newer Unicode versions may be cut
@@ -34,6 +43,18 @@ PIECE = regex.compile(r'''
     | [ ]?(?:\p{L}+|\p{N}+|[^\s\p{L}\p{N}]+)        # letters, numbers or the rest, each with one space before it
     | \s+(?!\S)                                     # white space, except a last space that the next piece will take
     | \s+
+''', regex.VERBOSE)
+
+# A piece has white space only in front of what it holds, so whole pieces make up these: one space character with all up
+# to the next, or the white space before that one. The standard `re` is faster, but its \s has more than Unicode's list.
+SPACE = r'\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000'
+WORD = re.compile(f'[{SPACE}]?[^{SPACE}]+|[{SPACE}]+(?![^{SPACE}])')
+
+# Where a piece must end, whatever comes before and after these two characters. Surrogates may be half a letter.
+BOUNDARY = regex.compile(r'''(?r)              # searches backwards
+      (?<=\S)(?=\s)
+    | (?<=\p{L})(?=[^\p{L}\p{Cs}])(?<!<\|endoftext)
+    | (?<=\p{N})(?=[^\p{N}\p{Cs}])
 ''', regex.VERBOSE)
 
 
@@ -66,9 +87,27 @@ def merge(symbols: Iterable[str], ranks: dict[tuple[str, str], int]) -> list[str
     """Merges neighbours, the pair of lowest rank first and of equals the leftmost, until no neighbours have a rank.
 
         merge('abab', {('b', 'a'): 0, ('a', 'ba'): 1}) -> a b a b -> a ba b -> aba b -> ['aba', 'b']
+    """
+    symbols = list(symbols)
+    if len(symbols) > LONGEST_SIMPLE:
+        return merge_long(symbols, ranks)
+    never = len(ranks)
+    pair_ranks = [ranks.get(pair, never) for pair in pairwise(symbols)]
+    while pair_ranks and (lowest := min(pair_ranks)) != never:
+        i = pair_ranks.index(lowest)
+        symbols[i] += symbols.pop(i + 1)
+        del pair_ranks[i]
+        if i > 0:
+            pair_ranks[i - 1] = ranks.get((symbols[i - 1], symbols[i]), never)
+        if i < len(pair_ranks):
+            pair_ranks[i] = ranks.get((symbols[i], symbols[i + 1]), never)
+    return symbols
 
-    The symbols are a doubly linked list, the pairs that may be merged a heap, so that n symbols take O(n log n). Pairs
-    that a merge has broken up stay in the heap and are passed over when they come out.
+
+def merge_long(symbols: Iterable[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """What `merge` gives, in O(n log n) for n symbols: they are a doubly linked list, the pairs with a rank a heap.
+
+    Pairs that a merge has broken up stay in the heap and are passed over when they come out.
     """
     symbols = [*symbols, '']        # '' is in no pair: it ends the list on the right and, as symbols[-1], on the left
     size = len(symbols)
@@ -94,22 +133,63 @@ def merge(symbols: Iterable[str], ranks: dict[tuple[str, str], int]) -> list[str
     return [symbol for symbol in symbols if symbol]
 
 
-class _Pieces(dict):
-    """piece -> its token ids, worked out when first asked for; empties itself when full."""
+def cut(text: str, end: bool = False) -> int:
+    """Where a text that goes on can be cut: text[:p] and text[p:] with all that follows, encoded one by one, give the
+    ids of the whole. With `end`, nothing follows: len(text).
 
-    def __init__(self, ids: dict[str, int], ranks: dict[tuple[str, str], int]):
+    'two words' -> 3. The last p at which the two characters beside it show, whatever the others are, that a piece ends
+    and that no END_OF_TEXT stands across: before white space that follows something else, and after a letter or a
+    number that something else follows. 0 if there is none, as in a single word. Looks no further back than it must.
+    """
+    if end:
+        return len(text)
+    boundary = BOUNDARY.search(text)
+    return boundary.start() if boundary else 0
+
+
+def blocks(text: str) -> Iterator[str]:
+    """The text in parts of BLOCK characters or somewhat less, more only where `cut` finds no place."""
+    start, size = 0, BLOCK
+    while start + size < len(text):
+        length = cut(text[start:start + size])
+        if length:
+            yield text[start:start + length]
+        start += length
+        size = BLOCK if length else 2 * size
+    yield text[start:]
+
+
+def atom_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Finds the parts of a spelled piece across whose ends no merge can go, in whatever order the merges were learned.
+
+    A merge across makes a token with two certain bytes side by side. So a character of several bytes (the first of them
+    is À to ÿ) starts a new part if in no token its first byte follows the last byte of the character before it. With
+    GPT-2's vocabulary, '人之初' is three parts: hardly a token reaches from one Chinese character into the next.
+    """
+    before = defaultdict(set)       # first byte of such a character -> the bytes that it follows in tokens
+    for token in tokens:
+        for left, right in pairwise(token):
+            if 'À' <= right <= 'ÿ':
+                before[right].add(left)
+    joined = [f'{first}(?<=[{re.escape("".join(sorted(left)))}]{first})' for first, left in sorted(before.items())]
+    return re.compile(f'.(?:{"|".join(["[^À-ÿ]+", *joined])})*')
+
+
+class _Table(dict):
+    """A part of a text -> its token ids, packed in bytes; worked out when first asked for. Empties itself when full."""
+
+    def __init__(self, work_out: Callable[[str], bytes]):
         super().__init__()
-        self.ids = ids
-        self.ranks = ranks
+        self.work_out = work_out
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        tokens = tuple(self.ids[token] for token in merge(spell(piece), self.ranks))
-        if len(piece) <= LONGEST_CACHED:
-            # Starting over costs less than keeping count of what is used: the common pieces are back at once.
+    def __missing__(self, part: str) -> bytes:
+        ids = self.work_out(part)
+        if len(part) <= LONGEST_CACHED:
+            # Starting over costs less than keeping count of what is used: the common ones are back at once.
             if len(self) >= CACHE_SIZE:
                 self.clear()
-            self[piece] = tokens
-        return tokens
+            self[part] = ids
+        return ids
 
 
 class Encoder:
@@ -119,30 +199,52 @@ class Encoder:
     makes and END_OF_TEXT are among them. merges: pairs of tokens, first learned first; both of a pair are byte
     characters or made by an earlier merge. `load_encoder` checks this for files.
 
-    n_vocab: tokens in the vocabulary; end_of_text: the id of END_OF_TEXT.
+    n_vocab: tokens in the vocabulary; end_of_text: the id of END_OF_TEXT; dtype: the smallest that holds every id.
+    Processes made by fork may go on with an encoder, each with its own tables.
     """
 
     def __init__(self, ids: dict[str, int], merges: Collection[tuple[str, str]]):
         self.n_vocab = len(ids)
         self.end_of_text = ids[END_OF_TEXT]
-        self._pieces = _Pieces(ids, {pair: rank for rank, pair in enumerate(merges)})
+        self.dtype = np.dtype(np.uint16 if self.n_vocab <= 2 ** 16 else np.uint32)
         self._bytes = {id: token.translate(CHARACTER_BYTES).encode('latin-1') for token, id in ids.items()}
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._packed = {token: id.to_bytes(self.dtype.itemsize, sys.byteorder) for token, id in ids.items()}
+        self._atom = atom_pattern(ids)
+        self._atoms = _Table(self._pack_atom)
+        self._pieces = _Table(self._pack_piece)
+        self._words = _Table(self._pack_word)
 
     def encode(self, text: str) -> list[int]:
         """'Hello world' -> [15496, 995]. END_OF_TEXT is text like any other here; lone surrogates become U+FFFD."""
-        try:
-            return list(chain.from_iterable(map(self._pieces.__getitem__, PIECE.findall(text))))
-        except UnicodeEncodeError:
-            return self.encode(well_formed(text))
+        return np.frombuffer(self._pack(text), self.dtype).tolist()
 
     def encode_with_special(self, text: str) -> list[int]:
         """As `encode`, but each literal END_OF_TEXT becomes its one id: 'a<|endoftext|>b' -> [64, 50256, 65]."""
-        documents = map(self.encode, text.split(END_OF_TEXT))
-        ids = next(documents)
-        for document in documents:
-            ids.append(self.end_of_text)
-            ids.extend(document)
-        return ids
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of `encode_with_special` as a read-only array [n_tokens] of `dtype`: a tenth of a list's memory."""
+        documents = map(self._pack, text.split(END_OF_TEXT))
+        return np.frombuffer(self._packed[END_OF_TEXT].join(documents), self.dtype)
+
+    def _pack(self, text: str) -> bytes:
+        """The ids of a text, as the bytes of an array of `dtype`; so do the others, of ever smaller parts."""
+        try:
+            return b''.join([b''.join(map(self._words.__getitem__, WORD.findall(block))) for block in blocks(text)])
+        except UnicodeEncodeError:
+            return self._pack(well_formed(text))
+
+    def _pack_word(self, word: str) -> bytes:
+        return b''.join(map(self._pieces.__getitem__, PIECE.findall(word)))
+
+    def _pack_piece(self, piece: str) -> bytes:
+        if piece.isascii():
+            return self._pack_atom(spell(piece))
+        return b''.join(map(self._atoms.__getitem__, self._atom.findall(spell(piece))))
+
+    def _pack_atom(self, spelled: str) -> bytes:
+        return b''.join([self._packed[token] for token in merge(spelled, self._ranks)])
 
     def decode(self, ids: Iterable[int]) -> str:
         """[15496, 995] -> 'Hello world'; bytes that are not UTF-8, such as half a character, become U+FFFD.

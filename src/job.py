@@ -12,10 +12,12 @@ import model_dir
 import plot
 import run_dir
 import run_state
+import token_cache
+from corpus_flags import text_format
 from encoder import Encoder, load_encoder
 from errors import UserError, reason
 from hparams import HParams, load_hparams
-from load_dataset import Sampler, hold_out, load_dataset
+from load_dataset import Sampler, hold_out
 from run_state import RunState
 
 CHECKPOINT_DIR = 'checkpoint'
@@ -69,15 +71,17 @@ def prepare(args: argparse.Namespace) -> Job:
     with contextlib.ExitStack() as stack:       # which gives the directory back if something turns out wrong
         lock = stack.enter_context(run_dir.lock(run_directory)) if os.path.isdir(run_directory) else None
         checkpoint, state = starting_point(args, directory, run_directory, hparams)
-        train, validation = corpus(args, encoder, seq_length)
-        lock = lock or stack.enter_context(run_dir.lock(run_directory))
+        if lock is None:        # before the corpus, whose tokens are kept there
+            lock = stack.enter_context(run_dir.lock(run_directory))
+            stack.callback(run_dir.remove, run_directory)
+        train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length)
         make_writable(sample_directory)
         run_dir.clean(run_directory)
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
         job = Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, state, lock,
-                  run_dir.describe(args, train), seq_length, sample_length, recompute(args, hparams), weight_decay(args),
-                  Sampler(train, seed=data_seed), validation, np.random.default_rng(noise_seed),
-                  Sampler(train, seed=context_seed), np.random.default_rng(sampling_seed))
+                  run_dir.describe(args, train, run_directory, corpus_key), seq_length, sample_length,
+                  recompute(args, hparams), weight_decay(args), Sampler(train, seed=data_seed), validation,
+                  np.random.default_rng(noise_seed), Sampler(train, seed=context_seed), np.random.default_rng(sampling_seed))
         go_on(job)
         stack.pop_all()
     return job
@@ -117,18 +121,29 @@ def starting_point(args, directory: str, run_directory: str, hparams: HParams) -
     return prefix, RunState()
 
 
-def corpus(args, encoder: Encoder, seq_length: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The chunks to train on, and the batches to validate on."""
-    chunks = load_chunks(args, args.dataset, encoder)
+def corpus(args, encoder: Encoder, model_directory: str, run_directory: str, seq_length: int
+           ) -> tuple[list[np.ndarray], list[np.ndarray], str | None]:
+    """The chunks to train on, the batches to validate on, and a key of what is trained on (see token_cache)."""
+    def load(name: str) -> tuple[list[np.ndarray], str | None]:
+        return load_chunks(args, getattr(args, name), encoder, model_directory,
+                           None if args.no_cache else os.path.join(run_directory, name))
+
+    chunks, key = load('dataset')
     held_out = []
     if args.val_split:
         chunks, held_out = hold_out(chunks, encoder.end_of_text, args.val_split)
         print(f'held out for validation: {sum(map(len, held_out))} tokens', flush=True)
     Sampler(chunks).check(seq_length)
-    validation = validation_batches(args, encoder, held_out or chunks, seq_length) if args.val_every else []
+    validation = []
+    if args.val_every:
+        if args.val_dataset:
+            held_out, _ = load('val_dataset')
+        elif not args.val_split:
+            print('Neither --val_dataset nor --val_split: validating on the training data')
+        validation = validation_batches(args, held_out or chunks, seq_length)
     if (args.val_dataset or args.val_split) and not args.val_every:
         print('--val_every is 0: no validation takes place')
-    return chunks, validation
+    return chunks, validation, key
 
 
 def finished(args, state: RunState, corpus_size: int) -> str | None:
@@ -156,19 +171,19 @@ def within_window(flag: str, given: int | None, hparams: HParams, default: int, 
     return default
 
 
-def load_chunks(args, path: str, encoder: Encoder) -> list[np.ndarray]:
+def load_chunks(args, path: str, encoder: Encoder, model_directory: str, cache: str | None
+                ) -> tuple[list[np.ndarray], str | None]:
+    """The chunks of a corpus, and their key; cache: what the names of its files begin with."""
     print(f'Loading dataset {path}', flush=True)
-    chunks = load_dataset(encoder, path, args.combine, encoding=args.encoding)
+    vocabulary = token_cache.checksum(os.path.join(model_directory, name) for name in ('encoder.json', 'vocab.bpe'))
+    chunks, key = token_cache.load_corpus(encoder, path, args.combine, text_format(args), args.processes, place=cache,
+                                          vocabulary=vocabulary)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
-    return chunks
+    return chunks, key
 
 
-def validation_batches(args, encoder: Encoder, chunks: list[np.ndarray], seq_length: int) -> list[np.ndarray]:
+def validation_batches(args, chunks: list[np.ndarray], seq_length: int) -> list[np.ndarray]:
     """--val_batch_count batches with a seed of their own, so that every run and every step validates on the same."""
-    if args.val_dataset:
-        chunks = load_chunks(args, args.val_dataset, encoder)
-    elif not args.val_split:
-        print('Neither --val_dataset nor --val_split: validating on the training data')
     sampler = Sampler(chunks, seed=1)
     return [draw_batch(sampler, args.val_batch_size, seq_length) for _ in range(args.val_batch_count)]
 

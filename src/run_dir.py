@@ -1,5 +1,6 @@
 """The directory of a run: who may write to it, what is left over in it, what its settings were."""
 
+import contextlib
 import fcntl
 import glob
 import hashlib
@@ -15,13 +16,15 @@ import numpy as np
 import files
 import model_dir
 from errors import UserError, reason
+from token_files import PIECE, release
 
 SETTINGS = 'settings.json'
 METRICS = 'metrics.jsonl'
 # Flags that change what a run computes. The others decide when it stops, saves or shows something.
-MATHEMATICS = ('model_name', 'combine', 'encoding', 'noise', 'seq_length', 'batch_size', 'accumulate_gradients',
-               'only_train_transformer_layers', 'optimizer', 'learning_rate', 'learning_rate_schedule',
-               'warmup_steps', 'clip_norm', 'weight_decay', 'precision', 'val_split')
+MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line', 'noise',
+               'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers', 'optimizer',
+               'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm', 'weight_decay', 'precision',
+               'val_split')
 
 
 def lock(directory: str):
@@ -102,12 +105,22 @@ def clear(directory: str) -> None:
         os.remove(path)
 
 
-def describe(args, chunks: list[np.ndarray]) -> dict:
-    """The settings of a run as settings.json holds them: flags, corpus, versions."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(np.ascontiguousarray(chunk, np.int32).tobytes())
-        digest.update(b'|')
+def remove(directory: str) -> None:
+    """Removes a run directory, and directories above it that are empty then."""
+    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.removedirs(os.path.dirname(directory))
+
+
+def describe(args, chunks: list[np.ndarray], directory: str, key: str | None) -> dict:
+    """The settings of a run as settings.json holds them: flags, corpus, versions.
+
+    key: tells whether the corpus is the one that the run in `directory` had before, whose checksum is taken then; else,
+    or without one, the tokens are read.
+    """
+    key = key and hashlib.sha256(f'{key} {args.val_split}'.encode()).hexdigest()
+    before = (read_settings(directory) or {}).get('corpus', {})
+    checksum = before['sha256'] if key and before.get('key') == key and 'sha256' in before else _checksum(chunks)
     versions = {'python': platform.python_version()}
     for package in ('tensorflow', 'tensorflow-cpu', 'numpy'):
         try:
@@ -116,7 +129,22 @@ def describe(args, chunks: list[np.ndarray]) -> dict:
             continue
     return {'flags': vars(args), 'versions': versions,
             'corpus': {'name': args.dataset, 'tokens': sum(map(len, chunks)), 'chunks': len(chunks),
-                       'sha256': digest.hexdigest()}}
+                       'sha256': checksum, 'key': key}}
+
+
+def _checksum(chunks: list[np.ndarray]) -> str:
+    """A checksum of tokens, the same however many bytes each takes."""
+    digest, touched = hashlib.sha256(), 0
+    for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            piece = chunk[start:start + PIECE]
+            digest.update(piece.astype(np.int32))
+            touched += piece.nbytes
+            if touched >= PIECE:
+                release([chunk])
+                touched = 0
+        digest.update(b'|')
+    return digest.hexdigest()
 
 
 def read_settings(directory: str) -> dict | None:

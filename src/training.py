@@ -19,6 +19,7 @@ import optimize
 import plot
 import run_dir
 import sample
+from draw_ahead import DrawAhead
 from errors import UserError
 from job import Job, draw_batch, finished
 from runtime import session_config
@@ -31,6 +32,7 @@ class Training:
         self._args, self._job, self._state = args, job, job.state
         self._saved, self._saved_at = job.state.step, time.time()
         self._improved = False
+        self._feeds = DrawAhead(self._draw, {'data': job.train.rng, 'noise': job.noise})
         graph = tf.Graph()
         with graph.as_default():
             self._build()
@@ -83,16 +85,20 @@ class Training:
             inputs = np.where(noise.random(labels.shape) < self._args.noise, wrong, labels)
         return {self._inputs: inputs, self._labels: labels}
 
+    def _draw(self) -> list[dict]:
+        """The feeds of one update."""
+        return [self._feed(draw_batch(self._job.train, self._args.batch_size, self._job.seq_length))
+                for _ in range(self._args.accumulate_gradients)]
+
     def update(self) -> None:
-        """Draws the batches of one update and makes it.
+        """Makes one update.
 
         Raises UserError, with what to try, if the loss is no number any more.
         """
         args, job, state = self._args, self._job, self._state
-        feeds = [self._feed(draw_batch(job.train, args.batch_size, job.seq_length))
-                 for _ in range(args.accumulate_gradients)]
         rate = optimize.learning_rate(state.step + 1, peak=args.learning_rate, schedule=args.learning_rate_schedule,
                                       warmup_steps=args.warmup_steps, max_steps=args.max_steps)
+        feeds = self._feeds.take()
         start = time.time()
         loss, norm = self._train_step.run(self._session, feeds, rate)
         state.step += 1
@@ -174,6 +180,7 @@ class Training:
     def save(self) -> None:
         state = self._state
         state.generators = {name: generator.bit_generator.state for name, generator in self._job.generators().items()}
+        state.generators |= self._feeds.states()
         self._log.say(f'Saving {self._job.run_directory}/model-{state.step}')
         self._run.save(self._session, state)
         self._saved, self._saved_at = state.step, time.time()
@@ -195,6 +202,7 @@ class Training:
             if kind is None and self._state.step > self._saved:
                 self.save()
         finally:
+            self._feeds.close()
             self._log.close()
             self._session.close()
         if isinstance(error, tf.errors.ResourceExhaustedError):

@@ -1,6 +1,8 @@
 """encode.py as a person runs it, where importing TensorFlow would end it."""
 
+import gzip
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -60,9 +62,11 @@ def test_directory(place, encode, settings_directory):
     enc = load_encoder(str(settings_directory))
     tokens = [*enc.encode(TEXT), enc.end_of_text, *enc.encode('short')]
     assert read(place / 'out.npz') == [tokens]
-    line, seconds = result.stdout.rsplit('=', 1)
-    assert line == f'out.npz files=3 tokens={len(tokens)} chunks=1 seconds'
-    assert 0 <= float(seconds) < 60
+    size = len(TEXT + 'short')
+    line, seconds = result.stdout.split(' seconds=')
+    assert line == (f'out.npz files=3 tokens={len(tokens)} chunks=1 bytes={size} bytes/token={size / len(tokens):.2f}')
+    seconds, speed = seconds.split(' MB/s=')
+    assert 0 <= float(seconds) < 60 and float(speed) > 0
 
 
 def test_combine_glob_encoding_and_the_old_output_replaced(place, encode, settings_directory):
@@ -113,6 +117,16 @@ def test_runs_as_a_program(place):
     (['latin.txt', 'out.npz'], 'latin.txt is not utf-8 text: byte 0xe9 at offset 3 '),
     (['old.npz', 'out.npz'], 'array arr_0 in old.npz holds the id 50256; the vocabulary has 0 to '),
     (['corpus', 'out.npz', '--encoding', 'utf8x'], "unknown text encoding 'utf8x'; expected a name such as utf-8"),
+    (['corpus', 'out.npz', '--encoding_errors', 'x'], "argument --encoding_errors: invalid choice: 'x'"),
+    (['corpus', 'out.npz', '--processes', '0'], "argument --processes: expected a whole number above 0, not '0' "),
+    (['records', 'out.npz'], 'records/a.jsonl holds records: name the column of its text (--text_column)'),
+    (['records', 'out.npz', '--text_column', 'text'], "records/a.jsonl line 2 has no column 'text' (--text_column); it has "),
+    (['records/b.csv', 'out.npz', '--text_column', 'text'], 'records/b.csv line 3 has 1 columns, but the header 2'),
+    (['records/c.jsonl', 'out.npz', '--text_column', 'text'], 'records/c.jsonl line 1 is not JSON: '),
+    (['packed.gz', 'out.npz'], 'packed.gz is cut short: the .gz data ends too early'),
+    (['binary', 'out.npz'], 'binary is not utf-8 text: byte 0x00 at offset 4 (a binary file?); '),
+    (['nothing', 'out.npz'], 'no files in the directory nothing (hidden ones are skipped)'),
+    (['loop', 'out.npz'], "cannot find 'loop': Too many levels of symbolic links"),
     (['corpus', 'out.npz', '--combine', '0'], "argument --combine: expected a whole number above 0, not '0' "),
     (['corpus', 'out.npz', '--combine', 'x'], "argument --combine: expected a whole number above 0, not 'x' "),
     (['corpus', 'out.npz', '--comb', '5'], 'unrecognized arguments: --comb 5 '),
@@ -122,6 +136,15 @@ def test_mistakes_are_one_line_and_leave_nothing(place, monkeypatch, capfd, argu
     """In this process: they are many, and a process takes long to start."""
     (place / 'directory.npz').mkdir()
     (place / 'latin.txt').write_bytes(b'caf\xe9 au lait')
+    for name in ('records', 'nothing'):
+        (place / name).mkdir()
+    (place / 'records/a.jsonl').write_text('{"text": "a"}\n{"txt": "b"}\n')
+    (place / 'records/b.csv').write_text('id,text\n1,a\nb\n')
+    (place / 'records/c.jsonl').write_text('text\n')
+    (place / 'packed.gz').write_bytes(gzip.compress(b'x' * 99)[:-5])
+    (place / 'binary').write_bytes(b'\x7fELF\0')
+    (place / 'nothing/.hidden').write_text('x')
+    (place / 'loop').symlink_to('loop')
     np.savez(place / 'old.npz', np.array([50256]))
     before = files_below(place)
     monkeypatch.chdir(place)
@@ -159,6 +182,43 @@ def test_full_disk(place, encode):
     assert not [name for name in os.listdir(place) if name.startswith('out.npz')]
 
 
+@pytest.mark.parametrize('text', ['few ' * 30_000, 'many ' * 3_000_000])
+def test_a_disk_that_fills_up_at_the_end_or_before(place, monkeypatch, capfd, text):
+    """The tokens that wait for their chunk to end are written to the disk too."""
+    (place / 'large.txt').write_text(text)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, 'argv', ['encode.py', 'large.txt', 'out.npz', '--model_name', 'toy', '--processes', '2'])
+    before = files_below(place)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(SystemExit) as exit:
+            errors.run(encode_script.main)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert exit.value.code == 2
+    assert capfd.readouterr().err == 'encode.py: cannot write out.npz: File too large\n'
+    assert files_below(place) == before
+
+
+def test_formats_and_options(place, monkeypatch, capfd, settings_directory):
+    (place / 'in').mkdir()
+    (place / 'in/a.jsonl.gz').write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    (place / 'in/b.csv').write_text('text\nthree\n')
+    (place / 'in/c.txt').write_bytes(b'four\n\nfi\xffve\n')
+    os.mkfifo(place / 'in/pipe')
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, 'argv', ['encode.py', 'in', 'out.npz', '--model_name', 'toy', '--text_column', 'text',
+                                      '--document_per_line', '--encoding_errors', 'ignore', '--combine', '9'])
+    encode_script.main()
+    enc = load_encoder(str(settings_directory))
+    assert read(place / 'out.npz') == [enc.encode_with_special(text) for text in (
+        'one<|endoftext|>two<|endoftext|>three', 'four<|endoftext|>five')]
+    output, chatter = capfd.readouterr()
+    assert ' files=3 ' in output and ' bytes=19 ' in output
+    assert chatter == 'skipping in/pipe: it is a FIFO\n'
+
+
 def test_interrupted(place):
     """Ctrl-C while it waits for text that does not come."""
     os.mkfifo(place / 'pipe')
@@ -171,3 +231,52 @@ def test_interrupted(place):
     os.close(writer)
     assert process.returncode == 130 and chatter == b''
     assert not [name for name in os.listdir(place) if name.startswith('out.npz')]
+
+
+def test_interrupted_while_other_processes_encode(place):
+    """Ctrl-C in a terminal is sent to all of them."""
+    os.mkfifo(place / 'pipe')
+    command = [sys.executable, ENCODE, 'pipe', 'out.npz', '--model_name', 'toy', '--processes', '2']
+    process = subprocess.Popen(command, cwd=place, env=environment(place), stderr=subprocess.PIPE, start_new_session=True)
+    with open(place / 'pipe', 'wb', buffering=0) as pipe:
+        pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
+        wait_for(lambda: len(in_session(process.pid)) == 3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, chatter = process.communicate(timeout=60)
+    assert process.returncode == 130 and chatter == b''
+    assert not [name for name in os.listdir(place) if name.startswith('out.npz')]
+    assert not in_session(process.pid)
+
+
+def test_processes_end_when_the_first_is_killed(place):
+    os.mkfifo(place / 'pipe')
+    command = [sys.executable, ENCODE, 'pipe', 'out.npz', '--model_name', 'toy', '--processes', '3']
+    process = subprocess.Popen(command, cwd=place, env=environment(place), start_new_session=True)
+    with open(place / 'pipe', 'wb', buffering=0) as pipe:
+        pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
+        wait_for(lambda: len(in_session(process.pid)) == 4)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not in_session(process.pid))
+
+
+def wait_for(condition):
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError('nothing happened for a minute')
+
+
+def in_session(number):
+    """The processes of a session that still run."""
+    found = []
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{name}/stat', encoding='utf-8') as file:
+                state, _, _, session = file.read().rsplit(') ', 1)[1].split()[:4]
+        except OSError:
+            continue
+        if int(session) == number and state != 'Z':
+            found.append(int(name))
+    return found

@@ -1,16 +1,23 @@
 """load_dataset.py with a stand-in for the encoder, under which a token is a byte."""
 
 import contextlib
+import glob
 import io
 import os
 import re
+import socket
 import zipfile
 
 import numpy as np
 import pytest
 
+import load_dataset as load_dataset_module
+import token_files
+from corpus_files import find_files
 from errors import UserError
-from load_dataset import Sampler, check_encoding, find_files, load_dataset, read_texts, save_chunks, token_dtype
+from load_dataset import Sampler, load_dataset, read_texts, save_files
+from read_text import TextFormat, check_encoding
+from token_files import mappings, read_npz, release, token_dtype
 
 END = 256
 
@@ -24,6 +31,9 @@ class ByteEncoder:
         for part in text.split('<|endoftext|>'):
             ids += [*part.encode(), END]
         return ids[:-1]
+
+    def encode_array(self, text):
+        return np.array(self.encode_with_special(text), token_dtype(self.n_vocab))
 
 
 class WideEncoder(ByteEncoder):
@@ -41,6 +51,10 @@ def write(path, content):
 
 def load(path, combine=50000, enc=ENC, **kwargs):
     return [chunk.tolist() for chunk in load_dataset(enc, str(path), combine, **kwargs)]
+
+
+def save(output, path, combine=50000, enc=ENC, processes=1, **format):
+    return save_files(output, enc, str(path), find_files(path), combine, TextFormat(**format), processes)
 
 
 def error_of(function, *args, **kwargs):
@@ -92,10 +106,39 @@ def test_a_file_whose_name_looks_like_a_glob(tmp_path):
     assert find_files(path) == [path]
 
 
-def test_pipes_are_left_out_of_directory_and_glob(tmp_path):
+def test_pipes_and_sockets_are_left_out_of_directory_and_glob_and_said(tmp_path, monkeypatch, capfd):
     write(tmp_path / 'a.txt', 'x')
     os.mkfifo(tmp_path / 'pipe')
-    assert find_files(str(tmp_path)) == find_files(f'{tmp_path}/*') == [f'{tmp_path}/a.txt']
+    monkeypatch.chdir(tmp_path)     # the name of a socket must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind('door')
+        for path in (str(tmp_path), f'{tmp_path}/*'):
+            assert find_files(path) == [f'{tmp_path}/a.txt']
+            assert capfd.readouterr().err == (f'skipping {tmp_path}/door: it is a socket\n'
+                                              f'skipping {tmp_path}/pipe: it is a FIFO\n')
+
+
+def test_links_that_go_in_circles(tmp_path):
+    """glob's ** would follow these in 2 ** 40 ways."""
+    write(tmp_path / 'sub' / 'a.txt', 'x')
+    for name in ('left', 'right'):
+        (tmp_path / 'sub' / name).symlink_to('..')
+    assert find_files(str(tmp_path)) == find_files(f'{tmp_path}/**') == [f'{tmp_path}/sub/a.txt']
+    assert find_files(f'{tmp_path}/**/*.txt') == [f'{tmp_path}/sub/a.txt']
+    assert find_files(f'{tmp_path}/sub/left/*/a.txt') == [f'{tmp_path}/sub/left/sub/a.txt']
+    (tmp_path / 'self.txt').symlink_to('self.txt')
+    assert error_of(load, tmp_path) == f'cannot read {tmp_path}/self.txt: Too many levels of symbolic links'
+
+
+@pytest.mark.parametrize('pattern', ['[.]h*', '.h*', '.git/*', '.g*/g.txt'])
+def test_hidden_files_are_found_by_patterns_that_begin_with_a_dot(tmp_path, pattern):
+    write(tmp_path / '.h.txt', 'x')
+    write(tmp_path / '.git' / 'g.txt', 'x')
+    expected = sorted(glob.glob(f'{tmp_path}/{pattern}'))
+    if expected:
+        assert find_files(f'{tmp_path}/{pattern}') == expected
+    else:
+        assert error_of(find_files, f'{tmp_path}/{pattern}') == f'nothing matches the pattern {tmp_path}/{pattern}'
 
 
 def test_a_pipe_named_directly_is_read():
@@ -186,7 +229,7 @@ def test_dtype_holds_every_id():
 def test_wide_vocabulary_takes_four_bytes(tmp_path, name):
     path = write(tmp_path / name, 'ab')
     if name.endswith('.npz'):
-        np.savez(path, np.array([65536]))
+        np.savez_compressed(path, np.array([65536]))
     assert load_dataset(WideEncoder(), path, 50000)[0].dtype == np.uint32
 
 
@@ -223,7 +266,7 @@ def test_text_between_arrays(tmp_path):
     write(tmp_path / '1.txt', 'a')
     np.savez(tmp_path / '2.npz', np.array([7, 8]))
     write(tmp_path / '3.txt', 'b')
-    assert load(tmp_path) == [[7, 8], [*b'a', END, *b'b']]
+    assert load(tmp_path) == [[*b'a'], [7, 8], [*b'b']]
 
 
 def test_newlines_and_byte_order_mark(tmp_path):
@@ -252,7 +295,8 @@ def test_undecodable_text_names_file_and_offset(tmp_path, content, encoding, mes
     path = write(tmp_path / 'b.txt', content)
     error = error_of(load, tmp_path, encoding=encoding)
     assert error.startswith(path) and message in error
-    assert error.endswith('; give its --encoding, or leave the file out by a glob such as *.txt')
+    assert error.endswith('; give its --encoding, or --encoding_errors replace, or leave the file out by a glob such as '
+                          '*.txt')
 
 
 @pytest.mark.parametrize('encoding', ['utf8x', 'rot13', 'base64', 'undefined', ''])
@@ -291,7 +335,11 @@ def test_no_progress_bar_where_standard_error_is_no_terminal(tmp_path, capfd):
 def test_what_is_saved_is_loaded(tmp_path):
     path = str(tmp_path / 'corpus.npz')
     chunks = [np.array([number, 256], np.uint16) for number in range(12)]
-    save_chunks(path, chunks)
+    for number in range(12):
+        np.savez(tmp_path / f'{number:02}.npz', chunks[number])
+    assert save(path, tmp_path)[0] == 12
+    for number in range(12):
+        (tmp_path / f'{number:02}.npz').unlink()
     assert load(path) == [chunk.tolist() for chunk in chunks]
     assert os.listdir(tmp_path) == ['corpus.npz']
     with np.load(path, allow_pickle=False) as npz:      # as the 2019 tool does
@@ -299,6 +347,59 @@ def test_what_is_saved_is_loaded(tmp_path):
         assert npz['arr_11'].dtype == np.uint16
     with zipfile.ZipFile(path) as archive:
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_what_is_saved_is_mapped_and_the_same_each_time(tmp_path):
+    text = write(tmp_path / 'a.txt', 'some text')
+    for name in ('one', 'two'):
+        save(str(tmp_path / f'{name}.npz'), text)
+    assert (tmp_path / 'one.npz').read_bytes() == (tmp_path / 'two.npz').read_bytes()
+    [chunk] = load_dataset(ENC, str(tmp_path / 'one.npz'), 1)
+    assert len(mappings([chunk, chunk[2:]])) == 1 and not mappings(load_dataset(ENC, text, 1))
+    with pytest.raises(ValueError, match='read-only'):
+        chunk[0] = 1
+    release([chunk])
+    assert bytes(chunk.astype(np.uint8)) == b'some text'
+
+
+def test_a_chunk_larger_than_what_is_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, '_HELD', 100)
+    monkeypatch.setattr(token_files, 'PIECE', 7)
+    text = 'x' * 99 + 'y' * 99
+    save(str(tmp_path / 'a.npz'), write(tmp_path / 'text' / 'a', text), enc=WideEncoder())
+    with np.load(tmp_path / 'a.npz') as npz:
+        assert npz.files == ['arr_0'] and npz['arr_0'].dtype == np.uint32 and npz['arr_0'].tolist() == [*text.encode()]
+    assert load(tmp_path / 'a.npz', enc=WideEncoder()) == [[*text.encode()]]
+    assert sorted(os.listdir(tmp_path)) == ['a.npz', 'text']
+
+
+@pytest.mark.parametrize('dtype', ['<i8', '>i4', '<u2', '|u1', '|i1'])
+@pytest.mark.parametrize('save_as', [np.savez, np.savez_compressed])
+def test_integers_of_any_kind(tmp_path, dtype, save_as):
+    save_as(tmp_path / 'a.npz', np.arange(99, dtype=dtype), np.arange(3, dtype=dtype))
+    assert load(tmp_path / 'a.npz') == [[*range(99)], [0, 1, 2]]
+
+
+def test_a_good_file_is_not_read_again(tmp_path):
+    path = write(tmp_path / 'a.npz', SOUND)
+    assert [array.tolist() for array in read_npz(path, 257, check=False)] == [(np.arange(100) + 0x41424344).tolist()]
+
+
+def test_a_lying_header(tmp_path):
+    """The size that an array's header tells is not that of the archive's directory."""
+    path = write(tmp_path / 'a.npz', archive_bytes(arr_0=np.arange(100)).replace(b'(100,)', b'(990,)'))
+    assert 'an array has another size than the archive says' in error_of(list, read_npz(path, 257, check=False))
+
+
+def test_memory_of_mapped_files_is_given_back(tmp_path, monkeypatch):
+    save(str(tmp_path / 'a.npz'), write(tmp_path / 'text' / 'a', 'some text'))
+    chunks, released = load_dataset(ENC, str(tmp_path / 'a.npz'), 1), []
+    monkeypatch.setattr(load_dataset_module, 'release_mappings', released.append)
+    monkeypatch.setattr(load_dataset_module, '_RELEASE', 10 * load_dataset_module._TOUCHED)
+    for sampler in (Sampler(chunks), Sampler([np.arange(9)])):
+        for _ in range(35):
+            sampler.sample(2)
+    assert released == [mappings(chunks)] * 3
 
 
 def test_file_of_2019_is_loaded_small(tmp_path):
@@ -386,26 +487,26 @@ def test_array_with_a_damaged_header(tmp_path, old, new):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = str(tmp_path / 'corpus.npz')
-    save_chunks(path, [np.array([1])])
+    text, path = write(tmp_path / 'text' / 'a.txt', 'x' * 100_000), str(tmp_path / 'corpus.npz')
+    np.savez(path, np.array([1]))
     (tmp_path / 'corpus.npz.part').symlink_to('/dev/full')
-    assert error_of(save_chunks, path, [np.arange(100_000)]) == f'cannot write {path}: No space left on device'
-    assert os.listdir(tmp_path) == ['corpus.npz'] and load(path) == [[1]]
+    assert error_of(save, path, text) == f'cannot write {path}: No space left on device'
+    assert sorted(os.listdir(tmp_path)) == ['corpus.npz', 'text'] and load(path) == [[1]]
 
 
 def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(file, *chunks):
-        file.write(b'half')
-        raise KeyboardInterrupt
-    monkeypatch.setattr(np, 'savez', interrupt)
+    class Interrupted(ByteEncoder):
+        def encode_array(self, text):
+            raise KeyboardInterrupt
+    text = write(tmp_path / 'text' / 'a.txt', 'x')
     with pytest.raises(KeyboardInterrupt):
-        save_chunks(str(tmp_path / 'corpus.npz'), [np.array([1])])
-    assert os.listdir(tmp_path) == []
+        save(str(tmp_path / 'corpus.npz'), text, enc=Interrupted())
+    assert os.listdir(tmp_path) == ['text']
 
 
 def test_write_into_a_missing_directory(tmp_path):
     path = str(tmp_path / 'no' / 'corpus.npz')
-    assert error_of(save_chunks, path, [np.array([1])]) == f'cannot write {path}: No such file or directory'
+    assert error_of(save, path, write(tmp_path / 'a.txt', 'x')) == f'cannot write {path}: No such file or directory'
 
 
 # Sampler

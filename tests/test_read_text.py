@@ -1,0 +1,186 @@
+"""read_text.py: bytes on disk -> documents, and what is wrong with a file, by its place."""
+
+import codecs
+import gzip
+import json
+import os
+import random
+import sys
+
+import pytest
+
+import read_text
+from errors import UserError
+from read_text import TextFormat, read_documents
+
+
+@pytest.fixture(params=[1, 2, 3, 7, 1 << 18])
+def block(request, monkeypatch):
+    """Files are read this many bytes at a time."""
+    monkeypatch.setattr(read_text, 'BLOCK', request.param)
+    return request.param
+
+
+def documents(path, **format):
+    found = ['']
+    for text, ends in read_documents(str(path), TextFormat(**format)):
+        found[-1] += text
+        if ends:
+            found.append('')
+    assert found.pop() == ''
+    return found
+
+
+def error_of(path, content, **format):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        documents(path, **format)
+    message = str(error.value)
+    assert message.startswith(str(path)) and '\n' not in message
+    return message.removeprefix(str(path))
+
+
+def test_a_file_is_one_document(tmp_path, block):
+    (tmp_path / 'a').write_bytes('\ufeffé\r\n\r\nb\rc\n'.encode())
+    assert documents(tmp_path / 'a') == ['é\n\nb\nc\n']
+
+
+def test_lines_are_documents(tmp_path, block):
+    (tmp_path / 'a').write_bytes('\ufeffone\r\n\r\ntwo\u2028 more\x0b\rthree'.encode())
+    assert documents(tmp_path / 'a', document_per_line=True) == ['one', '', 'two\u2028 more\x0b', 'three']
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be', 'utf-32', 'shift_jis', 'gb18030', 'ascii'])
+def test_what_cannot_be_decoded_is_named_by_its_offset_in_the_file(tmp_path, block, encoding):
+    """As decoding the whole file at once names it."""
+    rng = random.Random(block)
+    for _ in range(20):
+        content = bytearray(''.join(rng.choice('ab\r\n語é ') for _ in range(30)).encode(encoding, 'ignore'))
+        content[rng.randrange(len(content))] = rng.choice((0xff, 0x81, 0xd8, 0xc3))
+        (tmp_path / 'a').write_bytes(content)
+        try:
+            expected = content.decode('utf-8' if encoding == 'utf-8-sig' else encoding).removeprefix('\ufeff')
+        except UnicodeDecodeError as error:
+            expected = f' is not {encoding} text: byte 0x{content[error.start]:02x} at offset {error.start} ({error.reason})'
+            assert error_of(tmp_path / 'a', bytes(content), encoding=encoding).startswith(expected)
+        else:
+            if '\0' not in expected:
+                assert documents(tmp_path / 'a', encoding=encoding) == [expected.replace('\r\n', '\n').replace('\r', '\n')]
+
+
+@pytest.mark.parametrize('encoding, mark', [('utf-8', b''), ('utf-8', codecs.BOM_UTF8), ('utf-16', codecs.BOM_UTF16_LE),
+                                            ('utf-16-le', b''), ('latin-1', b'')])
+def test_a_binary_file_is_named(tmp_path, block, encoding, mark):
+    before = mark + 'né'.encode('utf-16-le' if encoding == 'utf-16' else encoding)
+    content = before + '\0x'.encode('utf-16-le' if encoding == 'utf-16' else encoding)
+    assert f'byte 0x00 at offset {len(before)} (a binary file?); give its --encoding, or' in error_of(
+        tmp_path / 'a', content, encoding=encoding)
+    assert documents(tmp_path / 'a', encoding=encoding, encoding_errors='replace') == ['né\0x']
+
+
+def test_encodings_and_their_errors(tmp_path, block):
+    (tmp_path / 'utf-16').write_bytes('no mark'.encode(f'utf-16-{sys.byteorder[0]}e'))
+    assert documents(tmp_path / 'utf-16', encoding='UTF16') == ['no mark']
+    (tmp_path / 'a').write_bytes(b'a\xffb\xe9')
+    assert documents(tmp_path / 'a', encoding_errors='replace') == ['a\ufffdb\ufffd']
+    assert documents(tmp_path / 'a', encoding_errors='ignore') == ['ab']
+
+
+# Compressed
+
+
+def packed(suffix, data):
+    if suffix == '.gz':
+        return gzip.compress(data)
+    return pytest.importorskip('zstandard').ZstdCompressor(write_checksum=True).compress(data)
+
+
+@pytest.mark.parametrize('suffix', ['.gz', '.zst'])
+def test_compressed_files_of_several_members(tmp_path, block, suffix):
+    texts = ['first\r\n' * 9, '', 'sécond']
+    (tmp_path / f'a.txt{suffix}').write_bytes(b''.join(packed(suffix, text.encode()) for text in texts))
+    assert documents(tmp_path / f'a.txt{suffix}') == ['first\n' * 9 + 'sécond']
+    (tmp_path / f'a.JSONL{suffix}').write_bytes(packed(suffix, b'{"t": "x"}\n{"t": "y"}'))
+    assert documents(tmp_path / f'a.JSONL{suffix}', text_column='t') == ['x', 'y']
+
+
+@pytest.mark.parametrize('suffix', ['.gz', '.zst'])
+def test_compressed_files_cut_short_or_damaged(tmp_path, block, suffix):
+    path, whole = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode())
+    for size in (0, 1, 11, len(whole) - 1):
+        assert error_of(path, whole[:size]) == f' is cut short: the {suffix} data ends too early'
+    assert error_of(path, packed(suffix, b'x') + whole[:-1]).startswith(' is cut short')
+    assert error_of(path, b'plain text').startswith(' is damaged: ')
+    changed = bytearray(whole)
+    changed[20] ^= 1
+    assert error_of(path, bytes(changed)).startswith(' is damaged: ')
+    assert ' is not utf-8 text: byte 0xff at offset 700 (invalid start byte)' in error_of(
+        path, packed(suffix, b'x' * 700 + b'\xff'))
+
+
+def test_the_package_for_zst_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'zstandard', None)
+    assert error_of(tmp_path / 'a.zst', b'') == ': reading .zst needs a package: pip install zstandard'
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_text, 'BLOCK', 4)
+    path = tmp_path / 'a'
+    path.write_text('twelve bytes')
+    pieces = read_documents(str(path), TextFormat())
+    assert next(pieces) == ('twel', False)
+    os.truncate(path, 6)
+    with pytest.raises(UserError, match='shrank while it was read: it had 12 bytes, and ended after 6'):
+        list(pieces)
+
+
+def test_the_bytes_that_were_read_are_told(tmp_path, block):
+    path, counts = tmp_path / 'a.gz', []
+    path.write_bytes(gzip.compress(b'x' * 999))
+    list(read_documents(str(path), TextFormat(), counts.append))
+    assert sum(counts) == path.stat().st_size and max(counts) <= block
+
+
+# Records
+
+
+def test_records_of_jsonl(tmp_path, block):
+    texts = ['ä "quoted"\nline', '', '\U0001f600', 'x' * 50]
+    lines = [json.dumps({'n': 1, 'text': text}, ensure_ascii=number % 2 == 0) for number, text in enumerate(texts)]
+    (tmp_path / 'a.jsonl').write_text('\r\n'.join([*lines, '', ' ', '{"text": "a\\r\\nb\\rc \\ud800", "n": {}}']), newline='')
+    assert documents(tmp_path / 'a.jsonl', text_column='text') == [*texts, 'a\nb\nc \ufffd']
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"t": "a"}\n\n{"u": 1, "v": 2}\n', " line 3 has no column 't' (--text_column); it has 'u', 'v'"),
+    ('{}', " line 1 has no column 't' (--text_column); it has none"),
+    ('{"t": "a"}\n["t"]', " line 2 must hold an object, with the column 't'"),
+    ('{"t": null}', " line 1: the column 't' holds null; expected text"),
+    ('{"t": "a"}\n{"t": "b"', ' line 2 is not JSON: '),
+    ('[' * 100_000, ' line 1 is not JSON: '),
+])
+def test_mistakes_in_jsonl(tmp_path, content, message):
+    assert error_of(tmp_path / 'a.jsonl', content, text_column='t').startswith(message)
+
+
+def test_jsonl_without_a_column(tmp_path):
+    assert error_of(tmp_path / 'a.jsonl', '{}') == ' holds records: name the column of its text (--text_column)'
+
+
+def test_records_of_csv(tmp_path, block):
+    long = 'y' * 200_000        # more than the csv module takes by itself
+    (tmp_path / 'a.csv').write_bytes(f'id,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,\r\n3,{long}'.encode())
+    if block > 9:
+        assert documents(tmp_path / 'a.csv', text_column='text') == ['two\nlines, "quoted"', '', long]
+        assert documents(tmp_path / 'a.csv')[0].startswith('id,text\n1,"two\n')
+
+
+@pytest.mark.parametrize('content, message', [
+    ('a,b\n1,2\n', " line 1 has no column 't' (--text_column); it has 'a', 'b'"),
+    ('a,t\n1,2\n\n1,2,3\n', ' line 4 has 3 columns, but the header 2'),
+    ('a,t\n1,2\n1\n', ' line 3 has 1 columns, but the header 2'),
+    ('a,t\n1,"2\n3\n', ' line 3 is not CSV: '),
+    ('a,t\n1,"2"3\n', ' line 2 is not CSV: '),
+])
+def test_mistakes_in_csv(tmp_path, content, message):
+    assert error_of(tmp_path / 'a.csv', content, text_column='t').startswith(message)
