@@ -12,11 +12,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src
 import model_dir
 import run_state
 import windows
+from corpus_files import find_files
+from corpus_flags import add_text_flags, add_token_flags, text_format
 from encoder import load_encoder
 from errors import UserError, run
 from flags import Parser, positive_int
 from hparams import HParams, load_hparams
-from load_dataset import load_dataset
+from load_dataset import load_files
 
 FIGURES = (('loss', 'nats per token'), ('perplexity', 'per token'), ('word_perplexity', 'per word, which white space separates'),
            ('bits_per_byte', 'of UTF-8'))
@@ -32,9 +34,8 @@ def parse_flags() -> argparse.Namespace:
     data = parser.add_argument_group('data')
     data.add_argument('--dataset', metavar='PATH', required=True,
                       help='text or .npz to predict: a file, a directory, or a glob in quotes')
-    data.add_argument('--combine', metavar='CHARS', type=positive_int, default=50000,
-                      help='join files shorter than this into chunks, with <|endoftext|> between them')
-    data.add_argument('--encoding', default='utf-8', help='of the text files')
+    add_text_flags(data)
+    add_token_flags(data)
     window = parser.add_argument_group('window')
     window.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
                         help='most tokens that a prediction is made from (default: the model\'s window)')
@@ -68,7 +69,7 @@ def main() -> None:
     length, stride = window_sizes(args, hparams)
     prefix = model_dir.find_checkpoint(directory)
     run_state.read(prefix)      # which says if a run's checkpoint is damaged
-    chunks = load_dataset(encoder, args.dataset, args.combine, args.encoding)
+    chunks = load_files(encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)
     tokens = windows.scored_tokens(chunks)
     if not tokens:
         raise UserError(f'the corpus {args.dataset} is too short: no chunk of it has 2 tokens, one to predict the other from')

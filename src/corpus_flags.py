@@ -2,9 +2,9 @@
 
 import argparse
 
-from encode_corpus import available_processors
 from flags import positive_int
 from read_text import ERRORS, TextFormat
+from runtime import available_processors
 
 
 def add_text_flags(group) -> None:

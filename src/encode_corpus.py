@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 
@@ -63,11 +62,6 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
                 yield array, begins
             totals.text_bytes += task.text_bytes
             bar.update(task.read)
-
-
-def available_processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat) -> Iterator[_Task]:

@@ -50,10 +50,11 @@ def _stderr_held_back():
 def shards_for(n_head: int) -> int:
     """How many ways to cut a network that is run for few tokens: one for each core, MOST_SHARDS at most; 1 with a GPU."""
     import tensorflow.compat.v1 as tf
-    return 1 if tf.config.list_physical_devices('GPU') else min(_cores(), n_head, MOST_SHARDS)
+    return 1 if tf.config.list_physical_devices('GPU') else min(available_processors(), n_head, MOST_SHARDS)
 
 
-def _cores() -> int:
+def available_processors() -> int:
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
@@ -70,6 +71,6 @@ def session_config(shards: int = 1):
     if not tf.config.list_physical_devices('GPU'):
         config.inter_op_parallelism_threads = shards
         if shards > 1:
-            config.intra_op_parallelism_threads = max(_cores() // shards, 1)
+            config.intra_op_parallelism_threads = max(available_processors() // shards, 1)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
     return config
