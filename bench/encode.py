@@ -109,7 +109,7 @@ def paragraphs(rng: np.random.Generator, words: list[str], space: str, stop: str
 def unicode(_: str) -> str:
     """Scripts with words made up at random, and for every five paragraphs one of words from the names of characters."""
     rng = np.random.default_rng(0)
-    names = {word for i in range(0x20000) for word in unicodedata.name(chr(i), '').lower().split()}
+    names = {word for i in range(0x20000) for word in unicodedata.name(chr(i), '').lower().split() if word.isalpha()}
     texts = []
     for ranges, space, stop, longest in SCRIPTS.values():
         lengths = rng.integers(1, longest + 1, 50_000)

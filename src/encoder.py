@@ -7,8 +7,8 @@ was learned first, until no neighbours are left that were ever learned as a pair
 
     ' merges' = Ġ m e r g e s -> Ġ m er g e s -> Ġ m er g es -> Ġm er g es -> Ġm er ges -> Ġmer ges = [4017, 3212]
 
-That is `merge`, below. What makes it fast is that texts repeat themselves: tables remember the ids of words, of pieces
-and of characters that no merge joins to others, and the text is cut into words, which is quicker than into pieces.
+That is `merge`, below. What makes it fast is that texts repeat themselves: tables remember the ids of pieces, and of
+characters that no merge joins to others. And most text is ASCII, in which pieces are found faster.
 
 Two files hold what was learned. `encoder.json` gives every token's id. `vocab.bpe` lists the merges in the order in
 which they were learned, a pair to a line. Both write bytes as printable characters (see `byte_characters`).
@@ -30,10 +30,10 @@ from errors import UserError, reason
 from model_dir import find_model
 
 END_OF_TEXT = '<|endoftext|>'
-CACHE_SIZE = 2 ** 17        # entries of a table: of words 20 MB in English, 40 MB in other scripts
+CACHE_SIZE = 2 ** 17        # entries of a table, and as many old ones: together 40 MB in English, 80 MB in other scripts
 LONGEST_CACHED = 32         # characters: longer ones seldom come twice, and would leave a table's bytes unbounded
 LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
-BLOCK = 2 ** 16             # characters encoded at a time: their words, as Python's strings, fit the processor's cache
+BLOCK = 2 ** 16             # characters encoded at a time: their pieces, as Python's strings, fit the processor's cache
 
 # No merge crosses from one piece to the next. Every character of a text is in exactly one piece. Letters, numbers and
 # white space are what the `regex` package's Unicode tables say, so characters of newer Unicode versions may be cut
@@ -45,10 +45,20 @@ PIECE = regex.compile(r'''
     | \s+
 ''', regex.VERBOSE)
 
-# A piece has white space only in front of what it holds, so whole pieces make up these: one space character with all up
-# to the next, or the white space before that one. The standard `re` is faster, but its \s has more than Unicode's list.
-SPACE = r'\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000'
-WORD = re.compile(f'[{SPACE}]?[^{SPACE}]+|[{SPACE}]+(?![^{SPACE}])')
+# The standard `re` finds pieces faster, where only ASCII characters are concerned. A part is one such piece, or else what
+# begins with a piece that other characters are part of and goes up to the next white space: PIECE cuts that. What is white
+# space is listed, since the \s of `re` has more.
+SPACE = r'\t-\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000'       # but for ' '
+OTHER = r'\x80-\U0010ffff'
+PART = re.compile(rf'''
+      [ ]?[a-zA-Z]+(?![a-zA-Z{OTHER}])
+    | '(?:[stmd]|re|ve|ll)
+    | [ ]?[^a-zA-Z0-9{OTHER}{SPACE}\x20]+(?![^a-zA-Z0-9{SPACE}\x20])
+    | [ ]?[0-9]+(?![0-9{OTHER}])
+    | [{SPACE}\x20]+(?![^{SPACE}\x20])
+    | [{SPACE}]
+    | [ ]?[^{SPACE}\x20]+
+''', re.VERBOSE)
 
 # Where a piece must end, whatever comes before and after these two characters. Surrogates may be half a letter.
 BOUNDARY = regex.compile(r'''(?r)              # searches backwards
@@ -71,6 +81,9 @@ def byte_characters() -> dict[int, str]:
 
 BYTE_CHARACTERS = byte_characters()
 CHARACTER_BYTES = {ord(character): byte for byte, character in BYTE_CHARACTERS.items()}      # for str.translate
+
+
+BETWEEN = BYTE_CHARACTERS[ord('\n')]
 
 
 def spell(piece: str) -> str:
@@ -160,33 +173,40 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def atom_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Finds the parts of a spelled piece across whose ends no merge can go, in whatever order the merges were learned.
+    """Finds the parts of spelled pieces across whose ends no merge can go, in whatever order the merges were learned.
 
     A merge across makes a token with two certain bytes side by side. So a character of several bytes (the first of them
     is À to ÿ) starts a new part if in no token its first byte follows the last byte of the character before it. With
     GPT-2's vocabulary, '人之初' is three parts: hardly a token reaches from one Chinese character into the next.
+    BETWEEN separates, and is in none.
     """
     before = defaultdict(set)       # first byte of such a character -> the bytes that it follows in tokens
-    for token in tokens:
-        for left, right in pairwise(token):
-            if 'À' <= right <= 'ÿ':
-                before[right].add(left)
-    joined = [f'{first}(?<=[{re.escape("".join(sorted(left)))}]{first})' for first, left in sorted(before.items())]
-    return re.compile(f'.(?:{"|".join(["[^À-ÿ]+", *joined])})*')
+    for last, first in set(re.findall('[^ ][À-ÿ]', ' '.join(tokens))):
+        before[first].add(last)
+    joined = [f'{first}(?<=[{re.escape("".join(sorted(last)))}]{first})' for first, last in sorted(before.items())]
+    others = f'[^À-ÿ{BETWEEN}]*'
+    return re.compile(f'[^{BETWEEN}]{others}(?:(?:{"|".join(joined) or "(?!)"}){others})*')
 
 
 class _Table(dict):
-    """A part of a text -> its token ids, packed in bytes; worked out when first asked for. Empties itself when full."""
+    """A part of a text -> its token ids, packed in bytes; worked out when first asked for.
+
+    When CACHE_SIZE entries are there, they become the old ones, and the old ones before them are forgotten. Of the old
+    ones, those asked for come back: so common parts stay, and nobody keeps count.
+    """
 
     def __init__(self, work_out: Callable[[str], bytes]):
         super().__init__()
         self.work_out = work_out
+        self.old = {}
 
     def __missing__(self, part: str) -> bytes:
-        ids = self.work_out(part)
+        ids = self.old.get(part)
+        if ids is None:
+            ids = self.work_out(part)
         if len(part) <= LONGEST_CACHED:
-            # Starting over costs less than keeping count of what is used: the common ones are back at once.
             if len(self) >= CACHE_SIZE:
+                self.old = dict(self)
                 self.clear()
             self[part] = ids
         return ids
@@ -210,10 +230,9 @@ class Encoder:
         self._bytes = {id: token.translate(CHARACTER_BYTES).encode('latin-1') for token, id in ids.items()}
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._packed = {token: id.to_bytes(self.dtype.itemsize, sys.byteorder) for token, id in ids.items()}
-        self._atom = atom_pattern(ids)
+        self._find_atoms = atom_pattern(ids).findall
         self._atoms = _Table(self._pack_atom)
-        self._pieces = _Table(self._pack_piece)
-        self._words = _Table(self._pack_word)
+        self._parts = _Table(self._pack_part)
 
     def encode(self, text: str) -> list[int]:
         """'Hello world' -> [15496, 995]. END_OF_TEXT is text like any other here; lone surrogates become U+FFFD."""
@@ -224,27 +243,25 @@ class Encoder:
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The ids of `encode_with_special` as a read-only array [n_tokens] of `dtype`: a tenth of a list's memory."""
+        """The ids of `encode_with_special` as a read-only array [n_tokens] of `dtype`."""
         documents = map(self._pack, text.split(END_OF_TEXT))
         return np.frombuffer(self._packed[END_OF_TEXT].join(documents), self.dtype)
 
     def _pack(self, text: str) -> bytes:
-        """The ids of a text, as the bytes of an array of `dtype`; so do the others, of ever smaller parts."""
+        """The ids of a text, as the bytes of an array of `dtype`; so do the others, of parts of it."""
         try:
-            return b''.join([b''.join(map(self._words.__getitem__, WORD.findall(block))) for block in blocks(text)])
+            return b''.join([b''.join(map(self._parts.__getitem__, PART.findall(block))) for block in blocks(text)])
         except UnicodeEncodeError:
             return self._pack(well_formed(text))
 
-    def _pack_word(self, word: str) -> bytes:
-        return b''.join(map(self._pieces.__getitem__, PIECE.findall(word)))
+    def _pack_part(self, part: str) -> bytes:
+        if part.isascii():
+            return self._pack_atom(spell(part))
+        pieces = spell('\n'.join(PIECE.findall(part)))      # none has a newline, which is a part by itself
+        return b''.join(map(self._atoms.__getitem__, self._find_atoms(pieces)))
 
-    def _pack_piece(self, piece: str) -> bytes:
-        if piece.isascii():
-            return self._pack_atom(spell(piece))
-        return b''.join(map(self._atoms.__getitem__, self._atom.findall(spell(piece))))
-
-    def _pack_atom(self, spelled: str) -> bytes:
-        return b''.join([self._packed[token] for token in merge(spelled, self._ranks)])
+    def _pack_atom(self, atom: str) -> bytes:
+        return b''.join([self._packed[token] for token in merge(atom, self._ranks)])
 
     def decode(self, ids: Iterable[int]) -> str:
         """[15496, 995] -> 'Hello world'; bytes that are not UTF-8, such as half a character, become U+FFFD.

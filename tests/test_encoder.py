@@ -6,7 +6,9 @@ vocab.bpe; the others learn a small vocabulary.
 
 import argparse
 import inspect
+import itertools
 import json
+import multiprocessing
 import os
 import pydoc_data.topics
 import random
@@ -18,7 +20,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import encoder
-from encoder import BYTE_CHARACTERS, END_OF_TEXT, PIECE, Encoder, get_encoder, load_encoder, merge, spell
+from encoder import (
+    BLOCK,
+    BYTE_CHARACTERS,
+    END_OF_TEXT,
+    PART,
+    PIECE,
+    Encoder,
+    atom_pattern,
+    blocks,
+    cut,
+    get_encoder,
+    load_encoder,
+    merge,
+    merge_long,
+    spell,
+)
 from errors import UserError
 from learn_vocabulary import learn_vocabulary, write_vocabulary
 
@@ -58,7 +75,8 @@ SAMPLES = {
 
 # Characters that Python's Unicode tables lack may be known to tiktoken's or the regex package's, and not to both.
 ASSIGNED = st.characters(exclude_categories=['Cn'])
-UNICODE = st.text(st.one_of(st.sampled_from(" \t\r\n'saZ0é½中😀\u0301\u200d\ud83d\ude00"), ASSIGNED), max_size=60)
+COMMON = " \t\r\n'saZ0é½中😀\u0301\u200d\ud83d\ude00"
+UNICODE = st.text(st.one_of(st.sampled_from(COMMON), ASSIGNED), max_size=60)
 
 
 @pytest.fixture(scope='session')
@@ -150,6 +168,84 @@ def test_pieces_of_random_unicode(text):
     assert ''.join(PIECE.findall(text)) == text
 
 
+@pytest.mark.parametrize('name', SAMPLES)
+def test_parts_are_whole_pieces(name):
+    assert pieces_of_parts(SAMPLES[name]) == PIECE.findall(SAMPLES[name])
+
+
+@settings(max_examples=500, deadline=None, database=None)
+@given(st.one_of(UNICODE, st.text(" \t\n'sre!0aé–½", max_size=30)))
+@example("it'sé 'sé !'sé  é\n\né a–b a1é é1 1½ \x1c\x1fa\u3000é")
+def test_parts_of_random_unicode_are_whole_pieces(text):
+    assert pieces_of_parts(text) == PIECE.findall(text)
+
+
+def pieces_of_parts(text):
+    parts = PART.findall(text)
+    assert ''.join(parts) == text
+    # What is ASCII is one piece, and the others have no newline: the encoder takes both for granted.
+    assert not [part for part in parts if not part.isascii() and '\n' in part]
+    return [piece for part in parts for piece in ([part] if part.isascii() else PIECE.findall(part))]
+
+
+@pytest.mark.parametrize('letter', ['a', 'é'])
+def test_every_character_beside_parts(letter):
+    text = ''.join(f'{letter}!{chr(i)}!' for i in range(0x110000))
+    assert pieces_of_parts(text) == PIECE.findall(text)
+
+
+# Cutting
+
+@pytest.mark.parametrize('text, place', [
+    ('', 0), ('word', 0), ('two words', 3), ('a  ', 1), ('a  b', 1), (' a', 0), ('  ', 0), ("it's", 2), ("!'s", 0),
+    ('x\n', 1),
+    ('ab12', 2), ('12ab', 2), ('!?', 0), ('!a', 0), ('千里，之', 2), ('x<|endoftext|>', 1), (END_OF_TEXT, 0),
+    ('<|endoftext|', 0), ('<|endoftex|', 10), ('a\ud840', 0), ('a\u0301', 1)])
+def test_cut(text, place):
+    assert cut(text) == place
+    assert cut(text, end=True) == len(text)
+
+
+@settings(max_examples=500, deadline=None, database=None)
+@given(text=st.lists(st.one_of(
+    st.sampled_from([END_OF_TEXT, END_OF_TEXT[:4], '|>', "'s", "'ll", "'", '   ', '\n \n', 'ab', '1½', '!', '人', '\ud83d',
+                     '\ude00']),
+    UNICODE), max_size=20).map(''.join), data=st.data())
+def test_cut_changes_no_ids(twins, text, data):
+    ours, _ = twins
+    ids = []
+    start = end = 0
+    while end < len(text):
+        end = data.draw(st.integers(end + 1, len(text)))
+        length = cut(text[start:end], end=end == len(text))
+        assert length < end - start or end == len(text)
+        ids += ours.encode_with_special(text[start:start + length])
+        start += length
+    assert start == len(text)
+    assert ids == ours.encode_with_special(text)
+
+
+def test_cut_looks_only_near_the_end():
+    text = 'x ' + 'y' * 30_000_000 + ' z'
+    assert cut(text) == len(text) - 2
+
+
+@pytest.mark.parametrize('length', [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_blocks(length):
+    text = ('some words\n' * BLOCK)[:length]
+    found = list(blocks(text))
+    assert ''.join(found) == text
+    assert all(0 < len(block) <= BLOCK for block in found) or not length
+
+
+def test_blocks_without_a_place_to_cut():
+    text = 'x ' + 'y' * 5 * BLOCK + ' z' * 5 * BLOCK
+    found = list(blocks(text))
+    assert ''.join(found) == text
+    assert found[0] == 'x' and found[1].startswith(' y')
+    assert len(found) > 3 and max(map(len, found)) <= 8 * BLOCK
+
+
 # Merging
 
 def test_merge_takes_the_lowest_rank_first():
@@ -166,6 +262,21 @@ def test_merge_without_anything_to_do():
     assert merge('', {}) == []
     assert merge('a', {('a', 'a'): 0}) == ['a']
     assert merge('ab', {('b', 'a'): 0}) == ['a', 'b']
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(st.text('aab', min_size=1, max_size=200), st.text('aab', max_size=200))
+def test_both_ways_to_merge_agree(learned_from, text):
+    ranks = {pair: rank for rank, pair in enumerate(learn_vocabulary([learned_from], 280)[1])}
+    assert merge(text, ranks) == merge_long(text, ranks)
+
+
+def test_long_pieces_merge_as_short_ones_do(toy, monkeypatch):
+    text = ''.join(LETTERS[:3_000])
+    ids = toy.encode(text)
+    monkeypatch.setattr(encoder, 'LONGEST_SIMPLE', len(text))
+    toy._atoms.clear()
+    assert toy.encode(text) == ids
 
 
 def test_example_worked_by_hand():
@@ -290,15 +401,68 @@ def test_decode_refuses_unknown_ids(toy, id):
         toy.decode([0, id, 1])
 
 
-def test_cache_is_bounded(toy_directory, toy, monkeypatch):
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.text('éè中ﾟ a', min_size=1), st.text('éè中ﾟ a', max_size=40))
+@example('éé éé', 'éé é中')
+def test_atoms_change_no_ids(learned_from, text):
+    ids, merges = learn_vocabulary([learned_from], 275)
+    assert Encoder(ids, merges).encode(text) == textbook(text, ids, merges)
+
+
+def test_atoms():
+    assert atom_pattern(['a', 'Ġ']).findall(spell(' aéè中a')) == ['Ġa', spell('é'), spell('è'), spell('中a')]
+    assert atom_pattern(['a', spell('aé')]).findall(spell('aéèé')) == [spell('aé'), spell('è'), spell('é')]
+    assert atom_pattern([spell('è')[1:] + spell('é')[:1]]).findall(spell('aéèé')) == ['a', spell('é'), spell('èé')]
+    assert atom_pattern([]).findall(spell('é\né')) == [spell('é')] * 2
+
+
+@pytest.mark.parametrize('name', [name for name, text in SAMPLES.items() if len(text) < 50_000])
+def test_arrays(twins, name):
+    ours, theirs = twins
+    text = f'{SAMPLES[name]}{END_OF_TEXT}{SAMPLES[name]}'
+    array = ours.encode_array(text)
+    assert (array.dtype, array.ndim) == (np.uint16, 1)
+    assert array.tolist() == theirs.encode(text, allowed_special={END_OF_TEXT})
+
+
+@pytest.mark.parametrize('n_vocab, dtype', [(2 ** 16, np.uint16), (2 ** 16 + 1, np.uint32)])
+def test_arrays_have_the_smallest_type(n_vocab, dtype):
+    ids, merges = vocabulary()
+    more = itertools.islice(map(''.join, itertools.product(BYTE_CHARACTERS.values(), repeat=3)), n_vocab - len(ids))
+    ids |= {token: id for id, token in enumerate(more, start=len(ids))}
+    ids['!'], ids[token] = ids[token := list(ids)[-1]], ids['!']
+    enc = Encoder(ids, merges)
+    assert enc.encode_array('!a').dtype == dtype
+    assert enc.encode('!a') == enc.encode_array('!a').tolist() == [n_vocab - 1, ids['a']]
+
+
+def test_tables_are_bounded(toy_directory, toy, monkeypatch):
     monkeypatch.setattr(encoder, 'CACHE_SIZE', 50)
     small = load_encoder(toy_directory)
-    for line in CODE.splitlines():
+    for line in (CODE + SAMPLES['scripts'] * 3).splitlines():
         assert small.encode(line) == toy.encode(line)
-        assert len(small._pieces) <= 50
-    cached = set(small._pieces)
+        for table in (small._parts, small._atoms):
+            assert len(table) <= 50 and len(table.old) <= 50
+    assert len(small._atoms) > 0
+    kept = set(small._parts)
     small.encode('x' * (encoder.LONGEST_CACHED + 1))
-    assert set(small._pieces) == cached
+    assert set(small._parts) == kept
+
+
+def test_tables_keep_what_is_used(toy_directory, monkeypatch):
+    monkeypatch.setattr(encoder, 'CACHE_SIZE', 50)
+    small = load_encoder(toy_directory)
+    small.encode('often')
+    monkeypatch.setattr(small._parts, 'work_out', lambda part: b'' if part != 'often' else pytest.fail('forgotten'))
+    for i in range(1000):
+        small.encode(f' {i} often'.removesuffix(' often'))
+        small.encode('often')
+
+
+def test_processes_made_by_fork_encode(toy):
+    context = multiprocessing.get_context('fork')
+    with context.Pool(2) as pool:
+        assert pool.map(toy.encode, [CODE, ENGLISH[:1000]]) == [toy.encode(CODE), toy.encode(ENGLISH[:1000])]
 
 
 # Files
