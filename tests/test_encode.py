@@ -241,6 +241,10 @@ def test_interrupted_while_other_processes_encode(place):
     with open(place / 'pipe', 'wb', buffering=0) as pipe:
         pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
         wait_for(lambda: len(in_session(process.pid)) == 3)
+        for each in set(in_session(process.pid)) - {process.pid}:
+            os.kill(each, signal.SIGINT)
+        time.sleep(0.2)
+        assert len(in_session(process.pid)) == 3      # they leave it to the first
         os.killpg(process.pid, signal.SIGINT)
         _, chatter = process.communicate(timeout=60)
     assert process.returncode == 130 and chatter == b''

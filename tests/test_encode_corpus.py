@@ -62,11 +62,14 @@ def test_pieces_give_the_tokens_of_the_whole(enc, size):
         assert max(len(text) for text, _ in pieces) < 40 + 9 + 40 and len(pieces) > 10
 
 
-def test_one_long_word_is_one_piece(enc):
+def test_one_long_word_is_one_piece(monkeypatch):
     """It is looked at again only when it has doubled."""
+    sizes = []
+    monkeypatch.setattr(encode_corpus, 'cut', lambda text: sizes.append(len(text)) or 0)
     events = [('x' * 7, False)] * 1000 + [('', True)]
     [(text, begins)] = cut_chunks(events, 1, size=10)
     assert text == 'x' * 7000 and begins
+    assert len(sizes) < 12 and sizes[-1] > 3500
 
 
 @pytest.fixture
