@@ -255,9 +255,9 @@ class Encoder:
             return self._pack(well_formed(text))
 
     def _pack_part(self, part: str) -> bytes:
-        if part.isascii():
+        if part.isascii() or part.isspace():    # one piece, in which there may be newlines
             return self._pack_atom(spell(part))
-        pieces = spell('\n'.join(PIECE.findall(part)))      # none has a newline, which is a part by itself
+        pieces = spell('\n'.join(PIECE.findall(part)))
         return b''.join(map(self._atoms.__getitem__, self._find_atoms(pieces)))
 
     def _pack_atom(self, atom: str) -> bytes:

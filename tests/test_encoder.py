@@ -560,3 +560,11 @@ def test_a_file_that_is_a_directory(tmp_path):
     (tmp_path / 'encoder.json').mkdir()
     with pytest.raises(UserError, match='cannot read .*encoder.json: Is a directory'):
         load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize('text', ['\n \xa0', 'a\n\u3000\n b', '\u2028\n\n\u2028', '\xa0\n'])
+def test_newlines_among_other_white_space_are_kept(text):
+    ids = {character: id for id, character in enumerate([*encoder.BYTE_CHARACTERS.values(), encoder.END_OF_TEXT])}
+    enc = encoder.Encoder(ids, [])
+    assert enc.decode(enc.encode(text)) == text
+    assert enc.encode(text) == [ids[character] for character in encoder.spell(text)]
