@@ -437,9 +437,10 @@ def test_empty_arrays_are_left_out(tmp_path):
     (np.array([0, 65536]), 'array arr_1 in {} holds the id 65536; the vocabulary has 0 to 256'),
     (np.array([0, -1]), 'array arr_1 in {} holds the id -1; the vocabulary has 0 to 256'),
 ])
-def test_wrong_array(tmp_path, array, message):
+@pytest.mark.parametrize('save_as', [np.savez, np.savez_compressed])
+def test_wrong_array(tmp_path, save_as, array, message):
     path = str(tmp_path / 'a.npz')
-    np.savez(path, np.array([256]), array)
+    save_as(path, np.array([256]), array)
     assert error_of(load, path).startswith(message.format(path))
 
 
