@@ -39,6 +39,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, '..', 'src')]
 
 import encoder
+import pieces
 
 TEXT_SIZE, FILE_SIZE, MEMORY_SIZE = 50_000_000, 200_000_000, 1_000_000_000      # bytes
 PART = 2 ** 20              # characters that a contestant is given at a time
@@ -229,7 +230,7 @@ def cut_up(text: str) -> list[str]:
     """The text in parts of PART characters or less."""
     parts = []
     while text:
-        length = encoder.cut(text[:PART], end=len(text) <= PART)
+        length = pieces.cut(text[:PART], end=len(text) <= PART)
         parts.append(text[:length])
         text = text[length:]
     return parts

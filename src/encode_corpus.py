@@ -1,7 +1,7 @@
 """Files -> pieces of tokens, in an order of their own however many processes encode them.
 
 A chunk is one text: its documents with END_OF_TEXT between them. It is cut into pieces where the encoder may be cut
-(`encoder.cut`), so the tokens are those of the whole text, and only a few pieces are in memory at a time.
+(`pieces.cut`), so the tokens are those of the whole text, and only a few pieces are in memory at a time.
 """
 
 import collections
@@ -17,8 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from corpus_files import file_size
-from encoder import END_OF_TEXT, cut
+from encoder import END_OF_TEXT
 from errors import UserError
+from pieces import cut
 from read_text import TextFormat, read_documents
 from token_files import read_npz
 
