@@ -1,12 +1,17 @@
 """load_dataset.py: files -> chunks -> samples, with a stand-in for the encoder."""
 
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 
+import load_dataset as load_dataset_module
 from byte_encoder import ENC, END, WideEncoder, error_of, load, write
-from load_dataset import Sampler, load_dataset, read_texts
+from errors import UserError
+from load_dataset import Sampler, hold_out, load_dataset, read_texts
 from read_text import check_encoding
-from token_files import token_dtype
+from token_files import mappings, token_dtype
 
 # Text
 
@@ -125,6 +130,69 @@ def test_read_texts(tmp_path):
 def test_no_progress_bar_where_standard_error_is_no_terminal(tmp_path, capfd):
     load(write(tmp_path / 'a.txt', 'a'))
     assert capfd.readouterr() == ('', '')
+
+
+# Held-out documents
+
+
+def test_documents_that_are_held_out_are_not_trained_on():
+    chunks = [np.array([1, 1, 9, 2, 2, 9, 3]), np.array([9, 4, 9]), np.array([5, 9, 6, 6])]
+    train, [held_out] = hold_out(chunks, 9, 0.34)
+    documents = {token for chunk in train for token in chunk[:].tolist()} - {9}
+    held_out = held_out[:].tolist()
+    assert documents | set(held_out) - {9} == {1, 2, 3, 4, 5, 6}
+    assert not documents & set(held_out)
+    assert len(set(held_out) - {9}) == 2
+    again, _ = hold_out(chunks, 9, 0.34)
+    assert [chunk[:].tolist() for chunk in again] == [chunk[:].tolist() for chunk in train]
+    with pytest.raises(UserError, match='two documents or more'):
+        hold_out([np.array([1, 2, 9])], 9, 0.5)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_documents_are_held_out_whole_and_in_order(seed):
+    rng = np.random.default_rng(seed)
+    chunks = [np.concatenate([np.append(np.full(rng.integers(4), document + 10 * number), 0) for document in range(1, 8)])
+              for number in range(4)]
+    documents = [sorted(set(chunk.tolist()) - {0}) for chunk in chunks]
+    train, [held_out] = hold_out(chunks, 0, 0.3)
+    out = split_at_zero(held_out[:])
+    assert len(out) == round(0.3 * sum(map(len, documents))) and held_out[:].tolist().count(0) == len(out) - 1
+    expected = [[part for part in split_at_zero(chunk) if part not in out] for chunk in chunks]
+    assert [split_at_zero(chunk[:]) for chunk in train] == [parts for parts in expected if parts]
+    assert all(chunk[:].tolist().count(0) == len(parts) - 1 for chunk, parts in zip(train, filter(None, expected)))
+
+
+def split_at_zero(tokens):
+    return [part for part in (list(group) for is_zero, group in itertools.groupby(tokens.tolist(), lambda token: token == 0)
+                              if not is_zero)]
+
+
+def test_held_out_documents_stay_in_a_mapped_file(tmp_path):
+    """Nothing is copied but what is drawn."""
+    np.savez(tmp_path / 'a.npz', np.tile(np.append(np.zeros(99_999, int), 9), 40))
+    chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
+    tracemalloc.start()
+    try:
+        train, held_out = hold_out(chunks, 9, 0.5)
+        for part in (train, held_out):
+            assert len(part[0]) == 20 * 100_000 - 1 and mappings(part) == mappings(chunks)
+            assert Sampler(part, seed=0).sample(100_001).tolist().count(9) in (1, 2)
+        assert tracemalloc.get_traced_memory()[1] < chunks[0].nbytes / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_that_samples_of_joined_documents_fill_is_given_back(tmp_path, monkeypatch):
+    np.savez(tmp_path / 'a.npz', np.tile([1, 9], 40))
+    _, held_out = hold_out(load_dataset(ENC, str(tmp_path / 'a.npz'), 1), 9, 0.5)
+    released = []
+    monkeypatch.setattr(load_dataset_module, 'release_mappings', released.append)
+    monkeypatch.setattr(load_dataset_module, '_RELEASE', 10 * load_dataset_module._TOUCHED)
+    sampler = Sampler(held_out, seed=0)
+    for _ in range(6):
+        sampler.sample(4)       # in 4 places at most
+    assert len(released) == 2
 
 
 # Sampler

@@ -12,7 +12,7 @@ import load_dataset as load_dataset_module
 import token_files
 from byte_encoder import ENC, ByteEncoder, WideEncoder, error_of, load, save, write
 from load_dataset import Sampler, load_dataset
-from token_files import mappings, read_npz, release
+from token_files import Joined, joined, mappings, read_npz, release
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -192,3 +192,15 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 def test_write_into_a_missing_directory(tmp_path):
     path = str(tmp_path / 'no' / 'corpus.npz')
     assert error_of(save, path, write(tmp_path / 'a.txt', 'x')) == f'cannot write {path}: No such file or directory'
+
+
+def test_joined_arrays_are_one():
+    pieces = [np.array(piece) for piece in ([1, 2], [3], [4, 5, 6])]
+    whole = [1, 2, 9, 3, 9, 4, 5, 6]
+    chunk = Joined(pieces, 9)
+    assert len(chunk) == 8 and chunk[:].tolist() == whole and chunk[:].dtype == chunk.dtype == pieces[0].dtype
+    for start in range(10):
+        for stop in range(10):
+            assert chunk[start:stop].tolist() == whole[start:stop]
+    assert joined(pieces[:1], 9) is pieces[0]
+    assert joined(pieces[:2], 9)[1:].tolist() == [2, 9, 3]
