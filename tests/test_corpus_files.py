@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from byte_encoder import error_of, load, write
-from corpus_files import find_files
+from corpus_files import find_files, would_match
+from errors import UserError
 
 
 def test_one_file_is_itself(tmp_path):
@@ -153,3 +154,23 @@ def test_unreadable_directory(tmp_path, monkeypatch):
     with without_rights():
         assert error_of(load, 'corpus') == 'cannot read corpus/locked: Permission denied'
     os.chmod('corpus/locked', 0o700)    # so that it can be removed
+
+
+@pytest.mark.parametrize('pattern', ['*', '*.npz', '**', '**/*.npz', 'sub/*', './sub/**', 'sub/../*.npz', '*/*.npz', '?ub/**/*', '.*',
+                                     '.hidden/*', '**/.*', '**/deep/*', '*/deep/*.txt', '[o]ut.npz', '{tmp_path}/*/*', '**/**', '*/**'])
+def test_what_would_match_is_what_matches(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    pattern = pattern.format(tmp_path=tmp_path)
+    write(tmp_path / 'sub' / 'deep' / 'a.txt', 'x')
+    write(tmp_path / '.hidden' / 'a.txt', 'x')
+    for directory in ('.', 'sub', './sub/deep', '.hidden', str(tmp_path)):
+        for name in ('out.npz', '.out.npz'):
+            path = f'{directory}/{name}'
+            told = would_match(pattern, path)
+            write(tmp_path / path, 'x')
+            try:
+                found = find_files(pattern)
+            except UserError:
+                found = []
+            assert told == (os.path.realpath(path) in map(os.path.realpath, found)), path
+            os.remove(path)
