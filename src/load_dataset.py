@@ -5,13 +5,14 @@ arrays in memory, or in a file that is mapped into it (see token_files).
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from corpus_files import find_files
-from encode_corpus import Totals, encode_files
+from encode_corpus import TASK, Totals, cut_chunks, encode_files
 from errors import UserError, reason
 from files import replacing
 from read_text import TextFormat, read_documents
@@ -22,24 +23,19 @@ _RELEASE = 1 << 25      # bytes after which they are given back
 
 
 def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:
-    """The documents of a corpus (see find_files), one after the other, without those that are empty.
+    """The documents of a corpus (see find_files), one after the other, in pieces that `pieces.cut` allows; none is empty.
 
     format: the other fields of a TextFormat. Raises UserError as `load_dataset` does, and for an .npz, which holds tokens
     in place of text.
     """
     format, files = TextFormat(encoding, **format), find_files(path)
+    if tokens := [file for file in files if file.endswith('.npz')]:
+        raise UserError(f'{tokens[0]} holds tokens; expected text')
     found = False
-    for file in files:
-        if file.endswith('.npz'):
-            raise UserError(f'{file} holds tokens; expected text')
-        parts = []
-        for text, ends in read_documents(file, format):
-            parts.append(text)
-            if ends and (document := ''.join(parts)):
-                found = True
-                yield document
-            if ends:
-                parts.clear()
+    events = itertools.chain.from_iterable(read_documents(file, format) for file in files)
+    for text, _ in cut_chunks(events, 1, TASK):
+        found = True
+        yield text
     if not found:
         raise _empty(path, files)
 

@@ -9,6 +9,7 @@ import pytest
 import load_dataset as load_dataset_module
 from byte_encoder import ENC, END, WideEncoder, error_of, load, write
 from errors import UserError
+from learn_vocabulary import count_pieces
 from load_dataset import Sampler, hold_out, load_dataset, read_texts
 from read_text import check_encoding
 from token_files import mappings, token_dtype
@@ -125,6 +126,17 @@ def test_read_texts(tmp_path):
     assert list(read_texts(str(tmp_path))) == ['one', 'two\n']
     np.savez(tmp_path / 'd.npz', np.array([1]))
     assert error_of(list, read_texts(str(tmp_path))) == f'{tmp_path}/d.npz holds tokens; expected text'
+
+
+def test_texts_are_read_in_pieces_that_are_cut_between_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(load_dataset_module, 'TASK', 50)
+    texts = ['many words ' * 60, 'x' * 200, 'the end<|endoftext|>' * 20]
+    for number, text in enumerate(texts):
+        write(tmp_path / str(number), text)
+    found = list(read_texts(str(tmp_path)))
+    assert ''.join(found) == ''.join(texts) and len(found) > 20
+    assert max(map(len, found)) == 200
+    assert count_pieces(found) == count_pieces(texts)
 
 
 def test_no_progress_bar_where_standard_error_is_no_terminal(tmp_path, capfd):
