@@ -35,7 +35,7 @@ def find_files(path: str) -> list[str]:
     if files := _readable(match for match in matches if not os.path.isdir(match)):
         return files
     if matches:
-        raise UserError(f'the pattern {path} matches only directories; name one of them, or end in /** for their files')
+        raise UserError(f'the pattern {path} matches only directories, or links to them; name one of them')
     raise UserError(f'nothing matches the pattern {path}')
 
 
