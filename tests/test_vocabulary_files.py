@@ -10,14 +10,14 @@ from learn_vocabulary import write_vocabulary
 from text_samples import CODE, vocabulary
 
 
-def test_get_encoder_finds_models_by_name(toy_directory, toy, tmp_path):
+def test_get_encoder_finds_models_by_name(settings_directory, tmp_path):
     model = tmp_path / 'somewhere' / '124M'
     model.mkdir(parents=True)
-    (model / 'hparams.json').write_text('{}')
-    for name in ('encoder.json', 'vocab.bpe'):
-        (model / name).write_bytes((toy_directory / name).read_bytes())
+    for name in ('hparams.json', 'encoder.json', 'vocab.bpe'):
+        (model / name).write_bytes((settings_directory / name).read_bytes())
+    expected = load_encoder(str(settings_directory)).encode(CODE)
     for name in ('124M', '117M'):
-        assert get_encoder(name, str(tmp_path / 'somewhere')).encode(CODE) == toy.encode(CODE)
+        assert get_encoder(name, str(tmp_path / 'somewhere')).encode(CODE) == expected
     with pytest.raises(UserError, match='no model .mine.'):
         get_encoder('mine', str(tmp_path / 'somewhere'))
 
