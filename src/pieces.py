@@ -99,8 +99,8 @@ def split(block: str, apart: np.ndarray) -> list[bytes]:
     else:
         ends = np.zeros(len(data), np.uint8)
         last_of_character = np.append(values[1:] & 0xc0 != 0x80, True)
-        ends[last_of_character] = piece_ends(block, unicode_kinds(block).tobytes())
-        ends[:-1] |= apart[values[:-1].astype(np.uint16) << 8 | values[1:]]
+        np.place(ends, last_of_character, piece_ends(block, unicode_kinds(block).tobytes()))
+        ends[:-1] |= apart.take(values[:-1].astype(np.uint16) << 8 | values[1:])
     ends[-1:] = 0
     marked = np.empty([len(data), 2], np.uint8)
     marked[:, 0] = values
@@ -124,9 +124,9 @@ def piece_ends(text: str, kinds: bytes) -> np.ndarray:
 def unicode_kinds(text: str) -> np.ndarray:
     """As `kinds_of`, from a table."""
     codes = np.frombuffer(text.encode('utf-32-le'), '<u4')
-    kinds = _kinds[codes]
+    kinds = _kinds.take(codes)
     if UNKNOWN in kinds:
         for page in np.unique(codes[kinds == UNKNOWN] // PAGE).tolist():
             _kinds[page * PAGE:(page + 1) * PAGE] = kinds_of(''.join(map(chr, range(page * PAGE, (page + 1) * PAGE))))
-        kinds = _kinds[codes]
+        kinds = _kinds.take(codes)
     return kinds
