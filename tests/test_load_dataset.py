@@ -12,7 +12,7 @@ from errors import UserError
 from learn_vocabulary import count_pieces
 from load_dataset import Sampler, hold_out, load_dataset, read_texts
 from read_text import check_encoding
-from token_files import mappings, token_dtype
+from token_files import Joined, mappings, token_dtype
 
 # Text
 
@@ -155,6 +155,7 @@ def test_documents_that_are_held_out_are_not_trained_on():
     assert documents | set(held_out) - {9} == {1, 2, 3, 4, 5, 6}
     assert not documents & set(held_out)
     assert len(set(held_out) - {9}) == 2
+    assert [len(chunk.pieces) for chunk in train if isinstance(chunk, Joined)] == []      # neighbours are one view
     again, _ = hold_out(chunks, 9, 0.34)
     assert [chunk[:].tolist() for chunk in again] == [chunk[:].tolist() for chunk in train]
     with pytest.raises(UserError, match='two documents or more'):
@@ -180,13 +181,16 @@ def split_at_zero(tokens):
                               if not is_zero)]
 
 
-def test_held_out_documents_stay_in_a_mapped_file(tmp_path):
-    """Nothing is copied but what is drawn."""
+def test_held_out_documents_stay_in_a_mapped_file(tmp_path, monkeypatch):
+    """Nothing is copied but what is drawn, and what was looked at is given back."""
+    released = []
+    monkeypatch.setattr(load_dataset_module, 'release', released.extend)
     np.savez(tmp_path / 'a.npz', np.tile(np.append(np.zeros(99_999, int), 9), 40))
     chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
     tracemalloc.start()
     try:
         train, held_out = hold_out(chunks, 9, 0.5)
+        assert len(released) == 4 and all(chunk is chunks[0] for chunk in released)
         for part in (train, held_out):
             assert len(part[0]) == 20 * 100_000 - 1 and mappings(part) == mappings(chunks)
             assert Sampler(part, seed=0).sample(100_001).tolist().count(9) in (1, 2)

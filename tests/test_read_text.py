@@ -41,8 +41,8 @@ def error_of(path, content, **format):
 
 
 def test_a_file_is_one_document(tmp_path, block):
-    (tmp_path / 'a').write_bytes('\ufeffé\r\n\r\nb\rc\n'.encode())
-    assert documents(tmp_path / 'a') == ['é\n\nb\nc\n']
+    (tmp_path / 'a').write_bytes('\ufeffé\r\n\r\nb\ufeff\rc\n'.encode())
+    assert documents(tmp_path / 'a') == ['é\n\nb\ufeff\nc\n']
 
 
 def test_lines_are_documents(tmp_path, block):
@@ -117,6 +117,13 @@ def test_compressed_files_of_several_members(tmp_path, block, suffix):
     assert documents(tmp_path / f'a.JSONL{suffix}', text_column='t') == ['x', 'y']
 
 
+def test_what_is_compressed_well_comes_out_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setitem(read_text._STEPS, '.gz', 100)
+    (tmp_path / 'a.gz').write_bytes(gzip.compress(b'words ' * 500_000))
+    sizes = [len(text) for text, _ in read_documents(str(tmp_path / 'a.gz'), TextFormat())]
+    assert sum(sizes) == 3_000_000 and max(sizes) < 200_000
+
+
 @pytest.mark.parametrize('suffix', ['.gz', '.zst'])
 def test_compressed_files_cut_short_or_damaged(tmp_path, block, suffix):
     path, whole = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode())
@@ -181,8 +188,8 @@ def test_a_record_that_is_too_long(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(read_text, 'LONGEST_RECORD', 1000)
     monkeypatch.setattr(read_text, 'BLOCK', 10)
     line = {'jsonl': '{"t": "%s"}\n', 'csv': 't\n"%s"\n'}[suffix]
-    (tmp_path / f'a.{suffix}').write_text(line % ('a ' * 490))
-    assert documents(tmp_path / f'a.{suffix}', text_column='t') == ['a ' * 490]
+    (tmp_path / f'a.{suffix}').write_text(line % ('a ' * 490) + (line % 'short').replace('t\n"', '"') * 200)
+    assert documents(tmp_path / f'a.{suffix}', text_column='t') == ['a ' * 490] + ['short'] * 200
     assert error_of(tmp_path / f'a.{suffix}', line % 'a\n' + line % ('a ' * 510) if suffix == 'csv' else '{"t": ""}\n' + line % (
         'a ' * 510), text_column='t').endswith('has more than 1000 characters, too many for a record, which is read whole: '
                                               'break it into several')
