@@ -76,6 +76,11 @@ def test_the_measured_figures_are_of_both_sizes_with_and_without_recomputation()
         (hparams, saving) for hparams in (SMALL, MEDIUM) for saving in (False, True)}
 
 
+def test_the_formula_cuts_where_the_network_does(tf):
+    import fused
+    assert (plan.QUERY_BLOCK, plan.HEAD_ROWS) == (fused.QUERY_BLOCK, fused.HEAD_ROWS)
+
+
 def test_parameters_of_the_published_models():
     assert plan.parameters(SMALL) == {
         'token embeddings': 50257 * 768, 'position embeddings': 1024 * 768,
