@@ -56,6 +56,7 @@ MEASURED = [
     Measured('--only_train_transformer_layers', Step(SMALL, only_layers=True), 3.05),
     Measured('', Step(MEDIUM), 7.15),
     Measured('--memory_saving_gradients', Step(MEDIUM, memory_saving=True), 6.10),
+    Measured('--memory_saving_gradients --clip_norm 1', Step(MEDIUM, memory_saving=True, clip_norm=1.0), 6.99),
 ]
 
 
