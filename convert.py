@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Converts models to Hugging Face's format and back, one weight at a time."""
+"""Converts models to Hugging Face's format and back, one weight at a time. Each COMMAND has a --help of its own."""
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -21,22 +20,23 @@ import model_dir
 import run_state
 import tensor_files
 from encoder import load_encoder
-from errors import UserError, reason, run
+from errors import UserError, run
 from flags import Parser
-from hparams import HParams, load_hparams
+from hparams import HParams, check_vocabulary, load_hparams
 
 
 def parse_flags() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    there = commands.add_parser('to_hf', help='write a Hugging Face directory', description='Writes a model or a run as a '
-                                'Hugging Face directory, which AutoModelForCausalLM and AutoTokenizer load.')
+    there = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
+                                description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
+                                            'and AutoTokenizer load.')
     there.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in checkpoint/, or the path of '
                        'either')
     there.add_argument('output', metavar='OUT', help='the directory to write; it must not exist, or be empty')
     there.set_defaults(convert=to_hf)
-    back = commands.add_parser('from_hf', help='read a Hugging Face directory', description='Makes a model of a Hugging Face '
-                               'directory of GPT-2; needs the safetensors package.')
+    back = commands.add_parser('from_hf', help='DIR NAME: make a model of a Hugging Face directory',
+                               description='Makes a model of a Hugging Face directory of GPT-2; needs the safetensors package.')
     back.add_argument('source', metavar='DIR', help='with config.json, model.safetensors, and the tokenizer\'s files')
     back.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')
     back.set_defaults(convert=from_hf)
@@ -62,29 +62,6 @@ def find_source(name: str, models_dir: str) -> str:
     return found[0]
 
 
-@contextlib.contextmanager
-def new_directory(target: str) -> Iterator[str]:
-    """A directory to write to, which becomes `target` at the end, its files on disk; an exception leaves nothing.
-
-    Raises UserError if there is something at `target`, or it cannot be written.
-    """
-    target = os.path.normpath(target)
-    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
-        raise UserError(f'{target} is there already: choose another name, or remove it')
-    unfinished = f'{target}.part'
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        os.makedirs(unfinished)
-        yield unfinished
-        for name in os.listdir(unfinished):
-            files.sync(os.path.join(unfinished, name))
-        os.rename(unfinished, target)
-    except OSError as error:
-        raise UserError(f'cannot write {target}: {reason(error)}') from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def bar(tensors: list) -> tqdm:
     return tqdm(tensors, unit='weight', delay=1, leave=False, disable=None)
 
@@ -95,7 +72,7 @@ def to_hf(args: argparse.Namespace) -> None:
     prefix = model_dir.find_checkpoint(directory)
     run_state.read(prefix)      # which says if a run's checkpoint is damaged
     tensors = sorted(huggingface.tensors(hparams), key=lambda tensor: tensor.hf_name)
-    with new_directory(args.output) as unfinished:
+    with model_dir.new_directory(args.output) as unfinished:
         for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
             shutil.copyfile(os.path.join(directory, ours), os.path.join(unfinished, theirs))
         huggingface.write_settings(unfinished, hparams, encoder)
@@ -112,22 +89,13 @@ def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterat
     from runtime import load_tensorflow
     load_tensorflow()
     import tensorflow.compat.v1 as tf
-    try:
+
+    import checkpoint
+    with checkpoint.named_in_errors(prefix):
+        checkpoint.checked_shapes(prefix, {tensor.name: tensor.shape for tensor in tensors})
         reader = tf.train.load_checkpoint(prefix)
-        shapes = reader.get_variable_to_shape_map()
-        for tensor in tensors:
-            if shapes.get(tensor.name) != tensor.shape:
-                raise UserError(f'{prefix} is a checkpoint of another model than hparams.json beside it: {tensor.name} is '
-                                f'{shapes.get(tensor.name)} there; expected {tensor.shape}')
-        n_blocks = len({name.split('/')[1] for name in shapes if name.startswith('model/h')})
-        expected = len({tensor.name.split('/')[1] for tensor in tensors if tensor.name.startswith('model/h')})
-        if n_blocks != expected:
-            raise UserError(f'{prefix} is a checkpoint of another model than hparams.json beside it: it has {n_blocks} '
-                            f'blocks, not {expected}')
         for tensor in bar(tensors):
             yield reader.get_tensor(tensor.name)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError(f'cannot read the checkpoint {prefix}: {error}') from None
 
 
 def from_hf(args: argparse.Namespace) -> None:
@@ -139,7 +107,7 @@ def from_hf(args: argparse.Namespace) -> None:
     weights = huggingface.Weights(args.source, hparams)
     tensors = sorted(huggingface.tensors(hparams))
     target = os.path.join(args.models_dir, args.output)
-    with new_directory(target) as unfinished:
+    with model_dir.new_directory(target) as unfinished:
         huggingface.copy_vocabulary(vocabulary, unfinished)
         check_encoder(unfinished, args.source, hparams)
         with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:
@@ -161,9 +129,7 @@ def check_encoder(directory: str, source: str, hparams: HParams) -> None:
         encoder = load_encoder(directory)
     except UserError as error:
         raise UserError(f'the vocabulary in {source} will not do: {str(error).replace(directory, "")}') from None
-    if encoder.n_vocab > hparams.n_vocab:
-        raise UserError(f'{source}: the vocabulary has {encoder.n_vocab} tokens, but vocab_size in config.json is '
-                        f'{hparams.n_vocab}')
+    check_vocabulary(hparams, encoder.n_vocab, source, vocabulary='the vocabulary', size='vocab_size in config.json')
 
 
 def meta_graph(hparams: HParams) -> bytes:

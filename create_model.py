@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src
 
 import model_dir
 from corpus_flags import add_text_flags, text_format
-from errors import UserError, reason, run
+from errors import UserError, run
 from flags import Parser, non_negative_int, positive_int
 from hparams import HParams, default_hparams, load_hparams
 from learn_vocabulary import SMALLEST_VOCABULARY, learn_vocabulary, write_vocabulary
@@ -26,17 +26,21 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
     parser.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
     source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
-    source.add_argument('--dataset', metavar='PATH', help='text to learn the vocabulary from: file, directory or glob')
+    source.add_argument('--dataset', metavar='PATH',
+                        help='text to learn the vocabulary from: a file, a directory, or a glob in quotes (text also as .gz, '
+                             '.zst, .jsonl, .csv)')
     source.add_argument('--from_run', metavar='RUN', help='take the newest weights of this run in checkpoint/ instead, '
                         'without the optimizer\'s state')
-    add_text_flags(parser.add_argument_group('text'))
-    size = parser.add_argument_group('size')
-    size.add_argument('--vocab_size', metavar='N', type=positive_int, default=default.n_vocab, help='tokens')
-    for name, meaning in (('n_ctx', 'longest sequence in tokens'), ('n_embd', 'features'), ('n_head', 'attention heads'),
-                          ('n_layer', 'blocks')):
+    add_text_flags(parser.add_argument_group('text', 'with --dataset'))
+    size = parser.add_argument_group('size', 'with --dataset; by default that of 124M')
+    size.add_argument('--vocab_size', metavar='N', type=positive_int, default=default.n_vocab,
+                      help='tokens to learn; fewer if the text has not so many')
+    for name, meaning in (('n_ctx', 'longest sequence in tokens'), ('n_embd', 'features, a multiple of --n_head'),
+                          ('n_head', 'attention heads'), ('n_layer', 'blocks')):
         size.add_argument(f'--{name}', metavar='N', type=positive_int, default=getattr(default, name), help=meaning)
     other = parser.add_argument_group('other')
-    other.add_argument('--seed', metavar='N', type=non_negative_int, help='for the same random weights each time')
+    other.add_argument('--seed', metavar='N', type=non_negative_int,
+                       help='for the same random weights each time (default: other ones each time)')
     return parser.parse_args()
 
 
@@ -84,23 +88,13 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
 def main() -> None:
     args = parse_flags()
     target = os.path.join(args.models_dir, args.name)
-    if os.path.exists(target):
-        raise UserError(f'{target} is there already: choose another name, or remove it')
     run_directory = args.from_run and model_dir.find_run(args.from_run)
     prefix = run_directory and model_dir.find_checkpoint(run_directory)
-    unfinished = f'{target}.part'
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        os.makedirs(unfinished)
+    with model_dir.new_directory(target) as unfinished:
         hparams = settings_from_run(run_directory, unfinished) if run_directory else settings_from_text(args, unfinished)
         with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:
             json.dump(dataclasses.asdict(hparams), file)
         parameters = write_weights(hparams, unfinished, args.seed, prefix)
-        os.rename(unfinished, target)
-    except OSError as error:
-        raise UserError(f'cannot write {target}: {reason(error)}') from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     print(f'{target}: {parameters} parameters, {hparams.n_vocab} tokens')
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tunes GPT-2 on your own text."""
+"""Fine-tunes GPT-2 on your own text. Ctrl-C saves and ends a run; the same command goes on with it."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from corpus_flags import add_text_flags, add_token_flags
 from errors import run
 from flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
 from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY, SAMPLE_DIR, Job, finished, prepare
+from plan import available_memory, plan
 from stop_signal import StopSignal
 
 
@@ -29,8 +30,8 @@ def parse_flags() -> argparse.Namespace:
 
 def add_data_flags(group) -> None:
     group.add_argument('--dataset', metavar='PATH', required=True,
-                       help='text or .npz to train on: a file, a directory, or a glob in quotes (text also as .gz, .zst, '
-                            '.jsonl, .csv)')
+                       help='text or .npz to train on (required): a file, a directory, or a glob in quotes (text also as '
+                            '.gz, .zst, .jsonl, .csv)')
     add_text_flags(group)
     add_token_flags(group)
     group.add_argument('--no_cache', action='store_true',
@@ -40,7 +41,8 @@ def add_data_flags(group) -> None:
 
 
 def add_model_flags(group) -> None:
-    group.add_argument('--model_name', metavar='NAME', default='117M', help='the model to start from')
+    group.add_argument('--model_name', metavar='NAME', default='117M',
+                       help='the model to start from, a directory in --models_dir')
     group.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
     group.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
                        help='length of a training sequence; shorter takes less memory (default: the model\'s window)')
@@ -67,7 +69,8 @@ def add_optimizer_flags(group) -> None:
     group.add_argument('--optimizer', choices=['adam', 'adamw', 'sgd'], default='adam',
                        help='adamw is adam with weight decay; sgd keeps no moments: less memory, slower learning')
     group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
-                       help='its peak, with a schedule; lower it where the loss jumps')
+                       help='of each step, or its peak where a schedule or --warmup_steps changes it; lower it where the '
+                            'loss jumps')
     group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine'], default='constant',
                        help='linear and cosine fall to 0 at --max_steps')
     group.add_argument('--warmup_steps', metavar='N', type=non_negative_int, default=0,
@@ -94,16 +97,19 @@ def add_run_flags(group) -> None:
                        help='go on with the run, start anew from the model, or from a checkpoint: a step of this run, a '
                             'run\'s name, or a path')
     group.add_argument('--overwrite', action='store_true', help='remove the run that is there, and start anew')
-    group.add_argument('--save_every', metavar='STEPS', type=non_negative_int, default=1000,
+    group.add_argument('--save_every', metavar='N', type=non_negative_int, default=1000,
                        help='write a checkpoint each N steps; 0 only at the end')
     group.add_argument('--save_secs', metavar='SECONDS', type=non_negative_float, default=0.0,
                        help='write one also when the last is this old; 0 never')
     group.add_argument('--keep', metavar='N', type=non_negative_int, default=5, help='checkpoints that stay; 0 for all')
     group.add_argument('--plot', action='store_true', help='write loss.png at the end; needs matplotlib')
+    group.add_argument('--dry_run', action='store_true',
+                       help='check and read everything, but print a plan in place of training: corpus, model, memory it will '
+                            'take, and what would take less; nothing is written')
 
 
 def add_sample_flags(group) -> None:
-    group.add_argument('--sample_every', metavar='STEPS', type=non_negative_int, default=100,
+    group.add_argument('--sample_every', metavar='N', type=non_negative_int, default=100,
                        help='generate samples each N steps; 0 never')
     group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,
                        help=f'length of a sample (default: {DEFAULT_SAMPLE_LENGTH}, or what the model\'s window holds)')
@@ -117,12 +123,13 @@ def add_sample_flags(group) -> None:
 
 def add_validation_flags(group) -> None:
     group.add_argument('--val_dataset', metavar='PATH',
-                       help='text or .npz to validate on (default: what --val_split holds out, or the training data)')
+                       help='text or .npz to validate on, as for --dataset (default: what --val_split holds out, or the '
+                            'training data)')
     group.add_argument('--val_split', metavar='SHARE', type=fraction, default=0.0,
                        help='hold out this share of the documents for validation, and do not train on them')
     group.add_argument('--val_batch_size', metavar='N', type=positive_int, default=2, help='sequences in a batch')
     group.add_argument('--val_batch_count', metavar='N', type=positive_int, default=40, help='batches, drawn once')
-    group.add_argument('--val_every', metavar='STEPS', type=non_negative_int, default=0,
+    group.add_argument('--val_every', metavar='N', type=non_negative_int, default=0,
                        help='validate each N steps; 0 never')
     group.add_argument('--keep_best', action='store_true',
                        help='save whenever the validation loss is the lowest yet, and keep that checkpoint too')
@@ -149,7 +156,11 @@ def train(args: argparse.Namespace, job: Job) -> None:
 
 def main() -> None:
     args = parse_flags()
+    memory = available_memory()     # before the corpus takes some
     job = prepare(args)
+    if args.dry_run:
+        print(plan(args, job, memory))
+        return
     with job.lock:
         if why := finished(args, job.state, job.train.total_size):
             print(f'{job.run_directory} is at its end after {job.state.step} steps already: {why}')

@@ -71,3 +71,13 @@ def load_hparams(directory: str) -> HParams:
         return HParams(**values)
     except ValueError as error:
         raise UserError(f'{path}: {error}') from None
+
+
+def check_vocabulary(hparams: HParams, n_tokens: int, directory: str, *, vocabulary: str = 'encoder.json',
+                     size: str = 'n_vocab in hparams.json') -> None:
+    """Raises UserError if the vocabulary in a directory has more tokens than the model; fewer will do.
+
+    vocabulary, size: what the two are called there.
+    """
+    if n_tokens > hparams.n_vocab:
+        raise UserError(f'{directory}: {vocabulary} has {n_tokens} tokens, but {size} is {hparams.n_vocab}')

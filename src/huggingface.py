@@ -6,6 +6,7 @@ Neither TensorFlow nor transformers is imported; safetensors is, where weights a
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -44,20 +45,15 @@ class Tensor(NamedTuple):
 
 def tensors(hparams: HParams) -> list[Tensor]:
     """All weights of a model. The numbers are the same on both sides: nothing is transposed."""
-    n = hparams.n_embd
-    table = [Tensor('model/wte', f'{PREFIX}wte.weight', [hparams.n_vocab, n]),
-             Tensor('model/wpe', f'{PREFIX}wpe.weight', [hparams.n_ctx, n])]
-    layers = [('ln_f', 'g', [n]), ('ln_f', 'b', [n])]
-    for block in range(hparams.n_layer):
-        layers += [(f'h{block}/{layer}', kind, [n]) for layer in ('ln_1', 'ln_2') for kind in 'gb']
-        for layer, n_in, n_out in (('attn/c_attn', n, 3 * n), ('attn/c_proj', n, n), ('mlp/c_fc', n, 4 * n),
-                                   ('mlp/c_proj', 4 * n, n)):
-            layers += [(f'h{block}/{layer}', 'w', [1, n_in, n_out]), (f'h{block}/{layer}', 'b', [n_out])]
-    for layer, kind, shape in layers:
-        hf_layer = f'{layer[0]}.{layer[1:]}' if layer.startswith('h') else layer
-        hf_kind = 'bias' if kind == 'b' else 'weight'
-        table.append(Tensor(f'model/{layer}/{kind}', f'{PREFIX}{hf_layer.replace("/", ".")}.{hf_kind}', shape))
-    return table
+    return [Tensor(name, _hf_name(name), shape) for name, shape in hparams.shapes().items()]
+
+
+def _hf_name(name: str) -> str:
+    """'model/h0/attn/c_attn/w' -> 'transformer.h.0.attn.c_attn.weight', 'model/wte' -> 'transformer.wte.weight'."""
+    layer, _, kind = re.sub(r'^h(\d+)/', r'h.\1.', name.removeprefix('model/')).replace('/', '.').rpartition('.')
+    if kind in ('wpe', 'wte'):
+        layer, kind = kind, 'w'
+    return f'{PREFIX}{layer}.{"bias" if kind == "b" else "weight"}'
 
 
 def config(hparams: HParams, end_of_text: int) -> dict:
@@ -191,7 +187,7 @@ class Weights:
         return tensor.hf_name.removeprefix(self._plain)
 
     def _check_output(self) -> None:
-        wte = self._stored(self._tensors[0])
+        [wte] = [self._stored(tensor) for tensor in self._tensors if tensor.name == 'model/wte']
         if OUTPUT in self._places and not np.array_equal(self._read(OUTPUT), self._read(wte)):
             raise UserError(f'{self._places[OUTPUT]}: {OUTPUT} is not {wte}; here, as in GPT-2, the two are one')
 

@@ -16,7 +16,7 @@ import token_cache
 from corpus_flags import text_format
 from encoder import Encoder, load_encoder
 from errors import UserError, reason
-from hparams import HParams, load_hparams
+from hparams import HParams, check_vocabulary, load_hparams
 from load_dataset import Sampler, hold_out
 from run_state import RunState
 
@@ -37,7 +37,7 @@ class Job:
     sample_directory: str
     checkpoint: str             # prefix to restore from
     state: RunState             # where the run stands: at its beginning, unless the checkpoint is its own
-    lock: TextIO                # on the run directory; to be closed at the end
+    lock: TextIO | None         # on the run directory, to be closed at the end; None for a dry run
     settings: dict              # for settings.json
     seq_length: int
     sample_length: int
@@ -55,13 +55,14 @@ class Job:
 
 
 def prepare(args: argparse.Namespace) -> Job:
-    """Reads the model's settings and the corpus, takes the run's directory. Raises UserError for what is wrong."""
+    """Reads the model's settings and the corpus, takes the run's directory. Raises UserError for what is wrong.
+
+    A dry run writes nothing: it neither takes the directory nor makes it, and keeps the corpus's tokens in memory.
+    """
     check_flags(args)
     directory = model_dir.find_model(args.model_name, args.models_dir)
     hparams, encoder = load_hparams(directory), load_encoder(directory)
-    if encoder.n_vocab > hparams.n_vocab:
-        raise UserError(f'{directory}: encoder.json has {encoder.n_vocab} tokens, but n_vocab in hparams.json is '
-                        f'{hparams.n_vocab}')
+    check_vocabulary(hparams, encoder.n_vocab, directory)
     seq_length = within_window('seq_length', args.seq_length, hparams, hparams.n_ctx)
     sample_length = within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH,
                                   matters=args.sample_every > 0)
@@ -69,14 +70,15 @@ def prepare(args: argparse.Namespace) -> Job:
         raise UserError('--seq_length must be 2 or more: the first token is there to predict the second')
     run_directory, sample_directory = os.path.join(CHECKPOINT_DIR, args.run_name), os.path.join(SAMPLE_DIR, args.run_name)
     with contextlib.ExitStack() as stack:       # which gives the directory back if something turns out wrong
-        lock = stack.enter_context(run_dir.lock(run_directory)) if os.path.isdir(run_directory) else None
+        lock = None if args.dry_run else take(run_directory, stack)
         checkpoint, state = starting_point(args, directory, run_directory, hparams)
-        if lock is None:        # before the corpus, whose tokens are kept there
-            lock = stack.enter_context(run_dir.lock(run_directory))
-            stack.callback(run_dir.remove, run_directory)
         train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length)
-        make_writable(sample_directory)
-        run_dir.clean(run_directory)
+        if args.dry_run:
+            check_writable(run_directory)
+            check_writable(sample_directory)
+        else:
+            make_writable(sample_directory)
+            run_dir.clean(run_directory)
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
         job = Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, state, lock,
                   run_dir.describe(args, train, run_directory, corpus_key), seq_length, sample_length,
@@ -85,6 +87,15 @@ def prepare(args: argparse.Namespace) -> Job:
         go_on(job)
         stack.pop_all()
     return job
+
+
+def take(run_directory: str, stack: contextlib.ExitStack) -> TextIO:
+    """The lock on a run's directory. The stack gives it back, and removes a directory that was not there before."""
+    new = not os.path.isdir(run_directory)
+    lock = stack.enter_context(run_dir.lock(run_directory))
+    if new:
+        stack.callback(run_dir.remove, run_directory)
+    return lock
 
 
 def go_on(job: Job) -> None:
@@ -126,7 +137,7 @@ def corpus(args, encoder: Encoder, model_directory: str, run_directory: str, seq
     """The chunks to train on, the batches to validate on, and a key of what is trained on (see token_cache)."""
     def load(name: str) -> tuple[list[np.ndarray], str | None]:
         return load_chunks(args, getattr(args, name), encoder, model_directory,
-                           None if args.no_cache else os.path.join(run_directory, name))
+                           None if args.no_cache or args.dry_run else os.path.join(run_directory, name))
 
     chunks, key = load('dataset')
     held_out = []
@@ -231,3 +242,14 @@ def make_writable(directory: str) -> None:
         os.remove(probe)
     except OSError as error:
         raise UserError(f'cannot write to {directory}: {reason(error)}') from None
+
+
+def check_writable(directory: str) -> None:
+    """As make_writable, but makes and writes nothing: a directory that is not there could be made."""
+    place = os.path.abspath(directory)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UserError(f'cannot write to {directory}: {place} is no directory')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'cannot write to {directory}: there is no permission to write to {place}')

@@ -1,9 +1,13 @@
-"""Where models live on disk: their names, the files of a model directory, and finding one by name."""
+"""Where models live on disk: their names, the files of a model directory, finding one by name, and making a new one."""
 
+import contextlib
 import os
 import re
+import shutil
+from collections.abc import Iterator
 
-from errors import UserError
+import files
+from errors import UserError, reason
 
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
          'model.ckpt.meta', 'vocab.bpe')
@@ -123,3 +127,26 @@ def find_start(name: str, run_directory: str, checkpoint_dir: str = 'checkpoint'
     runs = list_models(checkpoint_dir)
     raise UserError(f'no checkpoint {name!r}; this run has {", ".join(own) or "none"}; runs in {checkpoint_dir}: '
                     f'{", ".join(runs) or "none"}')
+
+
+@contextlib.contextmanager
+def new_directory(target: str) -> Iterator[str]:
+    """A directory to write to, which becomes `target` at the end, its files on disk; an exception leaves nothing.
+
+    Raises UserError if there is something at `target`, or it cannot be written.
+    """
+    target = os.path.normpath(target)
+    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
+        raise UserError(f'{target} is there already: choose another name, or remove it')
+    unfinished = f'{target}.part'
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.makedirs(unfinished)
+        yield unfinished
+        for name in os.listdir(unfinished):
+            files.sync(os.path.join(unfinished, name))
+        os.rename(unfinished, target)
+    except OSError as error:
+        raise UserError(f'cannot write {target}: {reason(error)}') from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -15,7 +15,7 @@ from errors import UserError
 from hparams import HParams, load_hparams
 from model_dir import FILES
 
-safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-test.txt)')
+safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-huggingface.txt)')
 TINY = f'{ROOT}/models/tiny'
 NASTY = ["it's we'Re\u2019ll  x", ' \u00a0\u3000 \t\n\n  end ', 'e\u0301\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2603\ufe0f',
          '\u0000\u0001\ufeff\ufffd\u2028', '\u0661\u0662\u2167\u00bd \u0e20\u0e32\u0e29\u0e32 \u4e2d\u6587\u3002', '#version: 0.2\r\n',
@@ -45,8 +45,8 @@ def there(convert, home):
 @pytest.fixture
 def auto():
     """transformers, for its AutoModelForCausalLM and AutoTokenizer."""
-    pytest.importorskip('torch', reason='needs torch (requirements-test.txt)')
-    return pytest.importorskip('transformers', reason='needs transformers (requirements-test.txt)')
+    pytest.importorskip('torch', reason='needs torch (requirements-huggingface.txt)')
+    return pytest.importorskip('transformers', reason='needs transformers (requirements-huggingface.txt)')
 
 
 def edit(path, **changes):
@@ -320,6 +320,14 @@ def test_a_directory_that_will_not_do_is_refused(convert, there, home, change, w
     change(there)
     message = refused(convert, home, 'from_hf', 'there', 'back')
     assert all(word in message for word in words), message
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(convert, there, home):
+    n_tokens = json.loads((there / 'config.json').read_text())['vocab_size']
+    edit(there / 'config.json', vocab_size=n_tokens - 1)
+    rewrite(there, lambda w: w | {'transformer.wte.weight': w['transformer.wte.weight'][:-1]})
+    assert refused(convert, home, 'from_hf', 'there', 'back') == (
+        f'there: the vocabulary has {n_tokens} tokens, but vocab_size in config.json is {n_tokens - 1}')
 
 
 def test_a_target_that_is_there_is_left_alone(convert, there, home, train):

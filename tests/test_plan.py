@@ -1,0 +1,202 @@
+"""train.py --dry_run: a plan, without TensorFlow and without a byte written; its formula against what was measured."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import sys
+
+import pytest
+
+import plan
+from conftest import TEXT
+from encoder import load_encoder
+from errors import UserError
+from plan import MEASURED, MEDIUM, SMALL, Step
+
+MEMORY = 'memory of a training step on a CPU, in float32, by formula'
+BENCH = 'measured (bench/README.md; one sequence of 1,024 tokens where nothing else is said)'
+
+
+def total(step):
+    return sum(plan.memory(step).values())
+
+
+@pytest.fixture
+def place(settings_directory, tmp_path):
+    """A working directory with a corpus and `models/toy`, whose checkpoint is there in name only."""
+    shutil.copytree(settings_directory, tmp_path / 'models/toy')
+    (tmp_path / 'models/toy/checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
+    (tmp_path / 'models/toy/model.ckpt.index').write_text('')
+    (tmp_path / 'corpus.txt').write_text(TEXT)
+    return tmp_path
+
+
+@pytest.fixture
+def dry_run(place, monkeypatch, capsys):
+    """Runs train.py --dry_run in this process: its plan, as {section: {row: (value, remark)}}, and all that it prints."""
+    def contents():
+        return {path: path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in place.rglob('*')}
+
+    def run(*flags):
+        import train
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--dry_run',
+                                          *map(str, flags)])
+        for name in ('tensorflow', 'tensorflow.compat.v1'):     # which makes an import of it fail
+            monkeypatch.setitem(sys.modules, name, None)
+        before = contents()
+        try:
+            train.main()
+        finally:
+            assert contents() == before
+        output = capsys.readouterr().out
+        return sections(output), output
+    return run
+
+
+def sections(output):
+    found, section = {}, None
+    for line in output.splitlines():
+        if not line.startswith(' '):
+            section = found.setdefault(line.split(':')[0], {})
+        elif row := re.fullmatch(r'  (.{40}) +(\S+(?: GB)?)(?:  (.*))?', line):
+            section[row[1].strip()] = (row[2], row[3])
+    return found
+
+
+@pytest.mark.parametrize('measured', MEASURED, ids=lambda measured: f'{measured.step.hparams.n_layer}{measured.flags}')
+def test_the_formula_is_within_a_fifth_of_what_was_measured(measured):
+    assert total(measured.step) / 1e9 == pytest.approx(measured.peak, rel=0.2)
+
+
+def test_the_measured_figures_are_of_both_sizes_with_and_without_recomputation():
+    assert {(row.step.hparams, row.step.memory_saving) for row in MEASURED} == {
+        (hparams, saving) for hparams in (SMALL, MEDIUM) for saving in (False, True)}
+
+
+def test_the_formula_cuts_where_the_network_does(tf):
+    import fused
+    assert (plan.QUERY_BLOCK, plan.HEAD_ROWS) == (fused.QUERY_BLOCK, fused.HEAD_ROWS)
+
+
+def test_parameters_of_the_published_models():
+    assert plan.parameters(SMALL) == {
+        'token embeddings': 50257 * 768, 'position embeddings': 1024 * 768,
+        'attention': 12 * (768 * 2304 + 2304 + 768 * 768 + 768),
+        'mlp': 12 * (2 * 768 * 3072 + 3072 + 768), 'normalisation': 25 * 2 * 768}
+    assert sum(plan.parameters(SMALL).values()) == 124_439_808
+    assert sum(plan.parameters(MEDIUM).values()) == 354_823_168
+    assert plan.trained_parameters(Step(SMALL)) == 124_439_808
+    assert plan.trained_parameters(Step(SMALL, only_layers=True)) == 12 * (12 * 768 ** 2 + 13 * 768)
+
+
+def test_what_each_flag_changes():
+    weights = 4 * 124_439_808
+    parts = plan.memory(Step(SMALL))
+    assert (parts['weights'], parts['optimizer'], parts['sums of gradients']) == (weights, 2 * weights, 0)
+    assert plan.memory(Step(SMALL, optimizer='sgd'))['optimizer'] == 0
+    assert plan.memory(Step(SMALL, accumulate=2))['sums of gradients'] == weights
+    assert plan.memory(Step(SMALL, memory_saving=True))['activations'] == parts['activations'] / 10
+    assert plan.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
+    # Gradients that come one by one are updates at once; else all of them are there, in the room of what is gone by then.
+    assert plan.memory(Step(MEDIUM, memory_saving=True))['gradients'] == 4 * 50257 * 1024
+    for change in ({'clip_norm': 1.0}, {'accumulate': 2}):
+        parts = plan.memory(Step(MEDIUM, memory_saving=True, **change))
+        assert sum(parts[part] for part in ('activations', 'head', 'gradients')) == 4 * 354_823_168
+
+
+def test_the_plan_of_a_corpus_and_a_model(dry_run, place):
+    (place / 'corpus').mkdir()
+    (place / 'corpus/a.txt').write_text(TEXT)
+    (place / 'corpus/b.txt').write_text('the lazy dog')
+    told, output = dry_run('--dataset', 'corpus', '--batch_size', 3, '--accumulate_gradients', 2, '--seq_length', 16,
+                           '--max_steps', 100, '--epochs', 1.5)
+    encoder = load_encoder(str(place / 'models/toy'))
+    tokens = len(encoder.encode(TEXT)) + len(encoder.encode('the lazy dog')) + 1      # and <|endoftext|> between them
+    assert told['corpus'] == {
+        'files': ('2', None), 'bytes': (f'{len(TEXT) + 12:,}', None), 'tokens': (f'{tokens:,}', None),
+        'tokens in a step': ('96', None), 'steps in an epoch': (str(-(-tokens // 96)), None),
+        'epochs': (f'{9600 / tokens:.1f}', 'in --max_steps 100'),
+        'steps': (str(-(-3 * tokens // 192)), 'in --epochs 1.5')}
+    assert told['model']['mlp'] == (f'{2 * (2 * 24 * 96 + 96 + 24):,}', None)
+    assert told['model']['trained'] == (told['model']['parameters'][0], 'with adam, from models/toy/model.ckpt')
+    assert told[MEMORY]['available'][1] == 'fits'
+    assert 'what takes less' not in output
+    assert told[BENCH]['124M'] == ('3.28 GB', None)
+
+
+def test_what_is_held_out_is_not_trained_on(dry_run, place):
+    (place / 'corpus.txt').write_text('<|endoftext|>'.join([TEXT] * 4))
+    whole, rest = (dry_run(*flags)[0]['corpus']['tokens'][0] for flags in ((), ('--val_split', 0.25, '--val_every', 1)))
+    assert int(rest.replace(',', '')) < 0.8 * int(whole.replace(',', ''))
+
+
+def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
+    run = place / 'checkpoint/run1'
+    shutil.copytree(place / 'models/toy', run)
+    (run / 'checkpoint').write_text('model_checkpoint_path: "model-7"\n')
+    for suffix in ('index', 'data-00000-of-00001'):
+        (run / f'model-7.{suffix}').write_text('')
+    (run / 'model-9.index.part').write_text('what a start of the run would clean up')
+    told, output = dry_run('--optimizer', 'sgd', '--only_train_transformer_layers')
+    assert told['model']['trained'][1] == 'with sgd, from checkpoint/run1/model-7'
+    assert int(told['model']['trained'][0].replace(',', '')) == 2 * (12 * 24 ** 2 + 13 * 24)
+    assert 'optimizer' not in told[MEMORY]
+    assert 'goes on after 7 steps' in output
+    assert 'at its end after 7 steps already: --max_steps 5 reached' in dry_run('--max_steps', 5)[1]
+    assert 'from models/toy/model.ckpt' in dry_run('--overwrite')[1]
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
+    (['--seq_length', 33], '--seq_length 33 is more than'),
+    (['--model_name', 'none'], "no model 'none'"),
+    (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'"),
+    (['--val_every', 1, '--val_dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
+    (['--run_name', '../corpus.txt'], 'cannot write to checkpoint/../corpus.txt: .*corpus.txt is no directory')])
+def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
+    with pytest.raises(UserError, match=words):
+        dry_run(*flags)
+
+
+def test_a_vocabulary_larger_than_the_model(dry_run, place):
+    path = place / 'models/toy/hparams.json'
+    n_tokens = json.loads(path.read_text())['n_vocab']
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'n_vocab': n_tokens - 1}))
+    with pytest.raises(UserError, match=f'models/toy: encoder.json has {n_tokens} tokens, but n_vocab in hparams.json is '
+                                        f'{n_tokens - 1}$'):
+        dry_run()
+
+
+def test_a_place_that_may_not_be_written_to(dry_run, place, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    with pytest.raises(UserError, match=f'cannot write to checkpoint/run1: there is no permission to write to {place}'):
+        dry_run()
+
+
+def test_flags_that_take_less_until_it_fits():
+    step = Step(MEDIUM, batch_size=8, accumulate=2, clip_norm=1.0)
+    flags, steps = zip(*plan.remedies(step))
+    assert flags == ('--batch_size 1', '--memory_saving_gradients', '--accumulate_gradients 1', '--clip_norm 0',
+                     '--optimizer sgd', '--seq_length 256')
+    sizes = [total(smaller) for smaller in (step, *steps)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [flag for flag, _ in plan.remedies(dataclasses.replace(steps[-1], seq_length=4))] == []
+    lines = '\n'.join(plan._memory(step, int(1.2 * sizes[2]) + 1))
+    told = sections(lines)
+    assert told[MEMORY]['available'][1] == 'too much'
+    assert [remark for _, remark in told['what takes less, each with all above it'].values()] == ['may just fit', 'fits']
+
+
+def test_memory_that_is_not_told(monkeypatch):
+    assert 1e6 < plan.available_memory() <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+    monkeypatch.setattr(plan, 'open', missing, raising=False)
+    assert plan.available_memory() == os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    monkeypatch.setattr(os, 'sysconf_names', {})
+    assert plan.available_memory() is None
+    assert 'this system does not tell' in '\n'.join(plan._memory(Step(SMALL), None))
