@@ -18,6 +18,7 @@ from multiprocessing.connection import Client, Listener
 
 import pytest
 
+import runtime
 from conftest import ROOT, TEXT
 
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
@@ -35,8 +36,10 @@ NOT_RUN = {
     'tensorboard --logdir checkpoint': 'goes on until Ctrl-C',
 }
 OPTIONAL = ('safetensors', 'transformers')      # a block that names one is run where it is installed
-# Commands of which only the flags are checked, because another one of the page does the same.
+# Commands of which only the flags are checked, because another one does the same.
 PARSED = {
+    'src/interactive_conditional_samples.py --run_name run1 --top_k 40',
+    'src/generate_unconditional_samples.py --model_name tiny --nsamples 4 --batch_size 4 --temperature 0.7',
     ("./train.py --model_name tiny --dataset 'src/*.py' --val_split 0.1 --val_every 20 --batch_size 16 --learning_rate 0.0005 "
      '--max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
     './evaluate.py --model_name 124M --dataset test.txt',
@@ -143,7 +146,7 @@ def run_command(command, project, change=shorten):
                 result = run_script(script, change(script, arguments), typed)
                 stub.send(result)
             status, out, _ = result
-            done = r'^usage: ' if change is parse_only else DONE[script]
+            done = r'^usage: |^NAME$' if change is parse_only else DONE[script]
             assert status or re.search(done, out, re.MULTILINE), f'{command}\n{out}'
         waiting.join()
     return bash.returncode, printed[0]
@@ -183,6 +186,7 @@ def project(stand_in, tmp_path, monkeypatch):
     (tmp_path / 'stories.jsonl').write_text('{"story": "The quick brown fox jumps over the lazy dog."}\n' * 60)
     (tmp_path / 'prompts.txt').write_text('ROMEO:\nThe king\n')
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runtime, 'available_processors', lambda: 1)     # sampling in one shard, which compiles half as much
     return tmp_path
 
 
