@@ -84,11 +84,14 @@ def measure(name: str, args: argparse.Namespace) -> str:
     """Runs a benchmark. Returns what its section is to say. Raises subprocess.CalledProcessError if it fails."""
     benchmark = BENCHMARKS[name]
     flags = shlex.split(benchmark.quick if args.quick else benchmark.flags)
-    corpus = [args.vocabulary, args.text] if benchmark.corpus else []
+    places = {'VOCABULARY_DIR': args.vocabulary, 'TEXT': args.text} if benchmark.corpus else {}
+    corpus = {place: os.path.abspath(path) for place, path in places.items()}
     script = os.path.join(HERE, f'{name}.py')
-    output = subprocess.run([sys.executable, script, *corpus, *flags], stdout=subprocess.PIPE, text=True, check=True).stdout
-    # Names instead of paths, which are this machine's alone.
-    command = shlex.join([f'bench/{name}.py', *(['VOCABULARY_DIR', 'TEXT'] if corpus else []), *flags])
+    output = subprocess.run([sys.executable, script, *corpus.values(), *flags], stdout=subprocess.PIPE, text=True,
+                            check=True).stdout
+    for place, path in corpus.items():      # whose paths are this machine's alone
+        output = output.replace(path, place)
+    command = shlex.join([f'bench/{name}.py', *corpus, *flags])
     return f'{machine(benchmark.packages)}: `{command}`\n\n{benchmark.shown(output)}'
 
 
