@@ -14,7 +14,7 @@ import encoder
 import errors
 import flags
 import model_dir
-from corpus_files import find_files
+from corpus_files import find_files, would_match
 from corpus_flags import add_text_flags, add_token_flags, text_format
 from errors import UserError
 from load_dataset import save_files
@@ -45,6 +45,9 @@ def check_output(output: str, source: str, files: list[str]) -> None:
     if os.path.isdir(source) and real_output.startswith(os.path.join(os.path.realpath(source), '')):
         raise UserError(f'the output {output} lies in the directory to encode, {source}: it would be part of the '
                         'corpus the next time; name another place')
+    if not os.path.exists(source) and would_match(source, output):
+        raise UserError(f'the output {output} would match {source}: it would be part of the corpus the next time; name '
+                        'another place')
     directory = os.path.dirname(output) or '.'
     try:
         tempfile.TemporaryFile(dir=directory).close()

@@ -6,8 +6,9 @@
 
 VOCABULARY_DIR has GPT-2's encoder.json and vocab.bpe; TEXT, such as Shakespeare's plays, opens the English one. The script
 makes the texts from what Python brings along; --texts DIR keeps them. In each round every contestant is made anew and goes
-over the text twice, cold and warm; ratios are taken within a round, and the tables have their medians. The slow ones get a
-tenth of the text. end_to_end: 200 MB from file to file, as commands. --memory: the resident memory of encode.py on 1 GB.
+over the text twice, cold and warm; ratios are taken within a round, and the tables have their medians. With the slow ones,
+all get a fifth of the text. end_to_end: 200 MB from file to file, as commands. --memory: the resident memory of encode.py
+on 1 GB.
 """
 
 import argparse
@@ -39,10 +40,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, '..', 'src')]
 
 import encoder
+import pieces
 
-TEXT_SIZE, FILE_SIZE, MEMORY_SIZE = 50_000_000, 200_000_000, 1_000_000_000      # bytes
+TEXT_SIZE, SHORT_SIZE, FILE_SIZE, MEMORY_SIZE = 50_000_000, 10_000_000, 200_000_000, 1_000_000_000      # bytes
 PART = 2 ** 20              # characters that a contestant is given at a time
-SLOW_SHARE = 10             # the slow ones get this part of the text
 PUBLISHED_PIECE = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # (ranges of letters, between words, between sentences, most letters of a word)
 SCRIPTS = {
@@ -214,58 +215,50 @@ def encoder_2019(directory: str):
     return lambda parts: [np.array(enc.encode(part)) for part in parts]
 
 
-# name: (what makes it, whether it gets the whole text). The others are compared with the first.
-OURS, ONE_THREAD = 'this toolkit', 'tiktoken, one thread'
-CONTESTANTS = {
-    OURS: (ours, True),
-    ONE_THREAD: (tiktoken, True),
-    'tiktoken, two threads': (functools.partial(tiktoken, threads=2), True),
-    'Hugging Face tokenizers': (tokenizers, False),
-    '2019 encoder': (encoder_2019, False),
-}
+OURS = 'this toolkit'
+RACES = (       # (bytes of the text, {name: what makes the contestant}); the others are compared with ours
+    (TEXT_SIZE, {OURS: ours, 'tiktoken, one thread': tiktoken, 'tiktoken, two threads': functools.partial(tiktoken, threads=2)}),
+    (SHORT_SIZE, {OURS: ours, 'Hugging Face tokenizers': tokenizers, '2019 encoder': encoder_2019}),
+)
 
 
 def cut_up(text: str) -> list[str]:
     """The text in parts of PART characters or less."""
     parts = []
     while text:
-        length = encoder.cut(text[:PART], end=len(text) <= PART)
+        length = pieces.cut(text[:PART], end=len(text) <= PART)
         parts.append(text[:length])
         text = text[length:]
     return parts
 
 
-def digest(arrays: list[np.ndarray]) -> list[int]:
-    return [zlib.crc32(ids.astype(np.uint32).tobytes()) for ids in arrays]
-
-
-def measure(name: str, args: argparse.Namespace) -> str:
-    """Lets all encode a text in turns. Returns the table."""
-    parts = cut_up(make_text(name, args))
-    few = parts[:max(1, len(parts) // SLOW_SHARE)]
-    sizes = {whole: sum(len(part.encode()) for part in (parts if whole else few)) for whole in (True, False)}
-    rates = {contestant: [] for contestant in CONTESTANTS}      # of each round: cold and warm, bytes per second
+def measure(name: str, size: int, contestants: dict, args: argparse.Namespace) -> str:
+    """Lets all encode the beginning of a text in turns. Returns the table."""
+    parts = cut_up(make_text(name, args).encode()[:size].decode(errors='ignore'))
+    size = sum(len(part.encode()) for part in parts)
+    rates = {contestant: [] for contestant in contestants}      # of each round: cold and warm, bytes per second
     expected = None
     for _ in range(args.rounds):
-        for contestant, (make, whole) in CONTESTANTS.items():
+        for contestant, make in contestants.items():
             encode = make(args.vocabulary)
             passes = []
             for _ in ('cold', 'warm'):
                 start = time.perf_counter()
-                arrays = encode(parts if whole else few)
-                passes.append(sizes[whole] / (time.perf_counter() - start))
-                expected = expected or digest(arrays)
-                if digest(arrays) != expected[:len(arrays)]:
+                arrays = encode(parts)
+                passes.append(size / (time.perf_counter() - start))
+                checksums = [zlib.crc32(ids.astype(np.uint32).tobytes()) for ids in arrays]
+                expected = expected or checksums
+                if checksums != expected:
                     print(f'{name}: {contestant} gives other ids than {OURS}', file=sys.stderr)
             rates[contestant].append(passes)
             print(f'{name}, {contestant}: {passes[0] / 1e6:.2f} {passes[1] / 1e6:.2f} MB/s', file=sys.stderr)
-    lines = ['| | this toolkit is faster, cold | warm | MB/s, cold | warm |', '|---' * 5 + '|']
+    lines = [f'{name}, {size / 1e6:.0f} MB, {args.rounds} rounds', '',
+             '| | this toolkit is faster, cold | warm | MB/s, cold | warm |', '|---' * 5 + '|']
     for contestant, rows in rates.items():
         columns = [f'{statistics.median(ours[i] / row[i] for ours, row in zip(rates[OURS], rows)):.2f}' for i in (0, 1)]
         columns += [f'{statistics.median(row[i] for row in rows) / 1e6:.2f}' for i in (0, 1)]
         lines.append(f'| {contestant} | {" | ".join(columns)} |')
-    return '\n'.join([f'{name}, {sizes[True] / 1e6:.0f} MB (slow ones {sizes[False] / 1e6:.0f} MB), {args.rounds} rounds', '',
-                      *lines, ''])
+    return '\n'.join([*lines, ''])
 
 
 # From file to file
@@ -389,7 +382,8 @@ def main() -> None:
     print(f'{processor()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}; Python {platform.python_version()}, '
           f'{", ".join(versions)}\n')
     for name in args.only:
-        print(end_to_end(args) if name == 'end_to_end' else measure(name, args), flush=True)
+        for table in [end_to_end(args)] if name == 'end_to_end' else (measure(name, *race, args) for race in RACES):
+            print(table, flush=True)
     if args.memory:
         print(most_memory(args))
 

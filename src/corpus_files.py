@@ -35,8 +35,28 @@ def find_files(path: str) -> list[str]:
     if files := _readable(match for match in matches if not os.path.isdir(match)):
         return files
     if matches:
-        raise UserError(f'the pattern {path} matches only directories; name one of them, or end in /** for their files')
+        raise UserError(f'the pattern {path} matches only directories, or links to them; name one of them')
     raise UserError(f'nothing matches the pattern {path}')
+
+
+def would_match(pattern: str, path: str) -> bool:
+    """Whether find_files would find the file `path` by this pattern, if it were there. Its directory must be there."""
+    parts = [part for part in pattern.split('/') if part]
+    fixed = next((number for number, part in enumerate(parts) if _is_pattern(part)), len(parts))
+    place = os.path.realpath(os.path.join('/' if pattern.startswith('/') else '.', *parts[:fixed]))
+    path = os.path.join(os.path.realpath(os.path.dirname(path) or '.'), os.path.basename(path))
+    return _matches(os.path.relpath(path, place).split('/'), parts[fixed:])
+
+
+def _matches(names: list[str], parts: list[str]) -> bool:
+    """Whether the parts of a pattern match these names, as `_expand` goes about it: ['b', 'c'] and ['*', 'c']."""
+    if not parts or not names:
+        return not parts and not names
+    if names[0].startswith('.') and not parts[0].startswith('.'):
+        return parts[0] == '**' and _matches(names, parts[1:])
+    if parts[0] == '**':
+        return len(names) == 1 and len(parts) == 1 or _matches(names, parts[1:]) or _matches(names[1:], parts)
+    return fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
 
 
 def file_size(path: str) -> int:

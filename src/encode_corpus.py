@@ -1,7 +1,7 @@
 """Files -> pieces of tokens, in an order of their own however many processes encode them.
 
 A chunk is one text: its documents with END_OF_TEXT between them. It is cut into pieces where the encoder may be cut
-(`encoder.cut`), so the tokens are those of the whole text, and only a few pieces are in memory at a time.
+(`pieces.cut`), so the tokens are those of the whole text, and only a few pieces are in memory at a time.
 """
 
 import collections
@@ -17,12 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from corpus_files import file_size
-from encoder import END_OF_TEXT, cut
+from encoder import END_OF_TEXT
 from errors import UserError
+from pieces import cut
 from read_text import TextFormat, read_documents
 from token_files import read_npz
 
-PIECE = 1 << 20     # characters that a process is given at a time
+TASK = 1 << 20     # characters that a process is given at a time
 
 
 @dataclasses.dataclass
@@ -65,7 +66,7 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
 
 
 def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat) -> Iterator[_Task]:
-    """The corpus in tasks of about PIECE characters, or one array."""
+    """The corpus in tasks of about TASK characters, or one array."""
     task, characters, meter = _Task([], []), 0, _Meter()
     for is_text, run in itertools.groupby(files, lambda file: not file.endswith('.npz')):
         if not is_text:
@@ -75,11 +76,11 @@ def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat) -> 
                     yield _Task([], [True], meter.take(), [array])
             continue
         events = itertools.chain.from_iterable(read_documents(file, format, meter.add) for file in run)
-        for text, begins in cut_chunks(events, combine, PIECE):
+        for text, begins in cut_chunks(events, combine, TASK):
             task.texts.append(text)
             task.begins.append(begins)
             characters += len(text)
-            if characters >= PIECE:
+            if characters >= TASK:
                 task.read = meter.take()
                 yield task
                 task, characters = _Task([], []), 0

@@ -7,8 +7,8 @@ was learned first, until no neighbours are left that were ever learned as a pair
 
     ' merges' = Ġ m e r g e s -> Ġ m er g e s -> Ġ m er g es -> Ġm er g es -> Ġm er ges -> Ġmer ges = [4017, 3212]
 
-That is `merge`, below. What makes it fast is that texts repeat themselves: tables remember the ids of pieces, and of
-characters that no merge joins to others. And most text is ASCII, in which pieces are found faster.
+That is `merge`, below, on the pieces that `pieces.PIECE` finds. What makes it fast is that texts repeat themselves: a table
+remembers the ids of parts; and that `pieces.split` finds these parts without looking at one after the other.
 
 Two files hold what was learned. `encoder.json` gives every token's id. `vocab.bpe` lists the merges in the order in
 which they were learned, a pair to a line. Both write bytes as printable characters (see `byte_characters`).
@@ -16,56 +16,22 @@ which they were learned, a pair to a line. Both write bytes as printable charact
 
 import json
 import os
-import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import numpy as np
-import regex
 
 from errors import UserError, reason
 from model_dir import find_model
+from pieces import blocks, split
 
 END_OF_TEXT = '<|endoftext|>'
-CACHE_SIZE = 2 ** 17        # entries of a table, and as many old ones: together 40 MB in English, 80 MB in other scripts
-LONGEST_CACHED = 32         # characters: longer ones seldom come twice, and would leave a table's bytes unbounded
+CACHE_SIZE = 2 ** 17        # entries of the table, and as many old ones
+LONGEST_CACHED = 48         # bytes: longer parts seldom come twice, and would leave the table's size unbounded
 LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
-BLOCK = 2 ** 16             # characters encoded at a time: their pieces, as Python's strings, fit the processor's cache
-
-# No merge crosses from one piece to the next. Every character of a text is in exactly one piece. Letters, numbers and
-# white space are what the `regex` package's Unicode tables say, so characters of newer Unicode versions may be cut
-# differently by other tools.
-PIECE = regex.compile(r'''
-      '(?:[stmd]|re|ve|ll)                          # what follows a word in a contraction: it's, we're
-    | [ ]?(?:\p{L}+|\p{N}+|[^\s\p{L}\p{N}]+)        # letters, numbers or the rest, each with one space before it
-    | \s+(?!\S)                                     # white space, except a last space that the next piece will take
-    | \s+
-''', regex.VERBOSE)
-
-# The standard `re` finds pieces faster, where only ASCII characters are concerned. A part is one such piece, or else what
-# begins with a piece that other characters are part of and goes up to the next white space: PIECE cuts that. What is white
-# space is listed, since the \s of `re` has more.
-SPACE = r'\t-\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000'       # but for ' '
-OTHER = r'\x80-\U0010ffff'
-PART = re.compile(rf'''
-      [ ]?[a-zA-Z]+(?![a-zA-Z{OTHER}])
-    | '(?:[stmd]|re|ve|ll)
-    | [ ]?[^a-zA-Z0-9{OTHER}{SPACE}\x20]+(?![^a-zA-Z0-9{SPACE}\x20])
-    | [ ]?[0-9]+(?![0-9{OTHER}])
-    | [{SPACE}\x20]+(?![^{SPACE}\x20])
-    | [{SPACE}]
-    | [ ]?[^{SPACE}\x20]+
-''', re.VERBOSE)
-
-# Where a piece must end, whatever comes before and after these two characters. Surrogates may be half a letter.
-BOUNDARY = regex.compile(r'''(?r)              # searches backwards
-      (?<=\S)(?=\s)
-    | (?<=\p{L})(?=[^\p{L}\p{Cs}])(?<!<\|endoftext)
-    | (?<=\p{N})(?=[^\p{N}\p{Cs}])
-''', regex.VERBOSE)
+NOTHING = -1                # a symbol that is in no pair
 
 
 def byte_characters() -> dict[int, str]:
@@ -83,9 +49,6 @@ BYTE_CHARACTERS = byte_characters()
 CHARACTER_BYTES = {ord(character): byte for byte, character in BYTE_CHARACTERS.items()}      # for str.translate
 
 
-BETWEEN = BYTE_CHARACTERS[ord('\n')]
-
-
 def spell(piece: str) -> str:
     """One character for each UTF-8 byte: ' café' -> 'ĠcafÃ©'. Raises UnicodeEncodeError for a lone surrogate."""
     return piece.encode().decode('latin-1').translate(BYTE_CHARACTERS)
@@ -96,111 +59,89 @@ def well_formed(text: str) -> str:
     return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
 
 
-def merge(symbols: Iterable[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+def merge(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Sequence[int]) -> list[int]:
     """Merges neighbours, the pair of lowest rank first and of equals the leftmost, until no neighbours have a rank.
 
-        merge('abab', {('b', 'a'): 0, ('a', 'ba'): 1}) -> a b a b -> a ba b -> aba b -> ['aba', 'b']
+    Symbols are ids of tokens. ranks[left][right] is the rank of a pair, in the order of learning, and made[rank] what the
+    two become. With the tokens a, b, ba, aba and the merges 'b a', 'a ba':
+
+        merge([0, 1, 0, 1], [{2: 1}, {0: 0}, {}, {}, {}], [2, 3]) -> a b a b -> a ba b -> aba b = [3, 1]
     """
     symbols = list(symbols)
     if len(symbols) > LONGEST_SIMPLE:
-        return merge_long(symbols, ranks)
-    never = len(ranks)
-    pair_ranks = [ranks.get(pair, never) for pair in pairwise(symbols)]
+        return merge_long(symbols, ranks, made)
+    never = len(made)
+    pair_ranks = [ranks[left].get(right, never) for left, right in pairwise(symbols)]
     while pair_ranks and (lowest := min(pair_ranks)) != never:
         i = pair_ranks.index(lowest)
-        symbols[i] += symbols.pop(i + 1)
-        del pair_ranks[i]
+        symbols[i] = symbol = made[lowest]
+        del symbols[i + 1], pair_ranks[i]
         if i > 0:
-            pair_ranks[i - 1] = ranks.get((symbols[i - 1], symbols[i]), never)
+            pair_ranks[i - 1] = ranks[symbols[i - 1]].get(symbol, never)
         if i < len(pair_ranks):
-            pair_ranks[i] = ranks.get((symbols[i], symbols[i + 1]), never)
+            pair_ranks[i] = ranks[symbol].get(symbols[i + 1], never)
     return symbols
 
 
-def merge_long(symbols: Iterable[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+def merge_long(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Sequence[int]) -> list[int]:
     """What `merge` gives, in O(n log n) for n symbols: they are a doubly linked list, the pairs with a rank a heap.
 
-    Pairs that a merge has broken up stay in the heap and are passed over when they come out.
+    Pairs that a merge has broken up stay in the heap and are passed over when they come out. ranks[NOTHING] must be empty.
     """
-    symbols = [*symbols, '']        # '' is in no pair: it ends the list on the right and, as symbols[-1], on the left
+    symbols = [*symbols, NOTHING]       # it ends the list on the right and, as symbols[-1], on the left
     size = len(symbols)
     before = list(range(-1, size - 1))
     after = list(range(1, size + 1))
 
     # rank * size + position sorts as (rank, position) does, but an int is faster to compare than a tuple.
-    heap = [ranks[pair] * size + i for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
+    heap = [ranks[left][right] * size + i for i, (left, right) in enumerate(pairwise(symbols)) if right in ranks[left]]
     heapify(heap)
     while heap:
         rank, i = divmod(heappop(heap), size)
         j = after[i]
-        if ranks.get((symbols[i], symbols[j])) != rank:
+        if ranks[symbols[i]].get(symbols[j]) != rank:
             continue
-        symbols[i] += symbols[j]
-        symbols[j] = ''
+        symbols[i] = made[rank]
+        symbols[j] = NOTHING
         after[i] = after[j]
         before[after[j]] = i
         for left, right in ((before[i], i), (i, after[i])):
-            new_rank = ranks.get((symbols[left], symbols[right]))
+            new_rank = ranks[symbols[left]].get(symbols[right])
             if new_rank is not None:
                 heappush(heap, new_rank * size + left)
-    return [symbol for symbol in symbols if symbol]
+    return [symbol for symbol in symbols if symbol != NOTHING]
 
 
-def cut(text: str, end: bool = False) -> int:
-    """Where a text that goes on can be cut: text[:p] and text[p:] with all that follows, encoded one by one, give the
-    ids of the whole. With `end`, nothing follows: len(text).
+def never_together(tokens: Iterable[str]) -> np.ndarray:
+    """For any two bytes, at 256 * first + second, 1 if they stand side by side in none of these tokens, else 0; uint8.
 
-    'two words' -> 3. The last p at which the two characters beside it show, whatever the others are, that a piece ends
-    and that no END_OF_TEXT stands across: before white space that follows something else, and after a letter or a
-    number that something else follows. 0 if there is none, as in a single word. Looks no further back than it must.
+    A merge across such a place would make a token in which they do, so there is none, in whatever order the merges were
+    learned. Always 0 if the second goes on with a character: it is faster to look up whole characters.
     """
-    if end:
-        return len(text)
-    boundary = BOUNDARY.search(text)
-    return boundary.start() if boundary else 0
-
-
-def blocks(text: str) -> Iterator[str]:
-    """The text in parts of BLOCK characters or somewhat less, more only where `cut` finds no place."""
-    start, size = 0, BLOCK
-    while start + size < len(text):
-        length = cut(text[start:start + size])
-        if length:
-            yield text[start:start + length]
-        start += length
-        size = BLOCK if length else 2 * size
-    yield text[start:]
-
-
-def atom_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Finds the parts of spelled pieces across whose ends no merge can go, in whatever order the merges were learned.
-
-    A merge across makes a token with two certain bytes side by side. So a character of several bytes (the first of them
-    is À to ÿ) starts a new part if in no token its first byte follows the last byte of the character before it. With
-    GPT-2's vocabulary, '人之初' is three parts: hardly a token reaches from one Chinese character into the next.
-    BETWEEN separates, and is in none.
-    """
-    before = defaultdict(set)       # first byte of such a character -> the bytes that it follows in tokens
-    for last, first in set(re.findall('[^ ][À-ÿ]', ' '.join(tokens))):
-        before[first].add(last)
-    joined = [f'{first}(?<=[{re.escape("".join(sorted(last)))}]{first})' for first, last in sorted(before.items())]
-    others = f'[^À-ÿ{BETWEEN}]*'
-    return re.compile(f'[^{BETWEEN}]{others}(?:(?:{"|".join(joined) or "(?!)"}){others})*')
+    spelled = np.frombuffer(' '.join(tokens).encode('utf-16-le'), '<u2')       # ' ' spells no byte
+    byte = np.zeros(max(CHARACTER_BYTES) + 1, np.uint16)
+    byte[list(CHARACTER_BYTES)] = list(CHARACTER_BYTES.values())
+    first, second = spelled[:-1], spelled[1:]
+    within = (first != ord(' ')) & (second != ord(' '))
+    apart = np.ones([256, 256], np.uint8)
+    apart[byte[first[within]], byte[second[within]]] = 0
+    apart[:, 0x80:0xc0] = 0
+    return apart.reshape(-1)
 
 
 class _Table(dict):
-    """A part of a text -> its token ids, packed in bytes; worked out when first asked for.
+    """A part of a text (see `split`) -> its token ids, packed in bytes; worked out when first asked for.
 
     When CACHE_SIZE entries are there, they become the old ones, and the old ones before them are forgotten. Of the old
     ones, those asked for come back: so common parts stay, and nobody keeps count.
     """
 
-    def __init__(self, work_out: Callable[[str], bytes]):
+    def __init__(self, work_out: Callable[[bytes], bytes]):
         super().__init__()
         self.work_out = work_out
         self.old = {}
 
-    def __missing__(self, part: str) -> bytes:
+    def __missing__(self, part: bytes) -> bytes:
         ids = self.old.get(part)
         if ids is None:
             ids = self.work_out(part)
@@ -228,11 +169,14 @@ class Encoder:
         self.end_of_text = ids[END_OF_TEXT]
         self.dtype = np.dtype(np.uint16 if self.n_vocab <= 2 ** 16 else np.uint32)
         self._bytes = {id: token.translate(CHARACTER_BYTES).encode('latin-1') for token, id in ids.items()}
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._packed = {token: id.to_bytes(self.dtype.itemsize, sys.byteorder) for token, id in ids.items()}
-        self._find_atoms = atom_pattern(ids).findall
-        self._atoms = _Table(self._pack_atom)
-        self._parts = _Table(self._pack_part)
+        self._packed = [id.to_bytes(self.dtype.itemsize, sys.byteorder) for id in range(self.n_vocab)]
+        self._byte_ids = [ids[BYTE_CHARACTERS[byte]] for byte in range(256)]
+        self._made = [ids[left + right] for left, right in merges]
+        self._ranks = [{} for _ in range(self.n_vocab)] + [{}]      # the last one is that of NOTHING
+        for rank, (left, right) in enumerate(merges):
+            self._ranks[ids[left]][ids[right]] = rank
+        self._apart = never_together(ids)
+        self._table = _Table(self._pack_part)
 
     def encode(self, text: str) -> list[int]:
         """'Hello world' -> [15496, 995]. END_OF_TEXT is text like any other here; lone surrogates become U+FFFD."""
@@ -245,23 +189,19 @@ class Encoder:
     def encode_array(self, text: str) -> np.ndarray:
         """The ids of `encode_with_special` as a read-only array [n_tokens] of `dtype`."""
         documents = map(self._pack, text.split(END_OF_TEXT))
-        return np.frombuffer(self._packed[END_OF_TEXT].join(documents), self.dtype)
+        return np.frombuffer(self._packed[self.end_of_text].join(documents), self.dtype)
 
     def _pack(self, text: str) -> bytes:
-        """The ids of a text, as the bytes of an array of `dtype`; so do the others, of parts of it."""
+        """The ids of a text, as the bytes of an array of `dtype`."""
         try:
-            return b''.join([b''.join(map(self._parts.__getitem__, PART.findall(block))) for block in blocks(text)])
+            return b''.join([b''.join(map(self._table.__getitem__, split(block, self._apart))) for block in blocks(text)])
         except UnicodeEncodeError:
             return self._pack(well_formed(text))
 
-    def _pack_part(self, part: str) -> bytes:
-        if part.isascii() or part.isspace():    # one piece, in which there may be newlines
-            return self._pack_atom(spell(part))
-        pieces = spell('\n'.join(PIECE.findall(part)))
-        return b''.join(map(self._atoms.__getitem__, self._find_atoms(pieces)))
-
-    def _pack_atom(self, atom: str) -> bytes:
-        return b''.join([self._packed[token] for token in merge(atom, self._ranks)])
+    def _pack_part(self, part: bytes) -> bytes:
+        """The ids of a part, packed in the same way."""
+        symbols = [self._byte_ids[byte] for byte in part]
+        return b''.join([self._packed[id] for id in merge(symbols, self._ranks, self._made)])
 
     def decode(self, ids: Iterable[int]) -> str:
         """[15496, 995] -> 'Hello world'; bytes that are not UTF-8, such as half a character, become U+FFFD.

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 LAYER_NORM_EPSILON = 1e-5
 QUERY_BLOCK = 256       # queries that attend together, to the keys up to the last of them
-HEAD_ROWS = 768         # rows of logits that exist at a time in training
+HEAD_ROWS = 512         # rows of logits that exist at a time in training
 COMPILED_SIZE = 2 ** 19 # elements from which on a pass over memory costs more than a call of compiled code
 
 

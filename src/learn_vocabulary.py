@@ -12,8 +12,9 @@ from heapq import heappop, heappush
 
 from tqdm import tqdm
 
-from encoder import BYTE_CHARACTERS, END_OF_TEXT, PIECE, spell, well_formed
+from encoder import BYTE_CHARACTERS, END_OF_TEXT, spell, well_formed
 from errors import UserError, reason
+from pieces import PIECE
 
 SMALLEST_VOCABULARY = len(BYTE_CHARACTERS) + 1      # the bytes and END_OF_TEXT
 NOTHING = -1        # the symbol around pieces and where a merge has left a gap

@@ -5,41 +5,37 @@ arrays in memory, or in a file that is mapped into it (see token_files).
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from corpus_files import find_files
-from encode_corpus import Totals, encode_files
+from encode_corpus import TASK, Totals, cut_chunks, encode_files
 from errors import UserError, reason
 from files import replacing
 from read_text import TextFormat, read_documents
-from token_files import PIECE, mappings, release, release_mappings, token_dtype, write_chunks
+from token_files import PIECE, Joined, joined, mappings, release, release_mappings, token_dtype, write_chunks
 
 _TOUCHED = 1 << 21      # bytes of a mapped file that the system may map in at once, around what is looked at
 _RELEASE = 1 << 25      # bytes after which they are given back
 
 
 def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:
-    """The documents of a corpus (see find_files), one after the other, without those that are empty.
+    """The documents of a corpus (see find_files), one after the other, in pieces that `pieces.cut` allows; none is empty.
 
     format: the other fields of a TextFormat. Raises UserError as `load_dataset` does, and for an .npz, which holds tokens
     in place of text.
     """
     format, files = TextFormat(encoding, **format), find_files(path)
+    if tokens := [file for file in files if file.endswith('.npz')]:
+        raise UserError(f'{tokens[0]} holds tokens; expected text')
     found = False
-    for file in files:
-        if file.endswith('.npz'):
-            raise UserError(f'{file} holds tokens; expected text')
-        parts = []
-        for text, ends in read_documents(file, format):
-            parts.append(text)
-            if ends and (document := ''.join(parts)):
-                found = True
-                yield document
-            if ends:
-                parts.clear()
+    events = itertools.chain.from_iterable(read_documents(file, format) for file in files)
+    for text, _ in cut_chunks(events, 1, TASK):
+        found = True
+        yield text
     if not found:
         raise _empty(path, files)
 
@@ -91,19 +87,14 @@ def _empty(path: str, files: list[str]) -> UserError:
     return UserError(f'the corpus {path} is empty: 0 tokens in {matched}')
 
 
-def _join(documents: list[np.ndarray], end_of_text: int) -> np.ndarray:
-    """One chunk of several documents' tokens: [1, 2], [3] with end_of_text 9 -> [1, 2, 9, 3]."""
-    separator = np.array([end_of_text], documents[0].dtype)
-    parts = [part for document in documents for part in (separator, document)]
-    return np.concatenate(parts[1:])
-
-
-def hold_out(chunks: list[np.ndarray], end_of_text: int, share: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def hold_out(chunks: list[np.ndarray], end_of_text: int, share: float
+             ) -> tuple[list[np.ndarray | Joined], list[np.ndarray | Joined]]:
     """Splits a corpus into chunks to train on, and one of the documents that are held out: `share` of them, at least one.
 
-    The same ones each time. Documents are what end_of_text separates. Raises UserError if there is only one.
+    The same ones each time. Documents are what end_of_text separates; they stay where they are, and are not copied.
+    Raises UserError if there is only one.
     """
-    documents = [[piece for piece in _documents(chunk, end_of_text) if len(piece)] for chunk in chunks]
+    documents = [_documents(chunk, end_of_text) for chunk in chunks]
     total = sum(map(len, documents))
     if total < 2:
         raise UserError('--val_split needs a corpus of two documents or more (files, or texts with <|endoftext|> between '
@@ -111,36 +102,39 @@ def hold_out(chunks: list[np.ndarray], end_of_text: int, share: float) -> tuple[
     count = min(max(round(share * total), 1), total - 1)
     chosen = np.zeros(total, bool)
     chosen[np.random.default_rng(1).permutation(total)[:count]] = True
-    chosen = iter(chosen)
     train, held_out = [], []
-    for chunk, of_chunk in zip(chunks, documents):
-        marked = [(next(chosen), document) for document in of_chunk]
-        held_out += [document for out, document in marked if out]
-        stay = [document for out, document in marked if not out]
-        if stay and sum(map(len, stay)) + len(stay) - 1 == len(chunk):
-            train.append(chunk)     # which may be mapped
-        elif stay:
-            train.append(_join(stay, end_of_text))
+    for chunk, places, out in zip(chunks, documents, np.split(chosen, np.cumsum([len(places) for places in documents]))):
+        held_out += _runs(chunk, places[out])
+        if stay := _runs(chunk, places[~out]):
+            train.append(joined(stay, end_of_text))
+    return train, [joined(held_out, end_of_text)]
+
+
+def _documents(chunk: np.ndarray, end_of_text: int) -> np.ndarray:
+    """Where documents start and stop that are not empty, [documents, 2]: 1 2 9 9 3 with end_of_text 9 -> [0, 2], [4, 5]."""
+    ends = [np.empty(0, np.intp)]
+    for start in range(0, len(chunk), PIECE):
+        ends.append(start + np.flatnonzero(chunk[start:start + PIECE] == end_of_text))
         release([chunk])
-    return train, [_join(held_out, end_of_text)]
+    ends = np.concatenate(ends)
+    places = np.stack([np.append(0, ends + 1), np.append(ends, len(chunk))], axis=1)
+    return places[places[:, 0] < places[:, 1]]
 
 
-def _documents(chunk: np.ndarray, end_of_text: int) -> list[np.ndarray]:
-    """What end_of_text separates: [1, 2, 9, 3] with end_of_text 9 -> [1, 2], [3]."""
-    places = [start + np.flatnonzero(chunk[start:start + PIECE] == end_of_text) for start in range(0, len(chunk), PIECE)]
-    ends = np.concatenate(places) if places else []
-    release([chunk])
-    return [piece[1:] if i else piece for i, piece in enumerate(np.split(chunk, ends))]
+def _runs(chunk: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
+    """Views of the documents of a chunk at these places, neighbours together with the end-of-text token between them."""
+    runs = np.split(places, np.flatnonzero(places[1:, 0] != places[:-1, 1] + 1) + 1) if len(places) else []
+    return [chunk[run[0, 0]:run[-1, 1]] for run in runs]
 
 
 class Sampler:
     """Draws pieces of a corpus: every place in a chunk where a piece can start is equally likely.
 
-    chunks: 1-D arrays of tokens; a piece lies within one. seed: an int, a SeedSequence, or None for another order in
-    every run. `total_size` is the corpus's size in tokens; `rng` the generator, one draw of which a sample takes.
+    chunks: 1-D arrays of tokens, or several Joined; a piece lies within one. seed: an int, a SeedSequence, or None for
+    another order in every run. `total_size` is the corpus's size in tokens; `rng` the generator, one draw of which a sample takes.
     """
 
-    def __init__(self, chunks: list[np.ndarray], seed=None):
+    def __init__(self, chunks: list[np.ndarray | Joined], seed=None):
         self.chunks = chunks
         self.sizes = np.array([len(chunk) for chunk in chunks], np.int64)
         self.total_size = int(self.sizes.sum())
@@ -166,17 +160,19 @@ class Sampler:
         return self._tables[length]
 
     def sample(self, length: int) -> np.ndarray:
-        """A random piece of `length` tokens, [length]: a view of the chunk, not to be written to. Raises as `check`."""
+        """A random piece of `length` tokens, [length]: not to be written to: it may be a view of the chunk. Raises as `check`."""
         starts = self._starts(length)
         place = self.rng.integers(starts[-1])
         index = np.searchsorted(starts, place, side='right')    # 'right' steps over the chunks that are too short
         start = place - (starts[index - 1] if index else 0)
-        self._release(length)
-        return self.chunks[index][start:start + length]
+        chunk = self.chunks[index]
+        self._release(length, chunk)
+        return chunk[start:start + length]
 
-    def _release(self, length: int) -> None:
+    def _release(self, length: int, chunk: np.ndarray | Joined) -> None:
         """Now and then, gives back the memory that samples of mapped files have filled: else it grows to their size."""
-        self._touched += _TOUCHED + length * self.chunks[0].itemsize
+        places = min(length, len(chunk.pieces)) if isinstance(chunk, Joined) else 1      # that may have been looked at
+        self._touched += places * _TOUCHED + length * chunk.dtype.itemsize
         if self._touched >= _RELEASE and self._mappings:
             release_mappings(self._mappings)
             self._touched = 0

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from encoder import well_formed
 from errors import UserError, reason
+from pieces import cut
 
 BLOCK = 1 << 18         # bytes read at a time
+LONGEST_WORD = 1 << 20      # characters; what cannot be cut is encoded whole, at 130 bytes of memory and more for each
+LONGEST_RECORD = 1 << 25    # characters; a record is held whole, in several copies
 ERRORS = ('strict', 'replace', 'ignore')
 _MARKS = {'utf-16': (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 'utf-32': (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 # Bytes given to a decompressor at a time, so that a file of nothing but zeros comes out in pieces that fit into memory: a
@@ -127,7 +130,7 @@ def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator
     decoder = codecs.getincrementaldecoder(codec)(format.encoding_errors)
     # The 2019 tools opened files in Python's text mode, which reads \r\n and \r as \n: the same text, the same tokens.
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    done, first = 0, True
+    done, first, word = 0, True, _LastWord()
     for block, last in itertools.chain(((block, False) for block in blocks), [(b'', True)]):
         done += len(block)
         try:
@@ -145,7 +148,25 @@ def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator
         if text and first:
             text, first = text.removeprefix('\ufeff'), False
         if text := newlines.decode(text, last):
+            if word.length_after(text) > LONGEST_WORD:
+                raise UserError(f'{path} has more than {LONGEST_WORD} characters up to the byte at offset {done} in which no '
+                                'word ends: is it text? break it into lines, or leave the file out by a glob such as *.txt')
             yield text
+
+
+class _LastWord:
+    """How long the last word is, or whatever else cannot be cut, of a text that is read in pieces."""
+
+    def __init__(self):
+        self._length, self._end = 0, ''
+
+    def length_after(self, piece: str) -> int:
+        """Its characters when one more piece, not empty, has been read."""
+        seen = self._end + piece        # a word may end between two pieces
+        place = cut(seen)
+        self._length = len(seen) - place if place else self._length + len(piece)
+        self._end = piece[-1]
+        return self._length
 
 
 def _codec(encoding: str, blocks: Iterator[bytes]) -> tuple[str, Iterator[bytes]]:
@@ -183,14 +204,19 @@ def _lines_as_documents(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
     yield '', True
 
 
-def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """Whole lines, each with its \\n."""
-    parts = []
+def _lines(pieces: Iterable[str], path: str) -> Iterator[str]:
+    """Whole lines, each with its \\n. Raises UserError for one that is too long."""
+    parts, held, number = [], 0, 1
     for piece in pieces:
         *lines, rest = piece.split('\n')
         for line in lines:
             yield ''.join([*parts, line, '\n'])
             parts.clear()
+        number += len(lines)
+        held = len(rest) if lines else held + len(rest)
+        if held > LONGEST_RECORD:
+            raise UserError(f'{path} line {number} has more than {LONGEST_RECORD} characters, too many for a record, which is '
+                            'read whole: break it into several')
         parts.append(rest)
     if last := ''.join(parts):
         yield last + '\n'
@@ -198,7 +224,7 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 
 def _jsonl(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str, bool]]:
     """The text of each line, a JSON object."""
-    for number, line in enumerate(_lines(pieces), start=1):
+    for number, line in enumerate(_lines(pieces, path), start=1):
         if line.isspace():
             continue
         try:
@@ -217,8 +243,8 @@ def _jsonl(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str,
 
 def _csv(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str, bool]]:
     """The text of each row; the first row names the columns."""
-    csv.field_size_limit(2 ** 31 - 1)       # by default a text of 131,072 characters would be too long
-    reader = csv.reader(_lines(pieces), strict=True)
+    csv.field_size_limit(LONGEST_RECORD)        # by default a text of 131,072 characters would be too long
+    reader = csv.reader(_lines(pieces, path), strict=True)
     header = None
     try:
         for row in reader:

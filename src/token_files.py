@@ -108,7 +108,41 @@ def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray
                         'it from text') from None
 
 
-def release(arrays: Iterable[np.ndarray]) -> None:
+class Joined:
+    """Arrays of tokens as one, with a separator between them; slices of it are copied when they are asked for, not before.
+
+        Joined([[1, 2], [3]], 9)[:] -> [1, 2, 9, 3]
+
+    pieces: 1-D arrays, of one dtype, which may be mapped.
+    """
+
+    def __init__(self, pieces: list[np.ndarray], separator: int):
+        self.pieces, self.dtype = pieces, pieces[0].dtype
+        self.mappings = mappings(pieces)
+        self._separator = np.array([separator], self.dtype)
+        self._ends = np.cumsum([len(piece) + 1 for piece in pieces])       # of each piece with the separator after it
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) - 1
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        start, stop, _ = places.indices(len(self))
+        found = [self._separator[:0]]
+        for index in range(self._ends.searchsorted(start, 'right'), self._ends.searchsorted(stop, 'left') + 1):
+            piece = self.pieces[index]
+            begin = int(self._ends[index]) - len(piece) - 1
+            found.append(piece[max(start - begin, 0):max(stop - begin, 0)])
+            if start <= begin + len(piece) < stop:
+                found.append(self._separator)
+        return np.concatenate(found)
+
+
+def joined(pieces: list[np.ndarray], separator: int) -> np.ndarray | Joined:
+    """What there is of them as one: a single array is itself."""
+    return pieces[0] if len(pieces) == 1 else Joined(pieces, separator)
+
+
+def release(arrays: Iterable[np.ndarray | Joined]) -> None:
     """Gives back the memory that looking at mapped arrays has filled; they stay as they are. Others are passed over.
 
     The system would take it back by itself, but only when memory is short; until then it counts as this process's.
@@ -122,10 +156,13 @@ def release_mappings(found: Iterable[mmap.mmap]) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def mappings(arrays: Iterable[np.ndarray]) -> list[mmap.mmap]:
+def mappings(arrays: Iterable[np.ndarray | Joined]) -> list[mmap.mmap]:
     """The mapped files that these arrays lie in, each once."""
     found = {}
     for array in arrays:
+        if isinstance(array, Joined):
+            found |= {id(mapping): mapping for mapping in array.mappings}
+            continue
         while isinstance(array, np.ndarray | memoryview):
             array = array.base if isinstance(array, np.ndarray) else array.obj
         if isinstance(array, mmap.mmap):

@@ -110,6 +110,8 @@ def test_runs_as_a_program(place):
     (['corpus', 'models/../corpus/out.npz'], 'the output models/../corpus/out.npz lies in the directory to encode'),
     (['old.npz', './old.npz'], 'the output ./old.npz is one of the files to encode; name another'),
     (['*.npz', 'old.npz'], 'the output old.npz is one of the files to encode; name another'),
+    (['**', 'corpus/out.npz'], 'the output corpus/out.npz would match **: it would be part of the corpus the next time; '),
+    (['c*/*', './corpus/../corpus/out.npz'], 'the output ./corpus/../corpus/out.npz would match c*/*: it would be part of '),
     (['corpus', 'directory.npz'], 'the output directory.npz is a directory; expected the name of a file'),
     (['missing', 'out.npz'], "cannot find 'missing': No such file or directory"),
     (['*.md', 'out.npz'], 'nothing matches the pattern *.md'),

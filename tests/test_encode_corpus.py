@@ -75,7 +75,7 @@ def test_one_long_word_is_one_piece(monkeypatch):
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     """Files in many tasks: of text, one of tokens, of text."""
-    monkeypatch.setattr(encode_corpus, 'PIECE', 500)
+    monkeypatch.setattr(encode_corpus, 'TASK', 500)
     rng = random.Random(0)
     (tmp_path / 'corpus').mkdir()
     for number in range(40):

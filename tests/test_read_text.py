@@ -41,8 +41,8 @@ def error_of(path, content, **format):
 
 
 def test_a_file_is_one_document(tmp_path, block):
-    (tmp_path / 'a').write_bytes('\ufeffé\r\n\r\nb\rc\n'.encode())
-    assert documents(tmp_path / 'a') == ['é\n\nb\nc\n']
+    (tmp_path / 'a').write_bytes('\ufeffé\r\n\r\nb\ufeff\rc\n'.encode())
+    assert documents(tmp_path / 'a') == ['é\n\nb\ufeff\nc\n']
 
 
 def test_lines_are_documents(tmp_path, block):
@@ -86,6 +86,19 @@ def test_encodings_and_their_errors(tmp_path, block):
     assert documents(tmp_path / 'a', encoding_errors='ignore') == ['ab']
 
 
+@pytest.mark.parametrize('content, end', [('x' * 500, 101), ('word ' + 'y' * 120, 105), (' ' * 500, 101), ('é' * 500, 202)])
+def test_a_word_that_is_too_long(tmp_path, monkeypatch, content, end):
+    """The byte up to which it was read is named: with blocks of a byte, the first one too many."""
+    monkeypatch.setattr(read_text, 'LONGEST_WORD', 100)
+    monkeypatch.setattr(read_text, 'BLOCK', 1)
+    assert error_of(tmp_path / 'a', content) == (
+        f' has more than 100 characters up to the byte at offset {end} in which no word ends: is it text? break it into '
+        'lines, or leave the file out by a glob such as *.txt')
+    for before in ('', 'some words '):
+        (tmp_path / 'a').write_text(before + f'{"z" * 99} ' * 3)
+        assert documents(tmp_path / 'a') == [before + f'{"z" * 99} ' * 3]
+
+
 # Compressed
 
 
@@ -102,6 +115,13 @@ def test_compressed_files_of_several_members(tmp_path, block, suffix):
     assert documents(tmp_path / f'a.txt{suffix}') == ['first\n' * 9 + 'sécond']
     (tmp_path / f'a.JSONL{suffix}').write_bytes(packed(suffix, b'{"t": "x"}\n{"t": "y"}'))
     assert documents(tmp_path / f'a.JSONL{suffix}', text_column='t') == ['x', 'y']
+
+
+def test_what_is_compressed_well_comes_out_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setitem(read_text._STEPS, '.gz', 100)
+    (tmp_path / 'a.gz').write_bytes(gzip.compress(b'words ' * 500_000))
+    sizes = [len(text) for text, _ in read_documents(str(tmp_path / 'a.gz'), TextFormat())]
+    assert sum(sizes) == 3_000_000 and max(sizes) < 200_000
 
 
 @pytest.mark.parametrize('suffix', ['.gz', '.zst'])
@@ -161,6 +181,19 @@ def test_records_of_jsonl(tmp_path, block):
 ])
 def test_mistakes_in_jsonl(tmp_path, content, message):
     assert error_of(tmp_path / 'a.jsonl', content, text_column='t').startswith(message)
+
+
+@pytest.mark.parametrize('suffix', ['jsonl', 'csv'])
+def test_a_record_that_is_too_long(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(read_text, 'LONGEST_RECORD', 1000)
+    monkeypatch.setattr(read_text, 'BLOCK', 10)
+    line = {'jsonl': '{"t": "%s"}\n', 'csv': 't\n"%s"\n'}[suffix]
+    (tmp_path / f'a.{suffix}').write_text(line % ('a ' * 490) + (line % 'short').replace('t\n"', '"') * 200)
+    assert documents(tmp_path / f'a.{suffix}', text_column='t') == ['a ' * 490] + ['short'] * 200
+    assert error_of(tmp_path / f'a.{suffix}', line % 'a\n' + line % ('a ' * 510) if suffix == 'csv' else '{"t": ""}\n' + line % (
+        'a ' * 510), text_column='t').endswith('has more than 1000 characters, too many for a record, which is read whole: '
+                                              'break it into several')
+    assert 'field larger than field limit' in error_of(tmp_path / 'a.csv', 't\n"' + 'a line\n' * 200, text_column='t')
 
 
 def test_jsonl_without_a_column(tmp_path):

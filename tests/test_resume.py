@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import run_dir
@@ -128,20 +127,6 @@ def test_patience_epochs_and_save_secs(train, home):
     assert output.count('times over the corpus') == 1
     output = train('--run_name', 'three', '--max_steps', 3, '--save_secs', 1e-9, '--save_every', 0, *SMALL)
     assert re.findall(r'Saving \S+-(\d)', output) == ['1', '2', '3']
-
-
-def test_documents_that_are_held_out_are_not_trained_on():
-    from load_dataset import hold_out
-    chunks = [np.array([1, 1, 9, 2, 2, 9, 3]), np.array([9, 4, 9]), np.array([5, 9, 6, 6])]
-    train, [held_out] = hold_out(chunks, 9, 0.34)
-    documents = {token for chunk in train for token in chunk.tolist()} - {9}
-    assert documents | set(held_out.tolist()) - {9} == {1, 2, 3, 4, 5, 6}
-    assert not documents & set(held_out.tolist())
-    assert len(set(held_out.tolist()) - {9}) == 2
-    again, _ = hold_out(chunks, 9, 0.34)
-    assert [chunk.tolist() for chunk in again] == [chunk.tolist() for chunk in train]
-    with pytest.raises(UserError, match='two documents or more'):
-        hold_out([np.array([1, 2, 9])], 9, 0.5)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

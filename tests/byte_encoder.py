@@ -1,0 +1,53 @@
+"""A stand-in for the encoder, under which a token is a byte, and what tests of a corpus do with it."""
+
+import numpy as np
+import pytest
+
+from corpus_files import find_files
+from errors import UserError
+from load_dataset import load_dataset, save_files
+from read_text import TextFormat
+from token_files import token_dtype
+
+END = 256
+
+
+class ByteEncoder:
+    n_vocab = 257
+    end_of_text = END
+
+    def encode_with_special(self, text):
+        ids = []
+        for part in text.split('<|endoftext|>'):
+            ids += [*part.encode(), END]
+        return ids[:-1]
+
+    def encode_array(self, text):
+        return np.array(self.encode_with_special(text), token_dtype(self.n_vocab))
+
+
+class WideEncoder(ByteEncoder):
+    n_vocab = 65537
+
+
+ENC = ByteEncoder()
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def load(path, combine=50000, enc=ENC, **kwargs):
+    return [chunk.tolist() for chunk in load_dataset(enc, str(path), combine, **kwargs)]
+
+
+def save(output, path, combine=50000, enc=ENC, processes=1, **format):
+    return save_files(output, enc, str(path), find_files(path), combine, TextFormat(**format), processes)
+
+
+def error_of(function, *args, **kwargs):
+    with pytest.raises(UserError) as info:
+        function(*args, **kwargs)
+    return str(info.value)
