@@ -13,6 +13,7 @@ import plan
 from conftest import TEXT
 from encoder import load_encoder
 from errors import UserError
+from hparams import load_hparams
 from plan import MEASURED, MEDIUM, SMALL, Step
 
 MEMORY = 'memory of a training step on a CPU, in float32, by formula'
@@ -188,6 +189,24 @@ def test_flags_that_take_less_until_it_fits():
     told = sections(lines)
     assert told[MEMORY]['available'][1] == 'too much'
     assert [remark for _, remark in told['what takes less, each with all above it'].values()] == ['may just fit', 'fits']
+
+
+def test_what_may_just_fit_is_told_what_takes_less():
+    needed = total(Step(SMALL))
+    told = sections('\n'.join(plan._memory(Step(SMALL), int(1.1 * needed))))
+    assert told[MEMORY]['available'][1] == 'may just fit'
+    assert told['what takes less, each with all above it']['--memory_saving_gradients'][1] == 'fits'
+    assert 'what takes less' not in '\n'.join(plan._memory(Step(SMALL), int(1.3 * needed)))
+
+
+def test_the_formula_is_given_what_the_flags_say(dry_run, place, monkeypatch):
+    given = []
+    monkeypatch.setattr(plan, '_memory', lambda step, available: given.append(step) or [])
+    dry_run()
+    dry_run('--batch_size', 2, '--seq_length', 16, '--accumulate_gradients', 3, '--memory_saving_gradients', '--clip_norm', 1,
+            '--optimizer', 'sgd', '--only_train_transformer_layers')
+    hparams = load_hparams(str(place / 'models/toy'))
+    assert given == [Step(hparams, seq_length=32), Step(hparams, 2, 16, 3, True, 1.0, 'sgd', True)]
 
 
 def test_memory_that_is_not_told(monkeypatch):
