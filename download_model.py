@@ -229,12 +229,14 @@ def parse_args() -> argparse.Namespace:
     parser = flags.Parser(description='Downloads a published GPT-2. Run it again to go on after an interruption.')
     parser.add_argument('name', metavar='NAME', help=f'{", ".join(model_dir.PUBLISHED)}; or the old names 117M, 345M')
     parser.add_argument('--models_dir', metavar='DIR', default='models', help='where to make the directory NAME')
-    parser.add_argument('--base_url', metavar='URL', type=http_url, default=BASE_URL, help='serves models/NAME/FILE')
-    parser.add_argument('--timeout', metavar='SECONDS', default=Patience.timeout,
-                        type=flags.number(float, 'seconds, above 0 and at most 3600', lambda value: 0 < value <= 3600),
-                        help='how long to wait for a connection, and for a server that has fallen silent')
-    parser.add_argument('--retries', metavar='N', type=flags.non_negative_int, default=Patience.retries,
-                        help='tries after the first in which nothing new arrives, with ever longer pauses')
+    network = parser.add_argument_group('network')
+    network.add_argument('--base_url', metavar='URL', type=http_url, default=BASE_URL,
+                         help='where to fetch from: it serves models/NAME/FILE')
+    network.add_argument('--timeout', metavar='SECONDS', default=Patience.timeout,
+                         type=flags.number(float, 'seconds, above 0 and at most 3600', lambda value: 0 < value <= 3600),
+                         help='how long to wait for a connection, and for a server that has fallen silent')
+    network.add_argument('--retries', metavar='N', type=flags.non_negative_int, default=Patience.retries,
+                         help='tries after the first in which nothing new arrives, with ever longer pauses')
     return parser.parse_args()
 
 

@@ -28,7 +28,7 @@ def make_parser() -> flags.Parser:
     tokens = parser.add_argument_group('tokens')
     tokens.add_argument('--model_name', metavar='NAME', default='117M',
                         help='whose vocabulary to use: that of the model to be trained')
-    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='where models are')
+    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
     add_token_flags(tokens)
     return parser
 

@@ -17,7 +17,7 @@ from corpus_flags import add_text_flags, add_token_flags, text_format
 from encoder import load_encoder
 from errors import UserError, run
 from flags import Parser, positive_int
-from hparams import HParams, load_hparams
+from hparams import HParams, check_vocabulary, load_hparams
 from load_dataset import load_files
 
 FIGURES = (('loss', 'nats per token'), ('perplexity', 'per token'), ('word_perplexity', 'per word, which white space separates'),
@@ -33,7 +33,8 @@ def parse_flags() -> argparse.Namespace:
     what.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
     data = parser.add_argument_group('data')
     data.add_argument('--dataset', metavar='PATH', required=True,
-                      help='text or .npz to predict: a file, a directory, or a glob in quotes')
+                      help='text or .npz to predict (required): a file, a directory, or a glob in quotes (text also as .gz, .zst, '
+                           '.jsonl, .csv)')
     add_text_flags(data)
     add_token_flags(data)
     window = parser.add_argument_group('window')
@@ -63,9 +64,7 @@ def main() -> None:
     directory = (model_dir.find_run(args.run_name) if args.run_name is not None
                  else model_dir.find_model(args.model_name, args.models_dir))
     hparams, encoder = load_hparams(directory), load_encoder(directory)
-    if encoder.n_vocab > hparams.n_vocab:
-        raise UserError(f'{directory}: encoder.json has {encoder.n_vocab} tokens, but n_vocab in hparams.json is '
-                        f'{hparams.n_vocab}')
+    check_vocabulary(hparams, encoder.n_vocab, directory)
     length, stride = window_sizes(args, hparams)
     prefix = model_dir.find_checkpoint(directory)
     run_state.read(prefix)      # which says if a run's checkpoint is damaged

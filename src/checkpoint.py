@@ -24,7 +24,10 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
         stored = checked_shapes(prefix, shapes_of(weights))
         everything = tf.global_variables()
         complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
-        tf.train.Saver(everything if complete else weights).restore(session, prefix)
+        # One by one: a Saver reads them all before it assigns the first, and would hold weights and moments twice.
+        read = tf.train.load_checkpoint(prefix).get_tensor
+        for variable in everything if complete else weights:
+            session.run(variable.initializer, {variable.initializer.inputs[1]: read(variable.op.name)})
     return complete
 
 

@@ -16,7 +16,7 @@ import model_dir
 from continuation import Settings, whole
 from encoder import load_encoder
 from errors import UserError, reason
-from hparams import load_hparams
+from hparams import check_vocabulary, load_hparams
 
 SEPARATOR = '\0'    # between the values of a flag given several times; no argument can hold it
 HELP = {
@@ -28,11 +28,11 @@ HELP = {
     'temperature': 'below 1 safer, above 1 stranger text; 0 takes the most likely token each time.',
     'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
     'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
-    'run_name': 'sample from this training run in checkpoint/ instead of a model.',
+    'run_name': 'sample from this training run in checkpoint/ instead of a model: its newest checkpoint.',
     'models_dir': 'where models live.',
     'repetition_penalty': 'above 1 makes tokens that were there already less likely; 1.2 is a good start.',
     'stop': 'a text at which a sample ends; give it several times for several.',
-    'stop_at_eot': 'whether a sample ends at the end-of-text token.',
+    'stop_at_eot': 'whether a sample ends at the end-of-text token; --nostop_at_eot writes on past it.',
     'truncate': 'leave out the stop, or end-of-text token, at which a sample ended.',
     'jsonl': 'print a JSON object for each sample: prompt, text, ids, seed, stop_reason, log_probability.',
     'prompt': 'continue this text instead of asking for lines.',
@@ -79,9 +79,7 @@ class Flags:
         else:
             self.directory = model_dir.find_model(str(self.model_name), str(self.models_dir))
         self.hparams, self.encoder = load_hparams(self.directory), load_encoder(self.directory)
-        if self.encoder.n_vocab > self.hparams.n_vocab:
-            raise UserError(f'{self.directory}: encoder.json has {self.encoder.n_vocab} tokens, but n_vocab in hparams.json '
-                            f'is {self.hparams.n_vocab}')
+        check_vocabulary(self.hparams, self.encoder.n_vocab, self.directory)
         model_dir.find_checkpoint(self.directory)
 
 
