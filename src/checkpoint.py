@@ -36,7 +36,7 @@ def named_in_errors(prefix: str):
     """Turns what TensorFlow raises for a damaged checkpoint into a UserError that names it."""
     try:
         yield
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:     # IndexError: a file that is too short
         raise UserError(f'cannot read the checkpoint {prefix}: {_cause(error)}') from None
 
 
