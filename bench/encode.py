@@ -224,11 +224,11 @@ RACES = (       # (bytes of the text, {name: what makes the contestant}); the ot
 
 def cut_up(text: str) -> list[str]:
     """The text in parts of PART characters or less."""
-    parts = []
-    while text:
-        length = pieces.cut(text[:PART], end=len(text) <= PART)
-        parts.append(text[:length])
-        text = text[length:]
+    parts, start = [], 0
+    while start < len(text):
+        part = text[start:start + PART]
+        parts.append(part[:pieces.cut(part, end=start + PART >= len(text))])
+        start += len(parts[-1])
     return parts
 
 
