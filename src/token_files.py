@@ -132,7 +132,7 @@ class Joined:
             piece = self.pieces[index]
             begin = int(self._ends[index]) - len(piece) - 1
             found.append(piece[max(start - begin, 0):max(stop - begin, 0)])
-            if start <= begin + len(piece) < stop:
+            if begin + len(piece) < stop:
                 found.append(self._separator)
         return np.concatenate(found)
 
@@ -232,7 +232,7 @@ def _check_mapped(descriptor: int, start: int, member: zipfile.ZipInfo, array: n
 
 
 def _tokens(file: BinaryIO, count: int, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The `count` tokens in a member, in pieces; then what is left of it, so that its checksum is compared."""
+    """The `count` tokens in a member, in pieces; nothing must be left of it then, and its checksum is compared."""
     while count:
         wanted = min(count, PIECE)
         data = file.read(wanted * dtype.itemsize)
@@ -240,8 +240,8 @@ def _tokens(file: BinaryIO, count: int, dtype: np.dtype) -> Iterator[np.ndarray]
             raise EOFError('it ends too early')
         yield np.frombuffer(data, dtype)
         count -= wanted
-    while file.read(PIECE):
-        pass
+    if file.read(1):
+        raise ValueError('an array has another size than the archive says')
 
 
 def _parse_header(file: BinaryIO, what: str) -> tuple[int, tuple[int, ...], np.dtype]:

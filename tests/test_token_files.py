@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import tempfile
 import zipfile
 
 import numpy as np
@@ -29,7 +30,8 @@ def test_what_is_saved_is_loaded(tmp_path):
         assert npz.files == [f'arr_{number}' for number in range(12)]
         assert npz['arr_11'].dtype == np.uint16
     with zipfile.ZipFile(path) as archive:
-        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert {(member.compress_type, member.date_time) for member in archive.infolist()} == {
+            (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}        # no time of day: the same each time
 
 
 def test_what_is_saved_is_mapped_and_the_same_each_time(tmp_path):
@@ -48,6 +50,7 @@ def test_what_is_saved_is_mapped_and_the_same_each_time(tmp_path):
 def test_a_chunk_larger_than_what_is_held_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, '_HELD', 100)
     monkeypatch.setattr(token_files, 'PIECE', 7)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))     # it waits beside the output
     text = 'x' * 99 + 'y' * 99
     save(str(tmp_path / 'a.npz'), write(tmp_path / 'text' / 'a', text), enc=WideEncoder())
     with np.load(tmp_path / 'a.npz') as npz:
@@ -68,6 +71,14 @@ def test_a_good_file_is_not_read_again(tmp_path):
     assert [array.tolist() for array in read_npz(path, 257, check=False)] == [(np.arange(100) + 0x41424344).tolist()]
 
 
+def test_a_lying_header_of_a_compressed_array(tmp_path):
+    path, array = str(tmp_path / 'a.npz'), io.BytesIO()
+    np.save(array, np.arange(100))
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('arr_0.npy', array.getvalue().replace(b'(100,)', b'( 10,)'))
+    assert 'an array has another size than the archive says' in error_of(load, path)
+
+
 @pytest.mark.parametrize('shape', [b'(990,)', b'( 10,)'])
 def test_a_lying_header(tmp_path, shape):
     """The size that an array's header tells is not that of the archive's directory."""
@@ -84,6 +95,14 @@ def test_memory_of_mapped_files_is_given_back(tmp_path, monkeypatch):
         for _ in range(35):
             sampler.sample(2)
     assert released == [mappings(chunks)] * 3
+
+
+def test_memory_of_arrays_that_are_copied_is_given_back(tmp_path, monkeypatch):
+    np.savez(tmp_path / 'a.npz', np.arange(5), np.arange(7))
+    released = []
+    monkeypatch.setattr(token_files, 'release_mappings', lambda found: released.append(len(found)))
+    save(str(tmp_path / 'b.npz'), str(tmp_path / 'a.npz'))
+    assert released == [1, 1]
 
 
 def test_file_of_2019_is_loaded_small(tmp_path):
@@ -204,3 +223,11 @@ def test_joined_arrays_are_one():
             assert chunk[start:stop].tolist() == whole[start:stop]
     assert joined(pieces[:1], 9) is pieces[0]
     assert joined(pieces[:2], 9)[1:].tolist() == [2, 9, 3]
+
+
+def test_mappings_of_joined_arrays(tmp_path):
+    for name in 'ab':
+        np.savez(tmp_path / f'{name}.npz', np.arange(9))
+    one, other = (load_dataset(ENC, str(tmp_path / f'{name}.npz'), 1)[0] for name in 'ab')
+    chunks = [Joined([one[:2], one[4:]], 9), Joined([other[:2], np.arange(2)], 9)]
+    assert mappings(chunks) == mappings([one, other])
