@@ -13,6 +13,8 @@ import run_state
 from errors import UserError, reason
 from run_state import RunState
 
+READS = 3       # a Saver reads all that it has before it assigns the first, and so holds all that twice
+
 
 def restore(session: tf.Session, prefix: str, weights: list) -> bool:
     """Restores every variable of the graph from the checkpoint `prefix`, or `weights` alone if it holds no more.
@@ -24,10 +26,9 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
         stored = checked_shapes(prefix, shapes_of(weights))
         everything = tf.global_variables()
         complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
-        # One by one: a Saver reads them all before it assigns the first, and would hold weights and moments twice.
-        read = tf.train.load_checkpoint(prefix).get_tensor
-        for variable in everything if complete else weights:
-            session.run(variable.initializer, {variable.initializer.inputs[1]: read(variable.op.name)})
+        variables = everything if complete else weights
+        for start in range(READS):
+            tf.train.Saver(variables[start::READS]).restore(session, prefix)
     return complete
 
 

@@ -131,7 +131,8 @@ class Sampler:
     """Draws pieces of a corpus: every place in a chunk where a piece can start is equally likely.
 
     chunks: 1-D arrays of tokens, or several Joined; a piece lies within one. seed: an int, a SeedSequence, or None for
-    another order in every run. `total_size` is the corpus's size in tokens; `rng` the generator, one draw of which a sample takes.
+    another order in every run. `total_size` is the corpus's size in tokens; `rng` the generator, one draw of which a sample
+    takes.
     """
 
     def __init__(self, chunks: list[np.ndarray | Joined], seed=None):
@@ -160,7 +161,7 @@ class Sampler:
         return self._tables[length]
 
     def sample(self, length: int) -> np.ndarray:
-        """A random piece of `length` tokens, [length]: not to be written to: it may be a view of the chunk. Raises as `check`."""
+        """A random piece of `length` tokens, [length], not to be written to: it may be a view. Raises as `check`."""
         starts = self._starts(length)
         place = self.rng.integers(starts[-1])
         index = np.searchsorted(starts, place, side='right')    # 'right' steps over the chunks that are too short

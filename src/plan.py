@@ -45,18 +45,18 @@ class Measured(NamedTuple):
 
 SMALL, MEDIUM = (HParams(50257, 1024, *size) for size in ((768, 12, 12), (1024, 16, 24)))
 MEASURED = [
-    Measured('', Step(SMALL), 3.29),
+    Measured('', Step(SMALL), 3.32),
     Measured('--seq_length 512', Step(SMALL, seq_length=512), 2.90),
     Measured('--seq_length 256', Step(SMALL, seq_length=256), 2.65),
-    Measured('--batch_size 4', Step(SMALL, batch_size=4), 4.56),
-    Measured('--memory_saving_gradients', Step(SMALL, memory_saving=True), 2.78),
-    Measured('--accumulate_gradients 2', Step(SMALL, accumulate=2), 3.99),
-    Measured('--clip_norm 1', Step(SMALL, clip_norm=1.0), 3.29),
-    Measured('--optimizer sgd', Step(SMALL, optimizer='sgd'), 2.32),
-    Measured('--only_train_transformer_layers', Step(SMALL, only_layers=True), 3.05),
-    Measured('', Step(MEDIUM), 7.15),
-    Measured('--memory_saving_gradients', Step(MEDIUM, memory_saving=True), 6.19),
-    Measured('--memory_saving_gradients --clip_norm 1', Step(MEDIUM, memory_saving=True, clip_norm=1.0), 6.99),
+    Measured('--batch_size 4', Step(SMALL, batch_size=4), 4.50),
+    Measured('--memory_saving_gradients', Step(SMALL, memory_saving=True), 2.79),
+    Measured('--accumulate_gradients 2', Step(SMALL, accumulate=2), 4.15),
+    Measured('--clip_norm 1', Step(SMALL, clip_norm=1.0), 3.31),
+    Measured('--optimizer sgd', Step(SMALL, optimizer='sgd'), 2.26),
+    Measured('--only_train_transformer_layers', Step(SMALL, only_layers=True), 2.93),
+    Measured('', Step(MEDIUM), 7.10),
+    Measured('--memory_saving_gradients', Step(MEDIUM, memory_saving=True), 6.06),
+    Measured('--memory_saving_gradients --clip_norm 1', Step(MEDIUM, memory_saving=True, clip_norm=1.0), 7.02),
 ]
 
 

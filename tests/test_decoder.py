@@ -91,7 +91,8 @@ def test_a_checkpoint_of_another_size_is_refused(tf, session, directory, change,
         decoder.load(session, str(directory / 'model.ckpt'))
 
 
-def test_a_damaged_checkpoint_is_named(tf, session, directory, tmp_path):
+@pytest.mark.parametrize('damage', ['a flipped bit', 'cut off'])
+def test_a_damaged_checkpoint_is_named(tf, session, directory, tmp_path, damage):
     import shutil
 
     from decoder import Decoder
@@ -99,6 +100,6 @@ def test_a_damaged_checkpoint_is_named(tf, session, directory, tmp_path):
     data = tmp_path / 'copy' / 'model.ckpt.data-00000-of-00001'
     content = bytearray(data.read_bytes())
     content[1000] ^= 1
-    data.write_bytes(content)
+    data.write_bytes(content if damage == 'a flipped bit' else content[:1000])
     with pytest.raises(UserError, match='cannot read the checkpoint .*copy/model.ckpt'):
         Decoder(HPARAMS, 1).load(session, str(tmp_path / 'copy' / 'model.ckpt'))

@@ -52,7 +52,8 @@ SHORTENED = {'--max_steps': 3, '--sample_every': 2, '--sample_length': 6, '--val
 ADDED = {'train.py': {'--max_steps': 3, '--sample_every': 0, '--sample_length': 6, '--val_batch_count': 2, '--seq_length': 64},
          **{script: {'--length': 6} for script in SAMPLING}}
 # What a script prints when it has done what it is for.
-DONE = {'train.py': r'^\[\d+ \| .*\] loss=|^memory of a training step', 'encode.py': r' tokens=\d+', 'create_model.py': r'^models/.* parameters',
+DONE = {'train.py': r'^\[\d+ \| .*\] loss=|^memory of a training step',
+        'encode.py': r' tokens=\d+', 'create_model.py': r'^models/.* parameters',
         'evaluate.py': r'bits.per.byte', 'convert.py': r'weights of',
         **dict.fromkeys(SAMPLING, r'^======== SAMPLE 1 ========$|^\{"prompt": ')}
 TYPED = 'the quick\n'       # on the standard input of every command: a line that a person types
