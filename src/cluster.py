@@ -1,4 +1,4 @@
-"""Which processes train together, and which of them this one is: from flags or from TF_CONFIG. No TensorFlow."""
+"""Which processes train together, and which of them this one is: from flags, TF_CONFIG or SLURM."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ import socket
 import time
 
 from errors import UserError, WorkerLost
+from slurm import workers_of_step
 
 JOBS = ('chief', 'master', 'worker')    # of TF_CONFIG, in the order in which their tasks are counted
 ATTEMPT = 1.0           # seconds for one connection, and between two rounds of them
@@ -32,16 +33,16 @@ ONE_WORKER = Cluster()
 
 
 def find_cluster(args: argparse.Namespace, environment=os.environ) -> Cluster:
-    """The cluster that the flags --workers and --worker_index, or else TF_CONFIG, tell of; one worker without them.
+    """The cluster that --workers and --worker_index, or --slurm, or else TF_CONFIG tell of; one worker without them.
 
-    Raises UserError for addresses or an index that cannot be.
+    Raises UserError for flags that do not go together, and for addresses or an index that cannot be. Without --slurm it
+    does without TensorFlow.
     """
     ways = [flag for flag in ('workers', 'local_workers', 'slurm') if getattr(args, flag)]
     if len(ways) > 1:
         raise UserError(f'--{ways[0]} and --{ways[1]}: give one of them')
     if args.slurm:
-        import slurm
-        return slurm.find_cluster()
+        return checked(*workers_of_step(), '--slurm', '--slurm')
     if args.worker_index is not None and not args.workers:
         raise UserError('--worker_index goes with --workers')
     if args.workers:

@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import io
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,9 +13,10 @@ import tempfile
 import time
 
 import model_dir
+from cluster import find_cluster
 from errors import WORKER_LOST, UserError
 from job import CHECKPOINT_DIR, prepare
-from runtime import available_processors
+from runtime import available_processors, visible_gpus
 
 GRACE = 30.0        # seconds for the others to end after one of them died; more than saving a checkpoint takes
 _PR_SET_PDEATHSIG = 1   # of Linux's prctl
@@ -28,12 +28,13 @@ def train(args: argparse.Namespace, command: list[str]) -> int:
     When a worker dies, or all are lost to each other, starts them again from the last checkpoint, --max_restarts times.
     Raises UserError for what is wrong with the flags, before a worker is started.
     """
-    places = _places(args.local_workers)
+    find_cluster(args)      # which finds flags that do not go with this
+    where = places(args.local_workers)
     _prepare(args)
     flags = without(command[1:], {'--local_workers': 1, '--max_restarts': 1})
     for restarts in range(args.max_restarts + 1):
         started = time.time()
-        group = _Group([sys.executable, command[0], *flags], places)
+        group = _Group([sys.executable, command[0], *flags], where)
         status = group.wait()
         if status != WORKER_LOST or group.stopped:
             break
@@ -73,19 +74,7 @@ def _go_on(flags: list[str], run_directory: str, since: float) -> list[str]:
     return [*without(flags, {'--overwrite': 0, '--restore_from': 1}), '--restore_from', 'latest']
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get('CUDA_VISIBLE_DEVICES')
-    if given is not None:
-        return [gpu.strip() for gpu in given.split(',') if gpu.strip() not in ('', '-1')]
-    if not shutil.which('nvidia-smi'):
-        return []
-    listed = subprocess.run(['nvidia-smi', '--query-gpu=index', '--format=csv,noheader'], capture_output=True, text=True,
-                            check=False)
-    return listed.stdout.split() if listed.returncode == 0 else []
-
-
-def _places(count: int) -> list[tuple[dict, set[int]]]:
+def places(count: int) -> list[tuple[dict, set[int]]]:
     """For each worker what its environment has besides, and its processors: a GPU for each, if there are, and equal shares."""
     gpus = visible_gpus()
     if 0 < len(gpus) < count:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -62,6 +64,18 @@ def shards_for(n_head: int) -> int:
 def available_processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if given is not None:
+        return [gpu.strip() for gpu in given.split(',') if gpu.strip() not in ('', '-1')]
+    if not shutil.which('nvidia-smi'):
+        return []
+    listed = subprocess.run(['nvidia-smi', '--query-gpu=index', '--format=csv,noheader'], capture_output=True, text=True,
+                            check=False)
+    return listed.stdout.split() if listed.returncode == 0 else []
 
 
 def session_config(shards: int = 1):

@@ -1,0 +1,110 @@
+"""Real processes that train together over loopback, for tests: each bounded in time, none left behind.
+
+They are forked from a process that has imported TensorFlow, which costs each of them a few seconds otherwise.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+
+import pytest
+
+from local_workers import free_ports
+
+TIMEOUT = 120.0     # seconds for a whole group, on a slow machine
+
+_context = multiprocessing.get_context('forkserver')
+
+
+def _start_server() -> None:
+    """Starts the process that others are forked from, if it is not there; it finds what it imports by PYTHONPATH alone."""
+    _context.set_forkserver_preload(['forked_with_tensorflow'])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+
+
+@dataclasses.dataclass
+class Worker:
+    """One process; its output is in files while it runs."""
+    process: multiprocessing.Process
+    out_path: str
+    err_path: str
+
+    @property
+    def out(self) -> str:
+        with open(self.out_path, encoding='utf-8') as file:
+            return file.read()
+
+    @property
+    def err(self) -> str:
+        with open(self.err_path, encoding='utf-8') as file:
+            return file.read()
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait_for(self, text: str) -> None:
+        """Waits until it has printed a text."""
+        end = time.monotonic() + TIMEOUT
+        while text not in self.out:
+            assert time.monotonic() < end and self.process.is_alive(), (self.out, self.err)
+            time.sleep(0.05)
+
+    def status(self, timeout: float = TIMEOUT) -> int:
+        """Waits for its end; its exit status."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f'still alive after {timeout} seconds: {self.out}{self.err}'
+        return self.process.exitcode
+
+
+@contextlib.contextmanager
+def group(count: int, directory, target: Callable, *args) -> Iterator[list[Worker]]:
+    """Starts target(addresses, index, *args) in `count` processes, in a directory; kills what is left of them at the end."""
+    addresses = [f'localhost:{port}' for port in free_ports(count)]
+    workers = []
+    try:
+        for index in range(count):
+            workers.append(start(directory, f'worker{index}', target, addresses, index, *args))
+        yield workers
+    finally:
+        for worker in workers:
+            if worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGKILL)
+                worker.process.join(TIMEOUT)
+
+
+def start(directory, name: str, target: Callable, *args) -> Worker:
+    paths = [os.path.join(str(directory), f'{name}.{stream}') for stream in ('out', 'err')]
+    for path in paths:
+        open(path, 'w').close()
+    _start_server()
+    process = _context.Process(target=_within, args=(str(directory), paths, target, args), daemon=True)
+    process.start()
+    return Worker(process, *paths)
+
+
+def _within(directory: str, paths: list[str], target: Callable, args: tuple) -> None:
+    os.chdir(directory)
+    for path, descriptor in zip(paths, (1, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, descriptor)
+    sys.stdout = open(1, 'w', encoding='utf-8', buffering=1, closefd=False)     # noqa: SIM115  (as long as the process)
+    sys.stderr = open(2, 'w', encoding='utf-8', buffering=1, closefd=False)     # noqa: SIM115
+    target(*args)
+
+
+def train(addresses: list[str], index: int, *flags) -> None:
+    """train.py with these workers, as `errors.run` ends it. A flag may be a list: of what each worker gets."""
+    import train
+    from errors import run
+    flags = [flag[index] if isinstance(flag, list) else flag for flag in flags]
+    sys.argv = ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--workers', ','.join(addresses),
+                '--worker_index', str(index), *map(str, flags)]
+    run(train.main)
