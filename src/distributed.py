@@ -19,9 +19,9 @@ from runtime import session_config
 
 LEADER = '/job:worker/replica:0/task:0'
 HOST_GROUP, DEVICE_GROUP = 1, 2     # keys: of a few numbers, which live on CPUs; of gradients, wherever they are
-BUCKET_FULL, BUCKET_MOST = 32 << 20, 64 << 20   # bytes
-BROADCAST_AT_ONCE = 16              # variables
-WATCH_EVERY = 1.0                   # seconds
+BUCKET = 32 << 20           # bytes. Larger ones are slower: glibc maps new memory for each message
+BROADCAST_AT_ONCE = 16      # variables
+WATCH_EVERY = 1.0           # seconds
 # What TensorFlow says when another worker is dead, silent, or another process than it was.
 LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
         tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
@@ -123,19 +123,20 @@ class Workers:
     def mean(self, tensors: list) -> list:
         """Means over all workers of tensors, in float32. They travel as they are, in flat buckets, one after the other.
 
-        So no more than one bucket is there twice, and a network sees few large messages in place of many small ones.
+        So a network sees few large messages in place of many small ones, and little is there twice.
         """
         if self.count == 1:
             return tensors
-        means, before = [], []
-        for bucket in buckets(tensors):
+        flat = [tf.reshape(tensor, [-1]) for tensor in tensors]
+        pieces, before = [[] for _ in tensors], []
+        for bucket in buckets([tensor.shape.num_elements() for tensor in tensors], [tensor.dtype for tensor in tensors]):
             with tf.control_dependencies(before):
-                flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in bucket], 0)
-            total = self.all_reduce(flat)
+                total = self.all_reduce(tf.concat([flat[i][start:stop] for i, start, stop in bucket], 0))
             before = [total]
-            pieces = tf.split(tf.cast(total, tf.float32) / self.count, [tensor.shape.num_elements() for tensor in bucket])
-            means += [tf.reshape(piece, tensor.shape) for piece, tensor in zip(pieces, bucket)]
-        return means
+            mean = tf.split(tf.cast(total, tf.float32) / self.count, [stop - start for _, start, stop in bucket])
+            for (i, _, _), piece in zip(bucket, mean):
+                pieces[i].append(piece)
+        return [tf.reshape(tf.concat(parts, 0), tensor.shape) for parts, tensor in zip(pieces, tensors)]
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum over all workers of an array, at once."""
@@ -195,18 +196,21 @@ def _alarm(seconds: float, message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def buckets(tensors: list) -> list[list]:
-    """Tensors in the same order, in groups of one dtype that take BUCKET_FULL to BUCKET_MOST bytes, or what there is.
+def buckets(sizes: list[int], dtypes: list[tf.DType]) -> list[list[tuple[int, int, int]]]:
+    """What travels together of tensors of some sizes, in their order: (tensor, start, stop) of its elements.
 
-    One that takes more than BUCKET_MOST is alone in its group.
+    A bucket takes BUCKET bytes, or what there is left of one dtype: [5, 2, 9] elements in buckets of six give
+    [[(0, 0, 5), (1, 0, 1)], [(1, 1, 2), (2, 0, 5)], [(2, 5, 9)]].
     """
-    groups, size = [], 0
-    for tensor in tensors:
-        nbytes = tensor.shape.num_elements() * tensor.dtype.size
-        fits = size < BUCKET_FULL and size + nbytes <= BUCKET_MOST
-        if not groups or not fits or tensor.dtype != groups[-1][0].dtype:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += nbytes
-    return groups
+    found, room, dtype_before = [], 0, None
+    for i, (size, dtype) in enumerate(zip(sizes, dtypes)):
+        start = 0
+        while start < size:
+            if not room or dtype != dtype_before:
+                found.append([])
+                room, dtype_before = BUCKET // dtype.size, dtype
+            stop = min(start + room, size)
+            found[-1].append((i, start, stop))
+            room -= stop - start
+            start = stop
+    return found

@@ -9,6 +9,8 @@ import memory_saving_gradients
 from accumulate import Accumulator
 from distributed import Workers
 
+IN_FLIGHT = 4       # blocks whose gradients may be on their way between workers while the backward pass goes on
+
 # How much of the learning rate is left at a share of the run, 0 to 1 (Loshchilov & Hutter 2017 for the cosine).
 SCHEDULES = {
     'constant': lambda done: 1.0,
@@ -78,8 +80,8 @@ def _total(variable, parts):
     return total
 
 
-def update_on_the_way(variables: list, arrivals: list) -> None:
-    """Makes the backward pass wait, at each of `arrivals`, for the updates that could be made by then.
+def update_on_the_way(variables: list, arrivals: list, behind: int = 0) -> None:
+    """Makes the backward pass wait, at each of `arrivals`, for the updates that could be made by then, or `behind` before it.
 
     arrivals: gradients that follow from one another, the first first, such as those of the blocks' outputs. One after the
     other, an executor may well leave the updates for the end, when all gradients are there and take as much memory as the
@@ -90,7 +92,7 @@ def update_on_the_way(variables: list, arrivals: list) -> None:
         sources = [*op.control_inputs, *(source.op for source in op.inputs)]
         last[op] = max([last.get(op, -1), *(last.get(source, -1) for source in sources)])
     for op in {op for variable in variables for op in variable.handle.consumers() if op.type.startswith('ResourceApply')}:
-        for arrival in arrivals[last[op] + 1:][:1]:
+        for arrival in arrivals[last[op] + 1 + behind:][:1]:
             arrival.op._add_control_input(op)       # as TensorFlow's automatic control dependencies do
 
 
@@ -123,7 +125,8 @@ class TrainStep:
         if accumulate > 1:
             self._accumulator = Accumulator([*gradients, loss])
             *gradients, loss = self._accumulator.mean(accumulate)
-        gradients, self._loss, self._stops = _over_all(workers or Workers(), gradients, loss, self._stop, reduce_dtype)
+        workers = workers or Workers()
+        gradients, self._loss, self._stops = _over_all(workers, gradients, loss, self._stop, reduce_dtype)
         self._norm = global_norm(gradients)
         if clip_norm:
             gradients = clip(gradients, self._norm, clip_norm)
@@ -131,7 +134,7 @@ class TrainStep:
         self._update = optimizer.apply_gradients(zip(gradients, variables))
         arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
         if arrivals and accumulate == 1:
-            update_on_the_way(variables, arrivals)
+            update_on_the_way(variables, arrivals, IN_FLIGHT if workers.count > 1 else 0)
         self._state = optimizer.variables()
 
     def initialize(self, session: tf.Session) -> None:

@@ -19,7 +19,7 @@ def sums(addresses, index, path):
     import distributed
     from cluster import Cluster
     from distributed import Workers
-    distributed.BUCKET_FULL, distributed.BUCKET_MOST = 40, 80
+    distributed.BUCKET = 80
     workers = Workers(Cluster(tuple(addresses), index))
     with workers.together(), tf.Graph().as_default() as graph:
         tensors = [tf.constant(np.arange(n) + 100.0 * index, tf.float32) for n in (3, 30, 8, 1, 1)]
@@ -51,17 +51,17 @@ def test_sums_broadcasts_and_texts(tmp_path, count):
         assert got['broadcast'] == [[[float(i)] * 3] * 2 for i in range(20)]
         assert got['sum'] == pytest.approx([sum(range(count)) + 0.1 * count, count * 1e-9], rel=1e-12)
         assert got['gather'] == ['ä' * i + '€' for i in range(count)]
-        assert got['collectives'] == 4      # of 12; 120; 32 and 4; 2 bytes: full ones, one too large, another type
+        assert got['collectives'] == 4      # 168 bytes in buckets of 80, and one of another type
 
 
 def test_buckets(tf, monkeypatch):
     import distributed
-    monkeypatch.setattr(distributed, 'BUCKET_FULL', 40)
-    monkeypatch.setattr(distributed, 'BUCKET_MOST', 80)
-    with tf.Graph().as_default():
-        sizes = [5, 4, 2, 20, 1, 30, 9, 1, 1]
-        groups = distributed.buckets([tf.zeros([n]) for n in sizes])
-    assert [[t.shape.num_elements() for t in group] for group in groups] == [[5, 4, 2], [20], [1], [30], [9, 1], [1]]
+    monkeypatch.setattr(distributed, 'BUCKET', 24)
+    assert distributed.buckets([5, 2, 9], [tf.float32] * 3) == [
+        [(0, 0, 5), (1, 0, 1)], [(1, 1, 2), (2, 0, 5)], [(2, 5, 9)]]
+    assert distributed.buckets([6, 6], [tf.float32] * 2) == [[(0, 0, 6)], [(1, 0, 6)]]
+    assert distributed.buckets([14, 2, 1], [tf.bfloat16, tf.float32, tf.float32]) == [
+        [(0, 0, 12)], [(0, 12, 14)], [(1, 0, 2), (2, 0, 1)]]
 
 
 def test_one_worker_sums_nothing(tf):

@@ -181,3 +181,16 @@ def test_each_layer_is_updated_before_the_gradient_moves_on_to_the_next(tf, sess
     above = {name for name, op in updates.items() if op in before_lowest}
     assert {name for name in updates if '/h1/' in name or '/ln_f/' in name} <= above
     assert not any('/h0/' in name for name in above - {'model/h0/ln_1/g'})
+
+
+@pytest.mark.parametrize('behind', [0, 1])
+def test_the_gradient_may_move_on_ahead_of_updates(tf, session, behind):
+    import optimize
+    arrivals = [tf.constant(1.0)]
+    while len(arrivals) < 4:
+        arrivals.append(tf.negative(arrivals[-1]))
+    variables = [tf.get_variable(f'v{i}', []) for i in range(4)]
+    tf.train.GradientDescentOptimizer(0.1).apply_gradients(zip(arrivals, variables))
+    optimize.update_on_the_way(variables, arrivals, behind)
+    waits = [[update.inputs[0].op.name for update in arrival.op.control_inputs] for arrival in arrivals]
+    assert waits == ([[]] * (1 + behind) + [['v0'], ['v1'], ['v2']])[:4]

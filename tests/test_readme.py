@@ -24,7 +24,7 @@ from conftest import ROOT, TEXT
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
 SAMPLING = ('src/generate_unconditional_samples.py', 'src/interactive_conditional_samples.py')
 SCRIPTS = ('train.py', 'encode.py', 'create_model.py', 'download_model.py', 'evaluate.py', 'convert.py', *SAMPLING)
-LANGUAGES = ('sh', 'python', 'console', 'text', 'bibtex')
+LANGUAGES = ('sh', 'python', 'console', 'text', 'bibtex', 'yaml', 'bash')       # the last two: for clusters
 
 NOT_RUN = {
     'python3 -m venv .venv': 'sets up an environment, as .ci/run does',
@@ -43,6 +43,10 @@ PARSED = {
     ("./train.py --model_name tiny --dataset 'src/*.py' --val_split 0.1 --val_every 20 --batch_size 16 --learning_rate 0.0005 "
      '--max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
     './evaluate.py --model_name 124M --dataset test.txt',
+    # These start, or wait for, processes of their own; test_distributed and test_local_workers do so.
+    './train.py --dataset corpus.txt --workers 10.0.0.1:2222,10.0.0.2:2222 --worker_index 0',
+    './train.py --dataset corpus.txt --workers 10.0.0.1:2222,10.0.0.2:2222 --worker_index 1',
+    './train.py --model_name tiny --dataset corpus.txt --local_workers 2 --max_steps 100',
     './train.py --model_name greek --dataset greek.txt --batch_size 8 --learning_rate 0.001 --max_steps 2000 --run_name greek',
 }
 # Flags of at most so much: a number that is larger becomes this.
