@@ -2,12 +2,15 @@
 
 import json
 import signal
+import socket
+import threading
 import time
 
 import numpy as np
 import pytest
 
 import worker_group
+from errors import UserError
 
 TRAIN = ('--learning_rate', 0.003, '--sample_every', 0, '--save_every', 0, '--seed', 5)
 
@@ -202,3 +205,54 @@ def test_a_signal_to_any_worker_saves_once_and_stops_all(home, told):
             f'Saving checkpoint/run1/model-{step}']
         assert f'[{step} |' in workers[0].out
         assert f'[{int(step) + 1} |' not in workers[0].out
+
+
+def listens_only(addresses, index, *flags):
+    """As a worker of an earlier run, or one that hangs: its port is open."""
+    if index == 0:
+        worker_group.train(addresses, index, *flags)
+    else:
+        with socket.create_server(('localhost', int(addresses[1].rpartition(':')[2]))):
+            time.sleep(worker_group.TIMEOUT)
+
+
+def test_a_worker_that_never_answers(home):
+    with worker_group.group(2, home, listens_only, *TRAIN, '--dist_startup_timeout', 3) as workers:
+        assert workers[0].status() == 75
+        [line] = workers[0].err.splitlines()
+        assert line.startswith('train.py: not every worker answered within --dist_startup_timeout 3 seconds')
+
+
+def test_a_port_that_is_taken_is_named(tf):
+    from cluster import Cluster
+    from distributed import Workers
+    with socket.create_server(('', 0)) as other:
+        address = f'localhost:{other.getsockname()[1]}'
+        with pytest.raises(UserError, match=rf'cannot listen at the port of worker 1 \({address}\)'):
+            Workers(Cluster(('localhost:1', address), 1))
+
+
+@pytest.mark.parametrize(('index', 'watched'), [(0, [1, 2]), (1, [0])])
+def test_who_watches_whom_and_a_save_is_not_cut_off(tf, monkeypatch, index, watched):
+    import distributed
+    from cluster import Cluster
+    left, asked = threading.Event(), []
+    monkeypatch.setattr(distributed, 'WATCH_EVERY', 0.01)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    monkeypatch.setattr(distributed.clusters, 'gone', lambda _, among: asked.append(list(among)) or watched[-1:])
+    workers = distributed.Workers(Cluster(('a:1', 'b:1', 'c:1'), index))
+
+    def leave(message):
+        assert workers.undisturbed.locked()
+        assert message.startswith(f'worker {watched[-1]} (')
+        left.set()
+        workers._ended.set()
+
+    monkeypatch.setattr(distributed, 'leave', leave)
+    with workers.undisturbed:
+        thread = threading.Thread(target=workers._watch)
+        thread.start()
+        assert not left.wait(0.3)
+    thread.join(worker_group.TIMEOUT)
+    assert left.is_set()
+    assert asked[0] == watched

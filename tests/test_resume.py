@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -330,3 +331,23 @@ def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, home):
         assert line.startswith('train.py: '), flags
         assert words in line, (flags, line)
         assert not (home / 'checkpoint').exists(), flags
+
+
+def test_one_at_a_time(tmp_path):
+    place = str(tmp_path / 'run' / 'dataset')
+    order = []
+
+    def second():
+        with run_dir.one_at_a_time(place):
+            order.append('second')
+
+    with run_dir.one_at_a_time(place):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append('first')
+    thread.join(60)
+    assert order == ['first', 'second']
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot write to .*file/run'), run_dir.one_at_a_time(str(tmp_path / 'file/run/x')):
+        pass
