@@ -29,11 +29,13 @@ def gradients(ys, xs, grad_ys=None, checkpoints='collection') -> list:
     order = {op: i for i, op in enumerate(graph.get_operations())}    # ops follow their inputs: a topological order
     reached = _descendants([_handle(x).op for x in xs])
     needed = _ancestors([y.op for y in ys])
-    kept = {t.ref(): t for t in checkpoints if t.graph is graph and t.op in reached and t.op in needed}
-    if not kept:
+    cuts = [t for t in checkpoints if t.op in reached and t.op in needed]
+    if not cuts:
         raise ValueError('no checkpoint lies between xs and ys, so there is nothing to recompute from')
-    # A tensor among xs is where a gradient must be whole, so it cuts the graph as a checkpoint does.
-    kept.update((x.ref(), x) for x in xs if isinstance(x, tf.Tensor) and x.op in needed)
+    # A tensor among xs is where a gradient must be whole, so it cuts the graph as a checkpoint does. tf.gradients stops at
+    # ops, for all that they put out.
+    cuts += [x for x in xs if isinstance(x, tf.Tensor)]
+    kept = {t.ref(): t for cut in cuts for t in cut.op.outputs}
     sums = _Sums()
     sums.differentiate(ys, grad_ys, [*kept.values(), *_variables(xs)], stop=list(kept.values()))
     for tensor in sorted(kept.values(), key=lambda t: order[t.op], reverse=True):

@@ -17,9 +17,8 @@ def top_p_logits(logits, p):  # [batch, n_vocab] -> the same, -inf outside the n
     and those that tie with its last one."""
     descending = tf.sort(logits, direction='DESCENDING', axis=-1)
     before = tf.cumsum(tf.nn.softmax(descending), axis=-1, exclusive=True)    # probability of all that rank higher
-    # The most likely token always stays, however small p.
-    size = tf.maximum(tf.reduce_sum(tf.cast(before < p, tf.int32), axis=-1, keepdims=True), 1)
-    smallest = tf.gather(descending, size - 1, batch_dims=1)
+    nucleus = tf.where(before < p, descending, tf.fill(tf.shape(logits), logits.dtype.max))
+    smallest = tf.reduce_min(nucleus, axis=-1, keepdims=True)
     return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
 
 
@@ -53,7 +52,7 @@ def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], s
     n_vocab = fused.shape_of(logits)[-1]
     k = tf.clip_by_value(k, 1, n_vocab)
     best = tf.nn.top_k(logits, tf.minimum(k + 1, n_vocab))
-    tie = tf.equal(best.values[:, k - 1], best.values[:, -1]) & (k < n_vocab)
+    tie = tf.equal(best.values[:, k - 1], best.values[:, -1])
     drawn = tf.gather(best.indices, draw(best.values[:, :k] / temperature, uniform), batch_dims=1)
     return tf.cond(tf.reduce_any(tie), lambda: tf.where(tie, draw(top_k_logits(logits, k) / temperature, uniform), drawn),
                    lambda: drawn)

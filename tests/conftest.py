@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,12 @@ from learn_vocabulary import learn_vocabulary, write_vocabulary
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TEXT = 'the quick brown fox jumps over the lazy dog; the dog sleeps, and the fox goes on.\n' * 40
+
+
+@pytest.fixture(scope='session', autouse=True)
+def interruptible():
+    """Ctrl-C means the same to what the tests start, even in a job that a shell put into the background, to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

@@ -57,6 +57,28 @@ def test_logits_equal_the_oracle_s(tf, session, params, directory, shards, compi
                                      positions: [len(PROMPTS[row]) + n for row in order]})
         for place, row in enumerate(order):
             np.testing.assert_allclose(logits[place], expected(params, row, n + 1), atol=1e-4)
+    assert any('PartitionedCall' in op.type and op.get_attr('_XlaMustCompile')
+               for op in tf.get_default_graph().get_operations()) == compiled
+
+
+def test_only_large_networks_are_compiled_and_only_on_cpus(tf, session, monkeypatch):
+    import dataclasses
+
+    from decoder import Decoder
+    large = dataclasses.replace(HPARAMS, n_embd=300)
+    assert [Decoder(hparams, 1)._compiled for hparams in (HPARAMS, large)] == [False, True]
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [f'a {kind}'])
+    assert not Decoder(large, 1)._compiled
+
+
+def test_the_normalisation_has_the_epsilon_of_the_oracle(tf, session):
+    import decoder
+    import fused
+    x, params = np.array([[1.0, 1.02]], np.float32), {'ln/g': np.float32([1, 10]), 'ln/b': np.float32([0.5, 0])}
+    by_row = fused.norm(x, *params.values())
+    by_column = tf.transpose(decoder.norm(tf.transpose(x), *(tf.constant(value) for value in params.values())))
+    for result in session.run([by_row, by_column]):
+        np.testing.assert_allclose(result, reference.layer_norm(x, params, 'ln'), rtol=1e-3)
 
 
 def test_the_parts_of_the_shards_are_the_whole():

@@ -236,11 +236,12 @@ def test_ctrl_c_keeps_the_part(server, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[1] == ''
     assert process.returncode == 130
-    assert part.read_bytes() == BODIES[WEIGHTS][:30_000]
+    kept = part.read_bytes()        # of what was sent, as much as had been read by then
+    assert kept and BODIES[WEIGHTS][:30_000].startswith(kept)
     assert not (tmp_path / 'models' / '124M' / 'hparams.json').exists()
 
     server.misbehave = lambda *request: False
     server.seen.clear()
     assert run('124M', '--base_url', server.url, cwd=tmp_path, code=toy_script()).returncode == 0
-    assert server.gets(WEIGHTS) == ['bytes=30000-']
+    assert server.gets(WEIGHTS) == [f'bytes={len(kept)}-']
     assert contents(tmp_path / 'models' / '124M') == BODIES

@@ -55,14 +55,17 @@ def test_compiled_loss_and_gradients_equal_the_oracle(tf, session, memory_saving
     assert functions and all(op.get_attr('_XlaMustCompile') for op in functions)
 
 
-def test_the_loss_alone_is_the_same_and_has_no_gradient(tf, session, pieces):
+def test_the_loss_alone_is_the_same_and_makes_no_gradient(tf, session, pieces):
     import model
     tokens = tf.placeholder(tf.int32, TOKENS.shape)
     output = model.model(HPARAMS, tokens)
     load_params(session, PARAMS)
-    losses = session.run([model.loss(output, tokens), model.loss(output, tokens, differentiable=False)],
-                         {tokens: TOKENS})
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    losses = [model.loss(output, tokens), model.loss(output, tokens, differentiable=False)]
+    values = session.run(losses, {tokens: TOKENS})
+    assert values[0] == pytest.approx(values[1], abs=1e-6)
+    # The product of the logits' gradient and the hidden layer has the shape of wte.
+    products = [{tuple(tensor.shape.as_list()) for tensor in needed_for([loss]) if tensor.op.type == 'MatMul'} for loss in losses]
+    assert (37, 24) in products[0] and (37, 24) not in products[1]
 
 
 def needed_for(fetches):
@@ -104,11 +107,13 @@ def test_gradients_wait_for_what_arrives_from_above(tf, session):
             assert op.control_inputs or op.inputs[0].op.name.startswith('gradients/'), op.name
 
 
-@pytest.mark.parametrize('name', ['wte', 'h0/mlp/c_fc/w'])
+@pytest.mark.parametrize('name', ['wte', 'wpe', 'h0/mlp/c_fc/w'])
 def test_variables_are_not_copied_when_they_are_read(tf, session, name):
     """A variable that rows are gathered from directly is copied at every later read: none may be."""
     import model
-    model.model(HPARAMS, tf.placeholder(tf.int32, [None, None]))
+    tokens = tf.placeholder(tf.int32, [None, None])
+    model.model(HPARAMS, tokens)
+    model.model(HPARAMS, tokens, past=tf.placeholder(tf.float32, model.past_shape(hparams=HPARAMS)))
     [variable] = [v for v in tf.trainable_variables() if v.op.name == f'model/{name}']
     assert {op.type for op in variable.handle.consumers()} <= {'ReadVariableOp', 'AssignVariableOp',
                                                                'VarIsInitializedOp'}
@@ -124,4 +129,6 @@ def test_bfloat16_keeps_the_residual_stream_and_the_loss_in_float32(tf, session)
     assert {h.dtype for h in tf.get_collection('checkpoints')} == {tf.float32}
     assert loss.dtype == tf.float32
     assert {v.dtype.base_dtype for v in tf.trainable_variables()} == {tf.float32}
+    products = [op for op in tf.get_default_graph().get_operations() if 'MatMul' in op.type]
+    assert products and {op.outputs[0].dtype for op in products} == {tf.bfloat16}
     assert session.run(loss, {tokens: TOKENS}) == pytest.approx(reference.loss(TOKENS, PARAMS, HPARAMS), rel=0.02)

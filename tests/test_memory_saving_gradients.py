@@ -135,16 +135,61 @@ def test_gradients_registered_for_an_op_work_on_its_copy(tf, session):
     assert_equal(both(tf, session, tf.reduce_sum(tf.square(middle)), [x], checkpoints=[middle]))
 
 
-def test_no_checkpoint_on_the_way_is_an_error(tf, session):
+@pytest.mark.parametrize('among_xs', [False, True])
+def test_a_checkpoint_that_is_one_of_two_outputs_of_an_op(tf, session, among_xs):
+    x = tf.get_variable('x', [6], initializer=tf.random_normal_initializer(seed=1))
+    first, second = tf.split(tf.sin(x * 3), 2)
+    y = tf.reduce_sum(tf.square(second) * tf.exp(first))
+    session.run(tf.global_variables_initializer())
+    for checkpoint in (first, second):
+        assert_equal(both(tf, session, y, [x, second] if among_xs else [x], checkpoints=[checkpoint]))
+
+
+def copies(ops):
+    """Name -> op, of what was recomputed."""
+    return {op.name.removeprefix('recompute/'): op for op in ops if op.name.startswith('recompute/')}
+
+
+def test_what_the_copy_takes_over_from_the_original(tf, session):
+    """Shapes, constants (from which TensorFlow infers more), what does not depend on xs; but not the place of its ops."""
+    from memory_saving_gradients import gradients
+    x = tf.get_variable('x', [4], initializer=tf.ones_initializer())
+    sizes, scale = tf.placeholder(tf.int32, [2]), tf.exp(tf.placeholder(tf.float32, []))
+    square = tf.reshape(tf.sin(x), sizes)
+    square.set_shape([2, 2])
+    with tf.colocate_with(scale.op):
+        middle = tf.tanh(tf.reshape(square * scale, [4], name='flat'))
+    gradients(tf.reduce_sum(tf.exp(middle)), [x], checkpoints=[middle])
+    found = copies(tf.get_default_graph().get_operations())
+    assert list(found) == ['Sin', 'Reshape', 'mul', 'flat', 'Tanh']     # in the order of the originals
+    assert found['Reshape'].outputs[0].shape.as_list() == [2, 2]
+    assert found['flat'].inputs[1].op.type == 'Const'
+
+
+@pytest.mark.parametrize('checkpoint', ['not needed for ys', 'without x', 'behind ys'])
+def test_no_checkpoint_on_the_way_is_an_error(tf, session, checkpoint):
     from memory_saving_gradients import gradients
     x = tf.get_variable('x', [2], initializer=tf.zeros_initializer())
+    constant = tf.constant(2.0)
+    y = tf.reduce_sum(tf.square(x) * constant)
+    tensor = {'not needed for ys': tf.constant(1.0), 'without x': constant, 'behind ys': y + 1}[checkpoint]
     with pytest.raises(ValueError, match='no checkpoint lies between'):
-        gradients(tf.reduce_sum(tf.square(x)), [x], checkpoints=[tf.constant(1.0)])
+        gradients(y, [x], checkpoints=[tensor])
 
 
-def test_a_loop_cannot_be_recomputed(tf, session):
+@pytest.mark.parametrize('control_flow', ['enable_control_flow_v2', 'disable_control_flow_v2'])
+@pytest.mark.parametrize('kind', ['loop', 'branch', 'one of several branches'])
+def test_a_loop_or_a_branch_cannot_be_recomputed(tf, session, kind, control_flow):
     from memory_saving_gradients import gradients
-    x = tf.get_variable('x', [2], initializer=tf.ones_initializer())
-    looped = tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), [0, x.read_value()])[1] + 1
-    with pytest.raises(ValueError, match='loop or a branch cannot be recomputed'):
-        gradients(tf.reduce_sum(tf.square(looped)), [x], checkpoints=[looped])
+    getattr(tf, control_flow)()
+    try:
+        x = tf.get_variable('x', [2], initializer=tf.ones_initializer())
+        value = x.read_value()
+        made = {'loop': lambda: tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), [0, value])[1],
+                'branch': lambda: tf.cond(value[0] > 0, lambda: value * 2, lambda: value * 3),
+                'one of several branches': lambda: tf.switch_case(tf.cast(value[0], tf.int32), [lambda: value * 2,
+                                                                                               lambda: value * 3])}[kind]() + 1
+        with pytest.raises(ValueError, match='loop or a branch cannot be recomputed'):
+            gradients(tf.reduce_sum(tf.square(made)), [x], checkpoints=[made])
+    finally:
+        tf.enable_control_flow_v2()

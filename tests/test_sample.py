@@ -42,13 +42,46 @@ def test_temperature_0_is_greedy(tf, session):
     assert tokens.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize('truncation', [{'top_k': 10, 'top_p': 0.0}, {'top_k': 0, 'top_p': 0.9}], ids=str)
 @pytest.mark.parametrize('uniform', [0.0, 0.5, 1 - 2 ** -24, 1.0])
-def test_the_ends_of_the_unit_interval_stay_inside_the_truncation(tf, session, uniform):
+def test_the_ends_of_the_unit_interval_stay_inside_the_truncation(tf, session, uniform, truncation):
     import sample
     logits = np.full([1, 50257], -1.0, np.float32)
-    logits[0, 7000:7010] = 3.0
-    token, = session.run(sample.next_token(tf.constant(logits), tf.constant([uniform], tf.float32), temperature=1, top_k=10, top_p=0.0))
+    logits[0, 7000:7010] = 12.0
+    token, = session.run(sample.next_token(tf.constant(logits), tf.constant([uniform], tf.float32), temperature=1, **truncation))
     assert 7000 <= token < 7010
+
+
+def test_the_nucleus_is_full_as_soon_as_it_has_reached_p(tf, session):
+    import sample
+    logits = tf.constant(LOGITS[None], tf.float32)
+    likeliest = tf.nn.softmax(logits)[0, 0]
+    assert (session.run(sample.top_p_logits(logits, likeliest)) > -1e9).sum() == 1
+
+
+def test_a_tie_in_one_row_changes_nothing_in_another(tf, session):
+    import sample
+    rows, settings = [[-1.0, 0.0, 2.0], [1.0, 0.0, 0.0]], {'temperature': 1, 'top_k': 2, 'top_p': 0.0}
+    for uniform, alone in ((0.0, 2), (0.95, 1)):        # drawn from the most likely downwards
+        tokens = session.run([sample.next_token(tf.constant(rows[:n]), tf.fill([n], uniform), **settings) for n in (1, 2)])
+        assert tokens[0].tolist() == [alone]
+        assert tokens[1].tolist() == [alone, 2 if uniform else 0]
+
+
+def test_a_sum_of_probabilities_that_rounding_leaves_below_1_has_no_token_behind_it(tf, session):
+    import sample
+    logits = np.random.default_rng(0).normal(size=[16, 50257]).astype(np.float32)
+    totals, tokens = session.run([tf.cumsum(tf.nn.softmax(logits), axis=-1)[:, -1],
+                                  sample.draw(tf.constant(logits), tf.fill([16], np.float32(1 - 2 ** -24)))])
+    assert totals.min() < 1 - 2 ** -22
+    assert tokens.max() < 50257
+
+
+def test_a_token_is_penalized_once_and_in_its_own_row(tf, session):
+    import sample
+    logits = [[2.0, -1.0, 0.5, 3.0]] * 2
+    penalized = session.run(sample.penalize(tf.constant(logits), tf.constant([[0, 1, 0], [2, -1, -1]]), 2.0))
+    assert penalized.tolist() == [[1, -2, 0.5, 3], [2, -1, 0.25, 3]]
 
 
 def test_settings_can_be_fed(tf, session):
