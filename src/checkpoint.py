@@ -104,11 +104,11 @@ class Run:
             run_state.write(prefix, state)
             files.sync(self.directory)
             self._name(state)
-        except (OSError, tf.errors.OpError) as error:
+        except (OSError, UserError, tf.errors.OpError) as error:
             with contextlib.suppress(OSError):
+                run_dir.clean(self.directory)
                 if model_dir.latest_checkpoint(self.directory) != prefix:
                     run_dir.remove_checkpoint(prefix)
-                run_dir.clean(self.directory)
             why = reason(error) if isinstance(error, OSError) else _cause(error)
             kept = model_dir.latest_checkpoint(self.directory)
             raise UserError(f'cannot save {prefix}: {why}; '

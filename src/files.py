@@ -6,15 +6,25 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from errors import UserError, reason
+
 CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone."""
+    """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone.
+
+    Raises UserError that names the file, `path`.part until then, if it cannot be opened.
+    """
     part = f'{path}.part'
     try:
-        with open(part, 'wb') as file:
+        file = open(part, 'wb')     # noqa: SIM115  (what is there but cannot be written to is not ours to remove)
+    except OSError as error:
+        todo = f'; remove {part}' if os.path.lexists(part) else ''
+        raise UserError(f'cannot write {part}, which would become {path} when it is whole: {reason(error)}{todo}') from None
+    try:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
