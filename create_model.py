@@ -12,6 +12,8 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
 import model_dir
+import run_state
+import tensor_files
 from corpus_flags import add_text_flags, text_format
 from errors import UserError, run
 from flags import Parser, non_negative_int, positive_int
@@ -90,6 +92,9 @@ def main() -> None:
     target = os.path.join(args.models_dir, args.name)
     run_directory = args.from_run and model_dir.find_run(args.from_run)
     prefix = run_directory and model_dir.find_checkpoint(run_directory)
+    if run_directory:
+        run_state.read(prefix)      # which says if the checkpoint is damaged
+        tensor_files.check_checkpoint(prefix, load_hparams(run_directory).shapes())
     with model_dir.new_directory(target) as unfinished:
         hparams = settings_from_run(run_directory, unfinished) if run_directory else settings_from_text(args, unfinished)
         with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:

@@ -12,6 +12,7 @@ import model_dir
 import plot
 import run_dir
 import run_state
+import tensor_files
 import token_cache
 from corpus_flags import text_format
 from encoder import Encoder, load_encoder
@@ -57,7 +58,8 @@ class Job:
 def prepare(args: argparse.Namespace) -> Job:
     """Reads the model's settings and the corpus, takes the run's directory. Raises UserError for what is wrong.
 
-    A dry run writes nothing: it neither takes the directory nor makes it, and keeps the corpus's tokens in memory.
+    A dry run writes nothing: it neither takes the directory nor makes it. It reads the corpus's tokens where the run has them,
+    and else keeps them in memory.
     """
     check_flags(args)
     directory = model_dir.find_model(args.model_name, args.models_dir)
@@ -72,6 +74,7 @@ def prepare(args: argparse.Namespace) -> Job:
     with contextlib.ExitStack() as stack:       # which gives the directory back if something turns out wrong
         lock = None if args.dry_run else take(run_directory, stack)
         checkpoint, state = starting_point(args, directory, run_directory, hparams)
+        tensor_files.check_checkpoint(checkpoint, hparams.shapes())
         train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length)
         if args.dry_run:
             check_writable(run_directory)
@@ -137,7 +140,7 @@ def corpus(args, encoder: Encoder, model_directory: str, run_directory: str, seq
     """The chunks to train on, the batches to validate on, and a key of what is trained on (see token_cache)."""
     def load(name: str) -> tuple[list[np.ndarray], str | None]:
         return load_chunks(args, getattr(args, name), encoder, model_directory,
-                           None if args.no_cache or args.dry_run else os.path.join(run_directory, name))
+                           None if args.no_cache else os.path.join(run_directory, name))
 
     chunks, key = load('dataset')
     held_out = []
@@ -188,7 +191,7 @@ def load_chunks(args, path: str, encoder: Encoder, model_directory: str, cache: 
     print(f'Loading dataset {path}', flush=True)
     vocabulary = token_cache.checksum(os.path.join(model_directory, name) for name in ('encoder.json', 'vocab.bpe'))
     chunks, key = token_cache.load_corpus(encoder, path, args.combine, text_format(args), args.processes, place=cache,
-                                          vocabulary=vocabulary)
+                                          vocabulary=vocabulary, write=not args.dry_run)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
     return chunks, key
 

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import model_dir
+import tensor_files
 from continuation import Settings, whole
 from encoder import load_encoder
 from errors import UserError, reason
@@ -80,7 +81,7 @@ class Flags:
             self.directory = model_dir.find_model(str(self.model_name), str(self.models_dir))
         self.hparams, self.encoder = load_hparams(self.directory), load_encoder(self.directory)
         check_vocabulary(self.hparams, self.encoder.n_vocab, self.directory)
-        model_dir.find_checkpoint(self.directory)
+        tensor_files.check_checkpoint(model_dir.find_checkpoint(self.directory), self.hparams.shapes())
 
 
 @dataclasses.dataclass

@@ -33,10 +33,11 @@ class Place:
             return function(*args)
         return counted
 
-    def load(self, path=None, combine=50000, format=PLAIN, place='dataset', vocabulary='v'):
+    def load(self, path=None, combine=50000, format=PLAIN, place='dataset', vocabulary='v', write=True):
         self.encoded = 0
         chunks, self.key = token_cache.load_corpus(self.enc, str(path or self.corpus), combine, format, 1,
-                                                   place=place and str(self.cache / place), vocabulary=vocabulary)
+                                                   place=place and str(self.cache / place), vocabulary=vocabulary,
+                                                   write=write)
         self.said = self.capsys.readouterr().out.replace(str(self.cache), 'RUN')
         return chunks
 
@@ -133,6 +134,28 @@ def test_a_corpus_of_tokens_is_checked_once_and_not_copied(place, tmp_path, monk
     np.savez(tmp_path / 'a.npz', np.arange(7) + 999)
     with pytest.raises(UserError, match='holds the id 999'):
         place.load(tmp_path / 'a.npz')
+
+
+def contents(place):
+    return {name: (place.cache / name).read_bytes() for name in place.files()}
+
+
+def test_a_cache_that_may_not_be_written_is_read(place, tmp_path):
+    expected = place.enc.encode('the quick brown fox')
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert place.files() == [] and place.said == ''
+    place.load()
+    before = contents(place)
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 0
+    assert place.said == 'its tokens are in RUN/dataset.npz\n'
+    place.load(combine=3, write=False)
+    assert place.encoded == 1 and place.said == ''
+    np.savez(tmp_path / 'a.npz', np.arange(5))
+    assert place.load(tmp_path / 'a.npz', write=False)[0].tolist() == [*range(5)]
+    flip(place.cache / 'dataset.npz')
+    damaged = (place.cache / 'dataset.npz').read_bytes()
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert contents(place) == before | {'dataset.npz': damaged}
 
 
 def test_a_pipe_is_not_kept(place):
