@@ -128,7 +128,10 @@ def check_encoder(directory: str, source: str, hparams: HParams) -> None:
     try:
         encoder = load_encoder(directory)
     except UserError as error:
-        raise UserError(f'the vocabulary in {source} will not do: {str(error).replace(directory, "")}') from None
+        told = str(error).replace(os.path.join(directory, ''), '')
+        if os.path.exists(os.path.join(source, 'vocab.json')):
+            told = told.replace('encoder.json', 'vocab.json').replace('vocab.bpe', 'merges.txt')
+        raise UserError(f'the vocabulary in {source} will not do: {told}') from None
     check_vocabulary(hparams, encoder.n_vocab, source, vocabulary='the vocabulary', size='vocab_size in config.json')
 
 

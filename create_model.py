@@ -15,9 +15,10 @@ import model_dir
 import run_state
 import tensor_files
 from corpus_flags import add_text_flags, text_format
+from encoder import load_encoder
 from errors import UserError, run
 from flags import Parser, non_negative_int, positive_int
-from hparams import HParams, default_hparams, load_hparams
+from hparams import HParams, check_vocabulary, default_hparams, load_hparams
 from learn_vocabulary import SMALLEST_VOCABULARY, learn_vocabulary, write_vocabulary
 from load_dataset import read_texts
 
@@ -44,6 +45,16 @@ def parse_flags() -> argparse.Namespace:
     other.add_argument('--seed', metavar='N', type=non_negative_int,
                        help='for the same random weights each time (default: other ones each time)')
     return parser.parse_args()
+
+
+def check_run(run_directory: str) -> str:
+    """The newest checkpoint of a run. Raises UserError unless it is sound, and all else that a model needs is there."""
+    hparams = load_hparams(run_directory)
+    check_vocabulary(hparams, load_encoder(run_directory).n_vocab, run_directory)
+    prefix = model_dir.find_checkpoint(run_directory)
+    run_state.read(prefix)      # which says if it is damaged
+    tensor_files.check_checkpoint(prefix, hparams.shapes())
+    return prefix
 
 
 def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
@@ -91,10 +102,7 @@ def main() -> None:
     args = parse_flags()
     target = os.path.join(args.models_dir, args.name)
     run_directory = args.from_run and model_dir.find_run(args.from_run)
-    prefix = run_directory and model_dir.find_checkpoint(run_directory)
-    if run_directory:
-        run_state.read(prefix)      # which says if the checkpoint is damaged
-        tensor_files.check_checkpoint(prefix, load_hparams(run_directory).shapes())
+    prefix = run_directory and check_run(run_directory)
     with model_dir.new_directory(target) as unfinished:
         hparams = settings_from_run(run_directory, unfinished) if run_directory else settings_from_text(args, unfinished)
         with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:

@@ -15,14 +15,16 @@ CHUNK = 1 << 20
 def replacing(path: str) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone.
 
-    Raises UserError that names the file, `path`.part until then, if it cannot be opened.
+    Until then it is `path`.part. Raises UserError that names what is in the way if it cannot be opened.
     """
     part = f'{path}.part'
     try:
         file = open(part, 'wb')     # noqa: SIM115  (what is there but cannot be written to is not ours to remove)
     except OSError as error:
-        todo = f'; remove {part}' if os.path.lexists(part) else ''
-        raise UserError(f'cannot write {part}, which would become {path} when it is whole: {reason(error)}{todo}') from None
+        if os.path.lexists(part):
+            raise UserError(f'cannot write {part}, which would become {path} when it is whole: {reason(error)}; remove {part}'
+                            ) from None
+        raise UserError(f'cannot write {path}: {reason(error)}') from None
     try:
         with file:
             yield file

@@ -8,14 +8,12 @@ import re
 import shutil
 import sys
 
-import numpy as np
 import pytest
 
 import job
 import plan
 import run_dir
-import tensor_files
-from conftest import TEXT
+from conftest import TEXT, write_zeros
 from encoder import load_encoder
 from errors import UserError
 from hparams import load_hparams
@@ -37,12 +35,6 @@ def place(settings_directory, tmp_path):
     write_zeros(tmp_path / 'models/toy/model.ckpt', load_hparams(str(settings_directory)).shapes())
     (tmp_path / 'corpus.txt').write_text(TEXT)
     return tmp_path
-
-
-def write_zeros(prefix, shapes):
-    shapes = dict(sorted(shapes.items()))
-    with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
-        tensor_files.write_bundle(data, index, shapes, map(np.zeros, shapes.values()))
 
 
 @pytest.fixture

@@ -216,6 +216,19 @@ def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeyp
     train('--max_steps', 2, *FLAGS)
 
 
+def test_tokens_that_are_cut_during_training_end_it_in_one_line(train, home, monkeypatch):
+    import training
+    np.savez(home / 'given.npz', np.arange(5000) % 250)
+    observe = training.Training.observe
+
+    def cut(self):
+        observe(self)
+        os.truncate(home / 'given.npz', 100)
+    monkeypatch.setattr(training.Training, 'observe', cut)
+    with pytest.raises(UserError, match='given.npz was cut while it was read'):
+        train('--dataset', 'given.npz', '--max_steps', 9, *FLAGS)
+
+
 def test_validation_texts_are_kept_too(train, home):
     (home / 'other.txt').write_text('the fox goes on and on. ' * 30)
     flags = ('--val_dataset', 'other.txt', '--val_every', 1, '--val_batch_count', 2, *FLAGS)
