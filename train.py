@@ -2,11 +2,16 @@
 """Fine-tunes GPT-2 on your own text. Ctrl-C saves and ends a run; the same command goes on with it."""
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
+import local_workers
+from agreement import agree
+from cluster import Cluster, find_cluster
 from corpus_flags import add_text_flags, add_token_flags
 from errors import run
 from flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
@@ -25,6 +30,7 @@ def parse_flags() -> argparse.Namespace:
     add_run_flags(parser.add_argument_group('run'))
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
+    add_worker_flags(parser.add_argument_group('several workers'))
     return parser.parse_args()
 
 
@@ -137,35 +143,84 @@ def add_validation_flags(group) -> None:
                        help='end when N validations in a row were no better than the best; 0 never')
 
 
-def train(args: argparse.Namespace, job: Job) -> None:
+def add_worker_flags(group) -> None:
+    group.add_argument('--local_workers', metavar='N', type=positive_int,
+                       help='train with N processes on this machine: one for each GPU, or with equal shares of the cores')
+    group.add_argument('--max_restarts', metavar='N', type=non_negative_int, default=3,
+                       help='of --local_workers: start all again from the last checkpoint when one dies, at most N times')
+    group.add_argument('--workers', metavar='HOST:PORT,...',
+                       help='train with all of these, each started with the same flags and its own --worker_index; each '
+                            'takes --batch_size sequences. Anyone who reaches the ports can take part: trusted networks only '
+                            '(default: what TF_CONFIG says)')
+    group.add_argument('--worker_index', metavar='I', type=non_negative_int,
+                       help='which of --workers this process is, from 0; number 0 saves, samples and reports')
+    group.add_argument('--slurm', action='store_true', help='the workers are the tasks of this SLURM job step')
+    group.add_argument('--reduce_precision', choices=['float32', 'bfloat16'], default='float32',
+                       help='of gradients on their way between workers; bfloat16 halves the traffic')
+    group.add_argument('--dist_timeout', metavar='SECONDS', type=positive_float, default=600.0,
+                       help='give up a worker that is silent for so long; more than saving and sampling take')
+    group.add_argument('--dist_startup_timeout', metavar='SECONDS', type=positive_float, default=600.0,
+                       help='wait so long for all workers to come')
+
+
+def train(args: argparse.Namespace, job: Job, cluster: Cluster) -> None:
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from runtime import load_tensorflow
-    load_tensorflow()
-    from training import Training
+    load_tensorflow(several=cluster.count > 1)
+    from distributed import Workers
+    workers = Workers(cluster, timeout=args.dist_timeout, startup_timeout=args.dist_startup_timeout)
+    with workers.together():
+        if workers.count > 1:
+            agree(workers.gather, args, job)
+        if not at_end(args, job):
+            train_steps(args, job, workers)
 
-    with StopSignal() as stop, Training(args, job) as training:
-        while not stop.received:
+
+def train_steps(args: argparse.Namespace, job: Job, workers) -> None:
+    from training import Training
+    with StopSignal() as signal, Training(args, job, workers) as training:
+        while not training.stopping(signal):
             training.observe()
             training.save_if_due()
-            if training.finished():
+            if training.finished() or training.stopping(signal):
                 break
-            if not stop.received:
-                training.update()
-        training.say(training.finished() or f'{stop.received}: stopping')
+            training.update(signal)
+        training.say(training.finished() or f'{training.stopping(signal)}: stopping')
+
+
+def at_end(args: argparse.Namespace, job: Job) -> bool:
+    """Whether the run has nothing more to do, which is said."""
+    why = finished(args, job.state, job.train.total_size)
+    if why:
+        print(f'{job.run_directory} is at its end after {job.state.step} steps already: {why}')
+    return why is not None
 
 
 def main() -> None:
     args = parse_flags()
+    if args.local_workers and not args.dry_run:
+        sys.exit(local_workers.train(args, sys.argv))
+    cluster = find_cluster(args)
     memory = available_memory()     # before the corpus takes some
-    job = prepare(args)
-    if args.dry_run:
-        print(plan(args, job, memory))
-        return
-    with job.lock:
-        if why := finished(args, job.state, job.train.total_size):
-            print(f'{job.run_directory} is at its end after {job.state.step} steps already: {why}')
-        else:
-            train(args, job)
+    with quiet(cluster):
+        job = prepare(args, cluster)
+        if args.dry_run:
+            print(plan(args, job, memory))
+            return
+        with job.lock or contextlib.nullcontext():
+            if cluster.count > 1 or not at_end(args, job):
+                train(args, job, cluster)
+
+
+@contextlib.contextmanager
+def quiet(cluster: Cluster) -> Iterator[None]:
+    """Keeps standard output for what worker 0 has to say."""
+    if cluster.index == 0:
+        yield
+    else:
+        print(f'{cluster.name(cluster.index)} of {cluster.count}: {cluster.name(0)} tells how training goes', flush=True)
+        with open(os.devnull, 'w', encoding='utf-8') as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import run_dir
 import run_state
 import tensor_files
 import token_cache
+from cluster import ONE_WORKER, Cluster
 from corpus_flags import text_format
 from encoder import Encoder, load_encoder
 from errors import UserError, reason
@@ -36,14 +37,15 @@ class Job:
     model_directory: str
     run_directory: str
     sample_directory: str
-    checkpoint: str             # prefix to restore from
+    checkpoint: str | None      # prefix to restore from; None with workers that get everything from worker 0
     state: RunState             # where the run stands: at its beginning, unless the checkpoint is its own
-    lock: TextIO | None         # on the run directory, to be closed at the end; None for a dry run
+    lock: TextIO | None         # on the run directory, to be closed at the end; None where nothing is written
     settings: dict              # for settings.json
     seq_length: int
     sample_length: int
     memory_saving: bool
     weight_decay: float
+    workers: int
     train: Sampler
     validation: list[np.ndarray]    # batches, the same ones each time
     noise: np.random.Generator
@@ -55,11 +57,11 @@ class Job:
         return {'data': self.train.rng, 'noise': self.noise, 'contexts': self.contexts.rng, 'sampling': self.sampling}
 
 
-def prepare(args: argparse.Namespace) -> Job:
+def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
     """Reads the model's settings and the corpus, takes the run's directory. Raises UserError for what is wrong.
 
     A dry run writes nothing: it neither takes the directory nor makes it. It reads the corpus's tokens where the run has them,
-    and else keeps them in memory.
+    and else keeps them in memory. Of several workers, worker 0 takes the directory, and knows where the run stands.
     """
     check_flags(args)
     directory = model_dir.find_model(args.model_name, args.models_dir)
@@ -71,21 +73,23 @@ def prepare(args: argparse.Namespace) -> Job:
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token is there to predict the second')
     run_directory, sample_directory = os.path.join(CHECKPOINT_DIR, args.run_name), os.path.join(SAMPLE_DIR, args.run_name)
+    lock, checkpoint, state = None, None, RunState()
     with contextlib.ExitStack() as stack:       # which gives the directory back if something turns out wrong
-        lock = None if args.dry_run else take(run_directory, stack)
-        checkpoint, state = starting_point(args, directory, run_directory, hparams)
-        tensor_files.check_checkpoint(checkpoint, hparams.shapes())
-        train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length)
+        if cluster.index == 0:
+            lock = None if args.dry_run else take(run_directory, stack)
+            checkpoint, state = starting_point(args, directory, run_directory, hparams)
+            tensor_files.check_checkpoint(checkpoint, hparams.shapes())
+        train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length, cluster)
         if args.dry_run:
             check_writable(run_directory)
             check_writable(sample_directory)
-        else:
+        elif cluster.index == 0:
             make_writable(sample_directory)
             run_dir.clean(run_directory)
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
         job = Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, state, lock,
-                  run_dir.describe(args, train, run_directory, corpus_key), seq_length, sample_length,
-                  recompute(args, hparams), weight_decay(args), Sampler(train, seed=data_seed), validation,
+                  run_dir.describe(args, train, run_directory, corpus_key, cluster.count), seq_length, sample_length,
+                  recompute(args, hparams), weight_decay(args), cluster.count, Sampler(train, seed=data_seed), validation,
                   np.random.default_rng(noise_seed), Sampler(train, seed=context_seed), np.random.default_rng(sampling_seed))
         go_on(job)
         stack.pop_all()
@@ -101,11 +105,16 @@ def take(run_directory: str, stack: contextlib.ExitStack) -> TextIO:
     return lock
 
 
-def go_on(job: Job) -> None:
-    """Sets the random generators to where the run left them, and says what has changed since."""
+def set_generators(job: Job) -> None:
+    """Sets the random generators to where the run left them."""
     for name, generator in job.generators().items():
         if name in job.state.generators:
             generator.bit_generator.state = job.state.generators[name]
+
+
+def go_on(job: Job) -> None:
+    """Sets the random generators, and says what has changed since the run was here last."""
+    set_generators(job)
     before = run_dir.read_settings(job.run_directory) if job.state.step else None
     for change in run_dir.changes(before, job.settings) if before else []:
         print(f'This run goes on with other settings: {change}')
@@ -135,12 +144,14 @@ def starting_point(args, directory: str, run_directory: str, hparams: HParams) -
     return prefix, RunState()
 
 
-def corpus(args, encoder: Encoder, model_directory: str, run_directory: str, seq_length: int
+def corpus(args, encoder: Encoder, model_directory: str, run_directory: str, seq_length: int, cluster: Cluster
            ) -> tuple[list[np.ndarray], list[np.ndarray], str | None]:
     """The chunks to train on, the batches to validate on, and a key of what is trained on (see token_cache)."""
     def load(name: str) -> tuple[list[np.ndarray], str | None]:
-        return load_chunks(args, getattr(args, name), encoder, model_directory,
-                           None if args.no_cache else os.path.join(run_directory, name))
+        place = None if args.no_cache else os.path.join(run_directory, name)
+        alone = not place or args.dry_run or cluster.count == 1
+        with contextlib.nullcontext() if alone else run_dir.one_at_a_time(place):
+            return load_chunks(args, getattr(args, name), encoder, model_directory, place)
 
     chunks, key = load('dataset')
     held_out = []
@@ -202,8 +213,9 @@ def validation_batches(args, chunks: list[np.ndarray], seq_length: int) -> list[
     return [draw_batch(sampler, args.val_batch_size, seq_length) for _ in range(args.val_batch_count)]
 
 
-def draw_batch(sampler: Sampler, batch_size: int, length: int) -> np.ndarray:  # -> [batch, sequence]
-    return np.stack([sampler.sample(length) for _ in range(batch_size)])
+def draw_batch(sampler: Sampler, batch_size: int, length: int, own: slice = slice(None)) -> np.ndarray:
+    """Of a batch that is drawn, [batch, sequence], the rows `own`."""
+    return np.stack([sampler.sample(length) for _ in range(batch_size)][own])
 
 
 def recompute(args, hparams: HParams) -> bool:

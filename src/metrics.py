@@ -44,6 +44,22 @@ def read_metrics(path: str) -> list[dict]:
     return rows
 
 
+class NoLog:
+    """The log of a worker that keeps none: worker 0 tells everything."""
+
+    def train(self, step: int, **values: float) -> None:
+        pass
+
+    def validation(self, step: int, loss: float) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Log:
     """Prints `[step | seconds] loss=… avg=…`, writes metrics.jsonl, and TensorBoard's scalars, into the run directory.
 

@@ -7,6 +7,7 @@ import tensorflow.compat.v1 as tf
 
 import memory_saving_gradients
 from accumulate import Accumulator
+from distributed import Workers
 
 # How much of the learning rate is left at a share of the run, 0 to 1 (Loshchilov & Hutter 2017 for the cosine).
 SCHEDULES = {
@@ -105,21 +106,24 @@ def clip(gradients: list, norm, most: float) -> list:
 
 
 class TrainStep:
-    """One update of `variables` against the gradient of `loss`, averaged over `accumulate` batches.
+    """One update of `variables` against the gradient of `loss`, averaged over `accumulate` batches and over all workers.
 
     memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: most length
     of the gradient; 0 leaves it as it is, and lets each variable be updated as soon as its own gradient is there.
+    reduce_dtype: in which gradients travel from worker to worker.
     """
 
     def __init__(self, loss, variables, *, optimizer='adam', accumulate=1, memory_saving=False, clip_norm=0.0,
-                 weight_decay=0.0):
-        self._loss, self._accumulate = loss, accumulate
+                 weight_decay=0.0, workers: Workers | None = None, reduce_dtype=tf.float32):
+        self._accumulate = accumulate
         self._rate = tf.placeholder(tf.float32, [], 'learning_rate')
+        self._stop = tf.placeholder(tf.float32, [], 'stop')
         differentiate = memory_saving_gradients.gradients if memory_saving else tf.gradients
         gradients, at_checkpoints = gradients_of(loss, variables, loss.graph.get_collection('checkpoints'), differentiate)
         if accumulate > 1:
-            self._accumulator = Accumulator(gradients)
-            gradients = self._accumulator.mean(accumulate)
+            self._accumulator = Accumulator([*gradients, loss])
+            *gradients, loss = self._accumulator.mean(accumulate)
+        gradients, self._loss, self._stops = _over_all(workers or Workers(), gradients, loss, self._stop, reduce_dtype)
         self._norm = global_norm(gradients)
         if clip_norm:
             gradients = clip(gradients, self._norm, clip_norm)
@@ -140,13 +144,22 @@ class TrainStep:
         session.run([variable.initializer for variable in self._state],
                     {assign.inputs[1]: np.zeros(assign.inputs[1].shape, np.float32) for assign in moments})
 
-    def run(self, session: tf.Session, feeds: list[dict], rate: float) -> tuple[float, float]:
-        """Makes one update from `accumulate` feeds, one for each batch. Returns their mean loss and the gradient's norm."""
+    def run(self, session: tf.Session, feeds: list[dict], rate: float, stop: bool = False) -> tuple[float, float, bool]:
+        """Makes one update from `accumulate` feeds, one for each batch.
+
+        Returns their mean loss, the gradient's norm, and whether any worker said stop: with every worker the same.
+        """
+        feed = {self._rate: rate, self._stop: float(stop)}
         if self._accumulate == 1:
-            [feed] = feeds
-            loss, norm, _ = session.run([self._loss, self._norm, self._update], {**feed, self._rate: rate})
-            return float(loss), float(norm)
-        ops = [self._accumulator.first] + [self._accumulator.add] * (len(feeds) - 1)
-        losses = [session.run([self._loss, op], feed)[0] for feed, op in zip(feeds, ops)]
-        norm, _ = session.run([self._norm, self._update], {self._rate: rate})
-        return float(sum(losses) / len(losses)), float(norm)
+            feed |= feeds[0]
+        else:
+            for batch, op in zip(feeds, [self._accumulator.first] + [self._accumulator.add] * (len(feeds) - 1)):
+                session.run(op, batch)
+        loss, norm, stops, _ = session.run([self._loss, self._norm, self._stops, self._update], feed)
+        return float(loss), float(norm), bool(stops > 0)
+
+
+def _over_all(workers: Workers, gradients: list, loss, stop, dtype) -> tuple[list, tf.Tensor, tf.Tensor]:
+    """Means over all workers: gradients, loss, and a stop flag, in one go. The last gradients come first out of backpropagation."""
+    *means, report = workers.mean([*(tf.cast(gradient, dtype) for gradient in reversed(gradients)), tf.stack([loss, stop])])
+    return means[::-1], report[0], report[1]

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from typing import TextIO
 
 import numpy as np
@@ -80,6 +81,19 @@ def _owner(file: TextIO) -> str:
     return file.read().strip() or 'unknown'
 
 
+@contextlib.contextmanager
+def one_at_a_time(path: str) -> Iterator[None]:
+    """Waits until no other process is in here with the same path. Raises UserError if its directory cannot be written to."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = open(f'{path}.lock', 'a', encoding='utf-8')      # noqa: SIM115
+    except OSError as error:
+        raise UserError(f'cannot write to {os.path.dirname(path)}: {reason(error)}') from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def clean(directory: str) -> None:
     """Removes what an interrupted save left: unfinished files, and parts of a checkpoint that was never whole."""
     for pattern in ('*.part', '*.tempstate*', 'model-*_temp'):
@@ -140,7 +154,7 @@ def remove(directory: str) -> None:
         os.removedirs(os.path.dirname(directory))
 
 
-def describe(args, chunks: list[np.ndarray], directory: str, key: str | None) -> dict:
+def describe(args, chunks: list[np.ndarray], directory: str, key: str | None, workers: int = 1) -> dict:
     """The settings of a run as settings.json holds them: flags, corpus, versions.
 
     key: tells whether the corpus is the one that the run in `directory` had before, whose checksum is taken then; else,
@@ -155,7 +169,7 @@ def describe(args, chunks: list[np.ndarray], directory: str, key: str | None) ->
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {'flags': vars(args), 'versions': versions,
+    return {'flags': vars(args), 'versions': versions, 'workers': workers,
             'corpus': {'name': args.dataset, 'tokens': sum(map(len, chunks)), 'chunks': len(chunks),
                        'sha256': checksum, 'key': key}}
 
@@ -195,6 +209,9 @@ def changes(before: dict, now: dict) -> list[str]:
     old, new = before['flags'].get('max_steps'), now['flags']['max_steps']
     if old != new and now['flags']['learning_rate_schedule'] != 'constant':
         told.append(f'--max_steps, where the learning rate ends: {old} before, {new} now')
+    old, new = before.get('workers', 1), now['workers']
+    if old != new:
+        told.append(f'the number of workers, each with --batch_size sequences: {old} before, {new} now')
     if before['corpus'].get('sha256') != now['corpus']['sha256']:
         told.append(f'the corpus: {before["corpus"].get("name")} of {before["corpus"].get("tokens")} tokens before, '
                     f'{now["corpus"]["name"]} of {now["corpus"]["tokens"]} now')

@@ -14,17 +14,23 @@ DEFAULT_ENVIRONMENT = {
 MOST_SHARDS = 8
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(devices: bool = True, several: bool = False) -> None:
     """Imports TensorFlow for graphs and sessions, and lets it look for GPUs: once all else about a command is good.
+
+    Which GPUs it may see is settled when it first looks; devices=False puts that off. several: that this is one of several
+    workers, where the runtime has much to say, and nothing of use, when one is lost.
 
     What the user has set in the environment stays. The libraries' start-up chatter, part of which no setting turns off,
     is held back, and shown only if the import fails.
     """
+    if several:
+        os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')      # nothing
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _stderr_held_back():
         import tensorflow.compat.v1 as tf
-        tf.config.list_physical_devices()
+        if devices:
+            tf.config.list_physical_devices()
     tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_eager_execution()
 

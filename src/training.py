@@ -19,30 +19,45 @@ import optimize
 import plot
 import run_dir
 import sample
+from distributed import Workers
 from draw_ahead import DrawAhead
 from errors import UserError
 from job import Job, draw_batch, finished
-from runtime import session_config
+from stop_signal import StopSignal
 
 
 class Training:
-    """The graph of a run with its weights restored. As a context manager, it saves what is unsaved at a normal end."""
+    """The graph of a run with its weights restored. As a context manager, it saves what is unsaved at a normal end.
 
-    def __init__(self, args: argparse.Namespace, job: Job):
-        self._args, self._job, self._state = args, job, job.state
+    Every worker trains and validates; worker 0 alone restores, saves, samples and reports.
+    """
+
+    def __init__(self, args: argparse.Namespace, job: Job, workers: Workers):
+        self._args, self._job, self._state, self._workers = args, job, job.state, workers
+        self._own = slice(workers.index * args.batch_size, (workers.index + 1) * args.batch_size)   # rows of each batch
+        self._stopping = None
         self._saved, self._saved_at = job.state.step, time.time()
         self._improved = False
         self._feeds = DrawAhead(self._draw, {'data': job.train.rng, 'noise': job.noise})
         graph = tf.Graph()
         with graph.as_default():
             self._build()
-            self._session = tf.Session(graph=graph, config=session_config())
-            self._restore()
-            if args.overwrite:
-                run_dir.clear(job.run_directory)
-            run_dir.write_settings(job.run_directory, job.settings)
-            self._run = checkpoint.Run(job.run_directory, job.model_directory, args.keep, args.keep_best)
-            self._log = metrics.Log(job.run_directory, job.state, args.max_steps)
+            self._session = workers.session(graph)
+            if workers.leads:
+                self._lead()
+            else:
+                self._log = metrics.NoLog()
+            workers.broadcast(self._session, tf.global_variables())
+
+    def _lead(self) -> None:
+        """Does what worker 0 has the others do without: restores the weights, and opens the run's records."""
+        args, job = self._args, self._job
+        self._restore()
+        if args.overwrite:
+            run_dir.clear(job.run_directory)
+        run_dir.write_settings(job.run_directory, job.settings)
+        self._run = checkpoint.Run(job.run_directory, job.model_directory, args.keep, args.keep_best)
+        self._log = metrics.Log(job.run_directory, job.state, args.max_steps)
 
     def _build(self) -> None:
         args, job = self._args, self._job
@@ -54,12 +69,13 @@ class Training:
             trained = [v for v in self._weights if '/h' in v.name or not args.only_train_transformer_layers]
             self._train_step = optimize.TrainStep(
                 loss, trained, optimizer=args.optimizer, accumulate=args.accumulate_gradients,
-                memory_saving=job.memory_saving, clip_norm=args.clip_norm, weight_decay=job.weight_decay)
+                memory_saving=job.memory_saving, clip_norm=args.clip_norm, weight_decay=job.weight_decay,
+                workers=self._workers, reduce_dtype=tf.as_dtype(args.reduce_precision))
         if args.val_every:
             self._validation_batch = tf.placeholder(tf.int32, [args.val_batch_size, job.seq_length])
             self._validation_loss = model.loss(self._model(self._validation_batch), self._validation_batch,
                                                differentiable=False)
-        if args.sample_every:
+        if args.sample_every and self._workers.leads:
             self._context = tf.placeholder(tf.int32, [None, 1])
             self._uniform = tf.placeholder(tf.float32, [None, job.sample_length])
             self._samples = sample.sample_sequence(hparams=job.hparams, length=job.sample_length,
@@ -77,20 +93,28 @@ class Training:
         if not complete and os.path.dirname(self._job.checkpoint) != self._job.model_directory:
             print(f'{self._job.checkpoint} holds no state of the optimizer {self._args.optimizer}: it starts afresh')
 
-    def _feed(self, labels: np.ndarray) -> dict:
-        """Feeds a training batch, with --noise on its inputs but not on its labels."""
-        inputs, noise = labels, self._job.noise
+    def _feed(self) -> dict:
+        """This worker's rows of a training batch, with --noise on its inputs but not on its labels.
+
+        All workers draw the same batch of all of them, as one worker would that had it for itself.
+        """
+        rows, noise = self._workers.count * self._args.batch_size, self._job.noise
+        inputs = labels = draw_batch(self._job.train, rows, self._job.seq_length, self._own)
         if self._args.noise:
-            wrong = noise.integers(self._job.hparams.n_vocab, size=labels.shape)
-            inputs = np.where(noise.random(labels.shape) < self._args.noise, wrong, labels)
+            shape = (rows, self._job.seq_length)
+            wrong = noise.integers(self._job.hparams.n_vocab, size=shape)[self._own]
+            inputs = np.where(noise.random(shape)[self._own] < self._args.noise, wrong, labels)
         return {self._inputs: inputs, self._labels: labels}
 
     def _draw(self) -> list[dict]:
         """The feeds of one update."""
-        return [self._feed(draw_batch(self._job.train, self._args.batch_size, self._job.seq_length))
-                for _ in range(self._args.accumulate_gradients)]
+        return [self._feed() for _ in range(self._args.accumulate_gradients)]
 
-    def update(self) -> None:
+    def stopping(self, signal: StopSignal) -> str | None:
+        """What has the run stop, in words. With several workers, all of them know after the update that follows a signal."""
+        return signal.received if self._workers.count == 1 else self._stopping
+
+    def update(self, signal: StopSignal) -> None:
         """Makes one update.
 
         Raises UserError, with what to try, if the loss is no number any more.
@@ -100,12 +124,14 @@ class Training:
                                       warmup_steps=args.warmup_steps, max_steps=args.max_steps)
         feeds = self._feeds.take()
         start = time.time()
-        loss, norm = self._train_step.run(self._session, feeds, rate)
+        loss, norm, stop = self._train_step.run(self._session, feeds, rate, stop=signal.received is not None)
+        if stop:
+            self._stopping = signal.received or 'another worker was told to stop'
         state.step += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(f'the loss of step {state.step} is {loss}, the norm of its gradient {norm}; {self._safe()}; try '
                             'a smaller --learning_rate, --clip_norm 1, --warmup_steps 100')
-        tokens = args.accumulate_gradients * args.batch_size * job.seq_length
+        tokens = self._workers.count * args.accumulate_gradients * args.batch_size * job.seq_length
         state.tokens += tokens
         epoch = state.tokens / job.train.total_size
         self._log.train(state.step, loss=loss, learning_rate=rate, gradient_norm=norm, epoch=epoch,
@@ -136,15 +162,19 @@ class Training:
         args, state = self._args, self._state
         if args.val_every and state.step % args.val_every == 0 and state.validated != state.step:
             self._validate()
+        if not self._workers.leads:
+            return
         if args.sample_every and state.step and state.step % args.sample_every == 0 and state.sampled != state.step:
             self._write_samples()
 
     def _validate(self) -> None:
-        """Mean loss over the same validation batches each time."""
-        state = self._state
-        losses = [self._session.run(self._validation_loss, {self._validation_batch: batch})
-                  for batch in tqdm(self._job.validation, 'validation', leave=False, disable=None)]
-        loss = float(np.mean(losses))
+        """Mean loss over the same validation batches each time, of which each worker takes some."""
+        state, workers, batches = self._state, self._workers, self._job.validation
+        losses = np.zeros(len(batches))
+        for i in tqdm(range(workers.index, len(batches), workers.count), 'validation', leave=False,
+                      disable=None if workers.leads else True):
+            losses[i] = self._session.run(self._validation_loss, {self._validation_batch: batches[i]})
+        loss = float(np.mean(workers.sum(losses)))
         state.validated = state.step
         self._log.validation(state.step, loss)
         if state.best_loss is None or loss < state.best_loss:
@@ -173,7 +203,7 @@ class Training:
         args, step = self._args, self._state.step
         due = args.save_every and step % args.save_every == 0
         late = args.save_secs and time.time() - self._saved_at >= args.save_secs
-        if step > self._saved and (due or late or args.keep_best and self._improved):
+        if self._workers.leads and step > self._saved and (due or late or args.keep_best and self._improved):
             self.save()
         self._improved = False
 
@@ -182,7 +212,8 @@ class Training:
         state.generators = {name: generator.bit_generator.state for name, generator in self._job.generators().items()}
         state.generators |= self._feeds.states()
         self._log.say(f'Saving {self._job.run_directory}/model-{state.step}')
-        self._run.save(self._session, state)
+        with self._workers.undisturbed:
+            self._run.save(self._session, state)
         self._saved, self._saved_at = state.step, time.time()
 
     def finished(self) -> str | None:
@@ -199,7 +230,7 @@ class Training:
     def __exit__(self, kind, error, traceback) -> None:
         """Raises UserError, with what to try, if it was memory that ran out."""
         try:
-            if kind is None and self._state.step > self._saved:
+            if kind is None and self._workers.leads and self._state.step > self._saved:
                 self.save()
         finally:
             self._feeds.close()
@@ -207,5 +238,5 @@ class Training:
             self._session.close()
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise UserError(self._out_of_memory()) from None
-        if kind is None and self._args.plot:
+        if kind is None and self._args.plot and self._workers.leads:
             print(f'Loss curve: {plot.plot_losses(self._job.run_directory)}', flush=True)

@@ -132,7 +132,7 @@ def test_a_short_gradient_is_not_clipped_and_its_norm_is_told(tf, session):
                               optimizer='sgd', clip_norm=1000.0)
     step.initialize(session)
     load_params(session, PARAMS)
-    _, norm = step.run(session, [{tokens: BATCHES[0]}], 0.0)
+    _, norm, _ = step.run(session, [{tokens: BATCHES[0]}], 0.0)
     _, gradients = reference.loss_and_gradients(BATCHES[0], PARAMS, HPARAMS)
     assert norm == pytest.approx(np.sqrt(sum((gradient ** 2).sum() for gradient in gradients.values())), rel=1e-4)
     assert session.run(optimize.clip([tf.constant([3.0, 4.0])], tf.constant(5.0), 10.0))[0].tolist() == [3.0, 4.0]

@@ -235,7 +235,7 @@ def test_out_of_memory_says_what_to_try_and_leaves_the_run_safe(tf, train, home,
     train('--max_steps', 2, '--sample_every', 0)
     before = (home / 'checkpoint/run1/checkpoint').read_text()
 
-    def fail(*_):
+    def fail(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
 
     monkeypatch.setattr(optimize.TrainStep, 'run', fail)

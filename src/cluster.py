@@ -1,0 +1,132 @@
+"""Which processes train together, and which of them this one is: from flags or from TF_CONFIG. No TensorFlow."""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import socket
+import time
+
+from errors import UserError, WorkerLost
+
+JOBS = ('chief', 'master', 'worker')    # of TF_CONFIG, in the order in which their tasks are counted
+ATTEMPT = 1.0           # seconds for one connection, and between two rounds of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The addresses host:port of all workers, the same list everywhere, and the place in it of this process."""
+    addresses: tuple[str, ...] = ('',)      # one worker needs none
+    index: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.addresses)
+
+    def name(self, index: int) -> str:
+        return f'worker {index} ({self.addresses[index]})'
+
+
+ONE_WORKER = Cluster()
+
+
+def find_cluster(args: argparse.Namespace, environment=os.environ) -> Cluster:
+    """The cluster that the flags --workers and --worker_index, or else TF_CONFIG, tell of; one worker without them.
+
+    Raises UserError for addresses or an index that cannot be.
+    """
+    ways = [flag for flag in ('workers', 'local_workers', 'slurm') if getattr(args, flag)]
+    if len(ways) > 1:
+        raise UserError(f'--{ways[0]} and --{ways[1]}: give one of them')
+    if args.slurm:
+        import slurm
+        return slurm.find_cluster()
+    if args.worker_index is not None and not args.workers:
+        raise UserError('--worker_index goes with --workers')
+    if args.workers:
+        if args.worker_index is None:
+            raise UserError('--workers needs --worker_index: which of them this process is, counted from 0')
+        return checked(args.workers.split(','), args.worker_index, '--workers', '--worker_index')
+    if environment.get('TF_CONFIG', '').strip():
+        return _from_tf_config(environment['TF_CONFIG'])
+    return ONE_WORKER
+
+
+def checked(addresses: list[str], index: int, source: str, index_source: str) -> Cluster:
+    """A Cluster of these; a UserError for what is wrong with them names the source."""
+    for address in addresses:
+        port = re.fullmatch(r'(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})', address)
+        if not port or not 0 < int(port[1]) < 1 << 16:
+            raise UserError(f'{source}: expected host:port, not {address!r}')
+        if addresses.count(address) > 1:
+            raise UserError(f'{source}: {address} is there twice')
+    if not 0 <= index < len(addresses):
+        raise UserError(f'{index_source} {index}: there are {len(addresses)} workers, counted from 0')
+    return Cluster(tuple(addresses), index)
+
+
+def _from_tf_config(text: str) -> Cluster:
+    """The cluster of {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}.
+
+    A chief, or master, is worker 0. Without "cluster", as a job of one pod has it, one worker.
+    """
+    try:
+        config = json.loads(text)
+        cluster, task = config.get('cluster') or {}, config.get('task') or {}
+        addresses = [(job, i, str(address)) for job in JOBS for i, address in enumerate(cluster.get(job, []))]
+        others = [job for job in cluster if job not in JOBS and cluster[job]]
+        own = (task.get('type', 'worker'), int(task.get('index', 0)))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f'TF_CONFIG: expected {{"cluster": {{"worker": ["host:port", …]}}, "task": {{"type": "worker", '
+                        f'"index": 0}}}}, not {text!r}') from None
+    if others:
+        raise UserError(f'TF_CONFIG: {others[0]!r} has no part in this training; expected only {", ".join(JOBS)}')
+    if not addresses:
+        return ONE_WORKER
+    places = [place for place, (job, i, _) in enumerate(addresses) if (job, i) == own]
+    if not places:
+        raise UserError(f'TF_CONFIG: its task is {own[0]} {own[1]}, and its cluster has none')
+    return checked([address for _, _, address in addresses], places[0], 'TF_CONFIG', 'TF_CONFIG: task index')
+
+
+def wait_for_all(cluster: Cluster, timeout: float) -> None:
+    """Waits until every other worker listens. Raises WorkerLost that names those who do not after `timeout` seconds.
+
+    By plain TCP: TensorFlow's runtime, asked before worker 0 is there, waits for it for ever.
+    """
+    end = time.monotonic() + timeout
+    missing = [i for i in range(cluster.count) if i != cluster.index]
+    while missing := [i for i in missing if not _listens(cluster.addresses[i])]:
+        if time.monotonic() >= end:
+            raise WorkerLost(f'not there within --dist_startup_timeout {timeout:g} seconds: '
+                             + ', '.join(map(cluster.name, missing)))
+        time.sleep(ATTEMPT / 4)
+
+
+def gone(cluster: Cluster, among: list[int]) -> list[int]:
+    """Those of some workers whose machine says that nobody listens at their port any more. A silent one may be alive."""
+    return [i for i in among if i != cluster.index and _refuses(cluster.addresses[i])]
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(':')
+    socket.create_connection((host.strip('[]'), int(port)), ATTEMPT).close()
+
+
+def _listens(address: str) -> bool:
+    try:
+        _connect(address)
+    except OSError:         # names that do not resolve yet included: in Kubernetes they appear with the pod
+        return False
+    return True
+
+
+def _refuses(address: str) -> bool:
+    try:
+        _connect(address)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,212 @@
+"""Workers that train together, on TensorFlow's own cluster runtime: sums over all of them, and values from the first.
+
+Synchronous data parallelism: each worker holds the whole model and takes its share of every batch; gradients are summed by
+a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With one worker every sum is the identity.
+"""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import cluster as clusters
+from cluster import ONE_WORKER, Cluster
+from errors import UserError, WorkerLost, leave
+from runtime import session_config
+
+LEADER = '/job:worker/replica:0/task:0'
+HOST_GROUP, DEVICE_GROUP = 1, 2     # keys: of a few numbers, which live on CPUs; of gradients, wherever they are
+BUCKET_FULL, BUCKET_MOST = 32 << 20, 64 << 20   # bytes
+BROADCAST_AT_ONCE = 16              # variables
+WATCH_EVERY = 1.0                   # seconds
+# What TensorFlow says when another worker is dead, silent, or another process than it was.
+LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
+        tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
+
+
+class Workers:
+    """All workers of a run as one of them sees them: it is number `index` of `count`; number 0 leads.
+
+    timeout: seconds that a sum waits for the others; startup_timeout: that the first one does. Sums are made in the same
+    order by every worker.
+    """
+
+    def __init__(self, cluster: Cluster = ONE_WORKER, *, timeout: float = 600.0, startup_timeout: float = 600.0):
+        self._cluster, self._timeout, self._startup_timeout = cluster, timeout, startup_timeout
+        self.index, self.count, self.leads = cluster.index, cluster.count, cluster.index == 0
+        self.undisturbed = threading.Lock()     # to be held while nothing must be cut off, although a worker is gone
+        self._keys = itertools.count(1)
+        self._ended = threading.Event()
+        self._server = self._listen() if self.count > 1 else None
+
+    def _listen(self) -> tf.distribute.Server:
+        try:
+            return tf.distribute.Server({'worker': list(self._cluster.addresses)}, job_name='worker',
+                                        task_index=self.index, config=self._config())
+        except tf.errors.OpError as error:
+            raise UserError(f'cannot listen at the port of {self._cluster.name(self.index)}: {error.message}') from None
+
+    def _config(self) -> tf.ConfigProto:
+        config = session_config()
+        if self.count > 1:
+            config.device_filters.append(f'/job:worker/task:{self.index}')
+            config.experimental.collective_group_leader = LEADER
+        return config
+
+    def session(self, graph: tf.Graph) -> tf.Session:
+        """A session on this process's devices, in which sums can be run."""
+        return tf.Session(self._server.target if self._server else '', graph=graph, config=self._config())
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Waits for all workers to come, watches that none goes away, and ends when all have come to the end.
+
+        Raises WorkerLost for what TensorFlow's runtime raises when a worker is gone, or silent: none can go on alone.
+        """
+        try:
+            if self.count > 1:
+                self._meet()
+            yield
+            self._ended.set()
+            self.barrier()      # before which none may leave: it would look like a death
+        except LOST as error:
+            if self.count == 1:
+                raise
+            raise WorkerLost(self._what_is_lost(error)) from None
+        finally:
+            self._ended.set()
+
+    def _meet(self) -> None:
+        clusters.wait_for_all(self._cluster, self._startup_timeout)
+        with _alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
+                                           'seconds: one of them may be stopped, or still belong to an earlier run'):
+            self.barrier()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Ends this process soon after another one ended: worker 0 looks after all, the others after worker 0."""
+        others = range(1, self.count) if self.leads else [0]
+        while not self._ended.wait(WATCH_EVERY):
+            if gone := clusters.gone(self._cluster, others):
+                with self.undisturbed:
+                    leave(self._farewell(gone))
+
+    def _what_is_lost(self, error: tf.errors.OpError) -> str:
+        if gone := clusters.gone(self._cluster, range(self.count)):
+            return self._farewell(gone)
+        if isinstance(error, tf.errors.DeadlineExceededError):
+            return self._silence()
+        return f'the workers lost each other ({error.message.splitlines()[0]}): start them all again'
+
+    def _silence(self) -> str:
+        return (f'a worker did not answer within --dist_timeout {self._timeout:g} seconds: it may be stopped, or cut off; '
+                'start all workers again, they go on from the last checkpoint')
+
+    def _farewell(self, gone: list[int]) -> str:
+        names = ', '.join(map(self._cluster.name, gone))
+        return f'{names} went away: start all workers again, they go on from the last checkpoint'
+
+    def _collective(self, group: int) -> dict:
+        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys), 'communication_hint': 'auto',
+                'timeout_seconds': self._timeout}
+
+    def all_reduce(self, tensor: tf.Tensor, group: int = DEVICE_GROUP) -> tf.Tensor:
+        """The sum over all workers of a tensor, which has the same shape with each."""
+        if self.count == 1:
+            return tensor
+        return tf.raw_ops.CollectiveReduceV2(input=tensor, merge_op='Add', final_op='Id', ordering_token=[],
+                                             **self._collective(group))
+
+    def mean(self, tensors: list) -> list:
+        """Means over all workers of tensors, in float32. They travel as they are, in flat buckets, one after the other.
+
+        So no more than one bucket is there twice, and a network sees few large messages in place of many small ones.
+        """
+        if self.count == 1:
+            return tensors
+        means, before = [], []
+        for bucket in buckets(tensors):
+            with tf.control_dependencies(before):
+                flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in bucket], 0)
+            total = self.all_reduce(flat)
+            before = [total]
+            pieces = tf.split(tf.cast(total, tf.float32) / self.count, [tensor.shape.num_elements() for tensor in bucket])
+            means += [tf.reshape(piece, tensor.shape) for piece, tensor in zip(pieces, bucket)]
+        return means
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum over all workers of an array, at once."""
+        if self.count == 1:
+            return array
+        with tf.Graph().as_default() as graph, tf.device('/cpu:0'), self.session(graph) as session:
+            total = self.all_reduce(tf.constant(array), HOST_GROUP)
+            with _alarm(self._timeout + WATCH_EVERY, self._silence()):
+                return session.run(total)
+
+    def barrier(self) -> None:
+        """Waits until every worker is here."""
+        self.sum(np.zeros(1, np.int32))
+
+    def gather(self, text: str) -> list[str]:
+        """The texts of all workers, in their order."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        lengths = self.sum(self._own_row(np.array([len(data)]), 1))
+        table = self.sum(self._own_row(data, lengths.max()))
+        return [row[:length].astype(np.uint8).tobytes().decode() for row, [length] in zip(table, lengths)]
+
+    def _own_row(self, values: np.ndarray, width: int) -> np.ndarray:  # -> [worker, width]
+        table = np.zeros((self.count, width), np.int32)
+        table[self.index, :len(values)] = values
+        return table
+
+    def broadcast(self, session: tf.Session, variables: list) -> None:
+        """Gives variables the values that they have with worker 0."""
+        if self.count == 1:
+            return
+        with session.graph.as_default():
+            ops = [self._broadcast(variable) for variable in variables]
+        for start in range(0, len(ops), BROADCAST_AT_ONCE):
+            with _alarm(self._timeout + WATCH_EVERY, self._silence()):
+                session.run(ops[start:start + BROADCAST_AT_ONCE])
+
+    def _broadcast(self, variable) -> tf.Operation:
+        common = self._collective(DEVICE_GROUP)
+        if self.leads:
+            return tf.raw_ops.CollectiveBcastSendV2(input=variable.read_value(), **common).op
+        value = tf.raw_ops.CollectiveBcastRecvV2(T=variable.dtype, shape=variable.shape, **common)
+        return variable.assign(value, read_value=False)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float, message: str) -> Iterator[None]:
+    """Leaves with a message if what is done takes longer.
+
+    TensorFlow asks worker 0 before the first run of a graph with sums, and waits for its answer past every timeout.
+    """
+    timer = threading.Timer(seconds, leave, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def buckets(tensors: list) -> list[list]:
+    """Tensors in the same order, in groups of one dtype that take BUCKET_FULL to BUCKET_MOST bytes, or what there is.
+
+    One that takes more than BUCKET_MOST is alone in its group.
+    """
+    groups, size = [], 0
+    for tensor in tensors:
+        nbytes = tensor.shape.num_elements() * tensor.dtype.size
+        fits = size < BUCKET_FULL and size + nbytes <= BUCKET_MOST
+        if not groups or not fits or tensor.dtype != groups[-1][0].dtype:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += nbytes
+    return groups

@@ -1,0 +1,169 @@
+"""Several workers on this machine from one command: started, watched, and started again when one of them is lost."""
+
+import argparse
+import contextlib
+import ctypes
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import model_dir
+from errors import WORKER_LOST, UserError
+from job import CHECKPOINT_DIR, prepare
+from runtime import available_processors
+
+GRACE = 30.0        # seconds for the others to end after one of them died; more than saving a checkpoint takes
+_PR_SET_PDEATHSIG = 1   # of Linux's prctl
+
+
+def train(args: argparse.Namespace, command: list[str]) -> int:
+    """Runs a training command with args.local_workers workers on this machine; the status to end with.
+
+    When a worker dies, or all are lost to each other, starts them again from the last checkpoint, --max_restarts times.
+    Raises UserError for what is wrong with the flags, before a worker is started.
+    """
+    places = _places(args.local_workers)
+    _prepare(args)
+    flags = without(command[1:], {'--local_workers': 1, '--max_restarts': 1})
+    for restarts in range(args.max_restarts + 1):
+        started = time.time()
+        group = _Group([sys.executable, command[0], *flags], places)
+        status = group.wait()
+        if status != WORKER_LOST or group.stopped:
+            break
+        if restarts < args.max_restarts:
+            print(f'{group.blame()}: starting all {args.local_workers} again, restart {restarts + 1} of '
+                  f'{args.max_restarts}', file=sys.stderr, flush=True)
+            flags = _go_on(flags, os.path.join(CHECKPOINT_DIR, args.run_name), started)
+    return status
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Finds what is wrong, and encodes the corpus for all, before they start: they would do so each for itself."""
+    if args.no_cache:
+        return
+    with contextlib.redirect_stdout(io.StringIO()):     # worker 0 tells it again
+        prepare(args).lock.close()
+
+
+def without(flags: list[str], taken: dict[str, int]) -> list[str]:
+    """Command-line flags without some: {name: number of values}; `--name value` and `--name=value` alike."""
+    kept, rest = [], list(flags)
+    while rest:
+        flag = rest.pop(0)
+        name, equals, _ = flag.partition('=')
+        if name not in taken:
+            kept.append(flag)
+        elif not equals:
+            del rest[:taken[name]]
+    return kept
+
+
+def _go_on(flags: list[str], run_directory: str, since: float) -> list[str]:
+    """Flags with which a run goes on that has saved since a time: not from where it first started."""
+    prefix = model_dir.latest_checkpoint(run_directory)
+    if prefix is None or os.stat(f'{prefix}.index').st_mtime < since:
+        return flags
+    return [*without(flags, {'--overwrite': 0, '--restore_from': 1}), '--restore_from', 'latest']
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if given is not None:
+        return [gpu.strip() for gpu in given.split(',') if gpu.strip() not in ('', '-1')]
+    if not shutil.which('nvidia-smi'):
+        return []
+    listed = subprocess.run(['nvidia-smi', '--query-gpu=index', '--format=csv,noheader'], capture_output=True, text=True,
+                            check=False)
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def _places(count: int) -> list[tuple[dict, set[int]]]:
+    """For each worker what its environment has besides, and its processors: a GPU for each, if there are, and equal shares."""
+    gpus = visible_gpus()
+    if 0 < len(gpus) < count:
+        raise UserError(f'--local_workers {count}: there are {len(gpus)} GPUs, and each worker takes one')
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(available_processors()))
+    share = max(len(cores) // count, 1)
+    return [({'CUDA_VISIBLE_DEVICES': gpus[i]} if gpus else {},
+             {cores[(i * share + j) % len(cores)] for j in range(share)}) for i in range(count)]
+
+
+class _Group:
+    """The processes of one start. Their output is worker 0's; what another says is shown if it is the one that failed.
+
+    SIGINT and SIGTERM go on to all of them, once each: they have a process group of their own, where Ctrl-C does not reach.
+    """
+
+    def __init__(self, command: list[str], places: list[tuple[dict, set[int]]]):
+        addresses = ','.join(f'localhost:{port}' for port in free_ports(len(places)))
+        environment = {name: value for name, value in os.environ.items() if name != 'TF_CONFIG'}
+        self.stopped = False
+        self._said = [None, *(tempfile.TemporaryFile() for _ in places[1:])]    # noqa: SIM115
+        self._before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._processes = [
+            subprocess.Popen([*command, '--workers', addresses, '--worker_index', str(i)], env=environment | extra,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if i else None, stderr=self._said[i],
+                             start_new_session=True, preexec_fn=_settle(cores))      # noqa: PLW1509  (this process has one thread)
+            for i, (extra, cores) in enumerate(places)]
+
+    def _forward(self, number, _) -> None:
+        self.stopped = True
+        for process in self._processes:
+            process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits until all have ended. Their status: 0, or that of one that failed by itself, or WORKER_LOST."""
+        deadline = None
+        while any(process.poll() is None for process in self._processes):
+            if deadline is None and any(process.poll() for process in self._processes):
+                deadline = time.monotonic() + GRACE
+            if deadline is not None and time.monotonic() > deadline:
+                for process in self._processes:
+                    process.kill()
+            time.sleep(0.1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        return self._status()
+
+    def _status(self) -> int:
+        statuses = [process.returncode for process in self._processes]
+        failed = [i for i, status in enumerate(statuses) if status > 0 and status != WORKER_LOST]
+        if failed and failed[0] > 0:
+            self._said[failed[0]].seek(0)
+            sys.stderr.write(self._said[failed[0]].read().decode(errors='replace'))
+        return statuses[failed[0]] if failed else WORKER_LOST if any(statuses) else 0
+
+    def blame(self) -> str:
+        """Which workers were lost, in words."""
+        died = [f'worker {i} ({signal.Signals(-process.returncode).name})' for i, process in enumerate(self._processes)
+                if process.returncode < 0]
+        return f'{", ".join(died)} died' if died else 'the workers lost each other'
+
+
+def _settle(cores: set[int]):
+    """What a worker's process does before it becomes train.py: takes its processors, and binds its life to ours."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
+
+    def settle():
+        if hasattr(os, 'sched_setaffinity'):
+            os.sched_setaffinity(0, cores)
+        if prctl:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return settle
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine at which nobody listens now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(('localhost', 0))
+        return [each.getsockname()[1] for each in sockets]
