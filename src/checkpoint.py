@@ -110,10 +110,16 @@ class Run:
 
 
 def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:
-    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given."""
+    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given.
+
+    Raises UserError that names the directory if it cannot be written.
+    """
     saver = tf.train.Saver()
     if from_checkpoint:
         with named_in_errors(from_checkpoint):
             checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))
             saver.restore(session, from_checkpoint)
-    saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+    try:
+        saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+    except tf.errors.OpError as error:
+        raise UserError(f'cannot write {directory}: {_cause(error).rpartition("; ")[2]}') from None     # before it, a file's name
