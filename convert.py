@@ -71,6 +71,7 @@ def to_hf(args: argparse.Namespace) -> None:
     hparams, encoder = load_hparams(directory), load_encoder(directory)
     prefix = model_dir.find_checkpoint(directory)
     run_state.read(prefix)      # which says if a run's checkpoint is damaged
+    tensor_files.check_checkpoint(prefix, hparams.shapes())
     tensors = sorted(huggingface.tensors(hparams), key=lambda tensor: tensor.hf_name)
     with model_dir.new_directory(args.output) as unfinished:
         for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
@@ -84,7 +85,7 @@ def to_hf(args: argparse.Namespace) -> None:
 
 
 def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterator[np.ndarray]:
-    """The weights in a checkpoint, each read when it is asked for. Raises UserError if it is damaged, or another model's."""
+    """The weights in a checkpoint, each read when it is asked for. Raises UserError if one of them is damaged."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from runtime import load_tensorflow
     load_tensorflow()
@@ -92,7 +93,6 @@ def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterat
 
     import checkpoint
     with checkpoint.named_in_errors(prefix):
-        checkpoint.checked_shapes(prefix, {tensor.name: tensor.shape for tensor in tensors})
         reader = tf.train.load_checkpoint(prefix)
         for tensor in bar(tensors):
             yield reader.get_tensor(tensor.name)
@@ -128,7 +128,10 @@ def check_encoder(directory: str, source: str, hparams: HParams) -> None:
     try:
         encoder = load_encoder(directory)
     except UserError as error:
-        raise UserError(f'the vocabulary in {source} will not do: {str(error).replace(directory, "")}') from None
+        told = str(error).replace(os.path.join(directory, ''), '')
+        if os.path.exists(os.path.join(source, 'vocab.json')):
+            told = told.replace('encoder.json', 'vocab.json').replace('vocab.bpe', 'merges.txt')
+        raise UserError(f'the vocabulary in {source} will not do: {told}') from None
     check_vocabulary(hparams, encoder.n_vocab, source, vocabulary='the vocabulary', size='vocab_size in config.json')
 
 

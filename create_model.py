@@ -12,12 +12,16 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
 import model_dir
+import run_state
+import tensor_files
 from corpus_flags import add_text_flags, text_format
+from encoder import load_encoder
 from errors import UserError, run
 from flags import Parser, non_negative_int, positive_int
-from hparams import HParams, default_hparams, load_hparams
+from hparams import HParams, check_vocabulary, default_hparams, load_hparams
 from learn_vocabulary import SMALLEST_VOCABULARY, learn_vocabulary, write_vocabulary
 from load_dataset import read_texts
+from plan import FLOAT, available_memory, parameters
 
 
 def parse_flags() -> argparse.Namespace:
@@ -44,6 +48,24 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_run(run_directory: str) -> str:
+    """The newest checkpoint of a run. Raises UserError unless it is sound, and all else that a model needs is there."""
+    hparams = load_hparams(run_directory)
+    check_vocabulary(hparams, load_encoder(run_directory).n_vocab, run_directory)
+    prefix = model_dir.find_checkpoint(run_directory)
+    run_state.read(prefix)      # which says if it is damaged
+    tensor_files.check_checkpoint(prefix, hparams.shapes())
+    return prefix
+
+
+def check_memory(hparams: HParams) -> None:
+    """Raises UserError for a model whose weights alone are more than memory."""
+    needed, available = FLOAT * sum(parameters(hparams).values()), available_memory()
+    if available is not None and needed > available:
+        raise UserError(f'a model of these sizes needs {needed / 1e9:,.1f} GB for its weights, {available / 1e9:,.1f} GB are '
+                        'available: give a smaller --n_embd, --n_layer or --n_ctx')
+
+
 def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
     """Learns the vocabulary and writes it and the sizes into `directory`."""
     if args.vocab_size < SMALLEST_VOCABULARY:
@@ -53,6 +75,7 @@ def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
         hparams = HParams(args.vocab_size, args.n_ctx, args.n_embd, args.n_head, args.n_layer)
     except ValueError as error:
         raise UserError(f'these sizes do not make a model: {error}') from None
+    check_memory(dataclasses.replace(hparams, n_vocab=SMALLEST_VOCABULARY))     # how many tokens the text has is not known yet
     texts = read_texts(args.dataset, **vars(text_format(args)))
     ids, merges = learn_vocabulary(texts, args.vocab_size)
     if len(ids) < args.vocab_size:
@@ -69,7 +92,10 @@ def settings_from_run(run_directory: str, directory: str) -> HParams:
 
 
 def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint_prefix: str | None) -> int:
-    """Writes `model.ckpt`: random weights, or those of a checkpoint. Returns the number of parameters."""
+    """Writes `model.ckpt`: random weights, or those of a checkpoint. Returns the number of parameters.
+
+    Raises UserError if there is not enough memory, or disk.
+    """
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from runtime import load_tensorflow
     load_tensorflow()
@@ -80,7 +106,10 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(seed)
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
-        session.run(tf.global_variables_initializer())
+        try:
+            session.run(tf.global_variables_initializer())
+        except tf.errors.ResourceExhaustedError:
+            raise UserError('out of memory: give a smaller --n_embd, --n_layer, --n_ctx or --vocab_size') from None
         checkpoint.save_model(session, directory, checkpoint_prefix)
         return sum(v.shape.num_elements() for v in tf.trainable_variables())
 
@@ -89,7 +118,7 @@ def main() -> None:
     args = parse_flags()
     target = os.path.join(args.models_dir, args.name)
     run_directory = args.from_run and model_dir.find_run(args.from_run)
-    prefix = run_directory and model_dir.find_checkpoint(run_directory)
+    prefix = run_directory and check_run(run_directory)
     with model_dir.new_directory(target) as unfinished:
         hparams = settings_from_run(run_directory, unfinished) if run_directory else settings_from_text(args, unfinished)
         with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:

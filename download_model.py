@@ -166,6 +166,9 @@ def fetch_missing(ask: Callable, urls: dict, sizes: dict[str, int], directory: s
     Raises UserError for a disk too small, a lost network, or a file that is not the published one; OSError of the disk.
     """
     paths = {file: os.path.join(directory, file) for file in urls}
+    for path in paths.values():
+        if taken := next(filter(os.path.isdir, (path, f'{path}.part')), None):
+            raise UserError(f'{taken} is a directory, where a file of the model belongs: remove it')
     parts = {file: path + '.part' for file, path in paths.items() if fault(path, file, sizes[file])}
     if not parts:
         return

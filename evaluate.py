@@ -11,6 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src
 
 import model_dir
 import run_state
+import tensor_files
 import windows
 from corpus_files import find_files
 from corpus_flags import add_text_flags, add_token_flags, text_format
@@ -68,6 +69,7 @@ def main() -> None:
     length, stride = window_sizes(args, hparams)
     prefix = model_dir.find_checkpoint(directory)
     run_state.read(prefix)      # which says if a run's checkpoint is damaged
+    tensor_files.check_checkpoint(prefix, hparams.shapes())
     chunks = load_files(encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)
     tokens = windows.scored_tokens(chunks)
     if not tokens:

@@ -10,6 +10,7 @@ import files
 import model_dir
 import run_dir
 import run_state
+import tensor_files
 from errors import UserError, reason
 from run_state import RunState
 
@@ -56,26 +57,8 @@ def shapes_of(variables: list) -> dict[str, list[int]]:
 def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
     """Name -> shape of all that a checkpoint holds. Raises UserError unless it holds these weights, in these shapes."""
     stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-    other = f'{prefix} is a checkpoint of another model, it looks like {_model_of(stored)}:'
-    for name, shape in weights.items():
-        if name not in stored:
-            raise UserError(f'{other} it holds no {name}')
-        if stored[name] != shape:
-            raise UserError(f'{other} {name} is {stored[name]} there, {shape} here')
-    blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
-    if extra := blocks - {name.split('/')[1] for name in weights}:
-        raise UserError(f'{other} it holds model/{min(extra)} too')
+    tensor_files.check_shapes(prefix, stored, weights)
     return stored
-
-
-def _model_of(stored: dict) -> str:
-    """The model that a checkpoint's shapes are those of: '355M', or its sizes."""
-    n_layer = len({name.split('/')[1] for name in stored if name.startswith('model/h')})
-    n_embd = stored['model/wte'][-1] if stored.get('model/wte') else 0
-    for name, sizes in model_dir.SIZES.items():
-        if (n_layer, n_embd) == sizes:
-            return name
-    return f'a model with n_layer {n_layer} and n_embd {n_embd}'
 
 
 class Run:
@@ -104,11 +87,11 @@ class Run:
             run_state.write(prefix, state)
             files.sync(self.directory)
             self._name(state)
-        except (OSError, tf.errors.OpError) as error:
+        except (OSError, UserError, tf.errors.OpError) as error:
             with contextlib.suppress(OSError):
+                run_dir.clean(self.directory)
                 if model_dir.latest_checkpoint(self.directory) != prefix:
                     run_dir.remove_checkpoint(prefix)
-                run_dir.clean(self.directory)
             why = reason(error) if isinstance(error, OSError) else _cause(error)
             kept = model_dir.latest_checkpoint(self.directory)
             raise UserError(f'cannot save {prefix}: {why}; '
@@ -127,10 +110,16 @@ class Run:
 
 
 def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:
-    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given."""
+    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given.
+
+    Raises UserError that names the directory if it cannot be written.
+    """
     saver = tf.train.Saver()
     if from_checkpoint:
         with named_in_errors(from_checkpoint):
             checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))
             saver.restore(session, from_checkpoint)
-    saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+    try:
+        saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+    except tf.errors.OpError as error:
+        raise UserError(f'cannot write {directory}: {_cause(error).rpartition("; ")[2]}') from None     # before it, a file's name

@@ -273,6 +273,10 @@ def _load_merges(path: str, ids: dict[str, int]) -> list[tuple[str, str]]:
             raise UserError(f'{path} line {number}: {token!r} is not in encoder.json beside it')
         merges[pair] = number
         made.add(token)
+    # What comes after END_OF_TEXT may have been added later, as a token of its own.
+    if lost := [token for token, id in ids.items() if id < ids[END_OF_TEXT] and token not in made]:
+        raise UserError(f'{path} ends after {len(merges)} merges, none of which makes {lost[0]!r} of encoder.json beside it: is it '
+                        'cut off?')
     return list(merges)
 
 

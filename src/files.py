@@ -6,15 +6,27 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from errors import UserError, reason
+
 CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone."""
+    """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone.
+
+    Until then it is `path`.part. Raises UserError that names what is in the way if it cannot be opened.
+    """
     part = f'{path}.part'
     try:
-        with open(part, 'wb') as file:
+        file = open(part, 'wb')     # noqa: SIM115  (what is there but cannot be written to is not ours to remove)
+    except OSError as error:
+        if os.path.lexists(part):
+            raise UserError(f'cannot write {part}, which would become {path} when it is whole: {reason(error)}; remove {part}'
+                            ) from None
+        raise UserError(f'cannot write {path}: {reason(error)}') from None
+    try:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -208,14 +208,14 @@ class Weights:
     def _find(self, directory: str) -> dict[str, str]:
         """Name -> file of every tensor, in one file or in several with an index."""
         path, index = os.path.join(directory, WEIGHTS), os.path.join(directory, f'{WEIGHTS}.index.json')
-        if os.path.exists(path):
+        if os.path.isfile(path):
             safetensors = _import_safetensors()
             try:
                 with safetensors.safe_open(path, 'np') as file:
                     return dict.fromkeys(file.keys(), path)
             except (OSError, safetensors.SafetensorError) as error:
                 raise UserError(f'cannot read {path}: {error}; is it damaged?') from None
-        if os.path.exists(index):
+        if os.path.isfile(index):
             places = _read_json(index).get('weight_map')
             if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
                 raise UserError(f'{index} lacks weight_map, the file of each weight')

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Continues each line you type, or the prompts you give."""
 
+import contextlib
 import os
 import sys
 
@@ -17,18 +18,31 @@ Ctrl-C stops a sample and asks for the next line.'''
 
 def typed_prompts(flags: PromptFlags):
     """Lines of standard input that can be continued; of the others it is said what is wrong with them."""
-    ask = PROMPT if sys.stdin.isatty() else ''
+    typed = sys.stdin.isatty()
+    if typed:
+        with contextlib.suppress(ImportError):      # not part of every Python
+            import readline  # noqa: F401  (lets input() move within the line, and bring back earlier ones)
     while True:
         try:
-            line = input(ask)
+            line = ask() if typed else input()
             flags.check_prompt('The prompt', line)
             yield line
         except EOFError:
+            if typed:
+                print(file=sys.stderr)      # what comes next should not stand beside the prompt
             return
         except UnicodeDecodeError as error:
             print(f'The prompt is not UTF-8: {error.reason} at byte {error.start}', file=sys.stderr)
         except UserError as error:
             print(error, file=sys.stderr)
+
+
+def ask() -> str:
+    """A line that is typed. The question is no part of what goes to a file or a pipe."""
+    if sys.stdout.isatty():
+        return input(PROMPT)
+    print(PROMPT, end='', file=sys.stderr, flush=True)
+    return input()
 
 
 def main():

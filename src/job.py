@@ -12,6 +12,7 @@ import model_dir
 import plot
 import run_dir
 import run_state
+import tensor_files
 import token_cache
 from cluster import ONE_WORKER, Cluster
 from corpus_flags import text_format
@@ -59,8 +60,8 @@ class Job:
 def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
     """Reads the model's settings and the corpus, takes the run's directory. Raises UserError for what is wrong.
 
-    A dry run writes nothing: it neither takes the directory nor makes it, and keeps the corpus's tokens in memory. Of
-    several workers, worker 0 takes the directory, and knows where the run stands.
+    A dry run writes nothing: it neither takes the directory nor makes it. It reads the corpus's tokens where the run has them,
+    and else keeps them in memory. Of several workers, worker 0 takes the directory, and knows where the run stands.
     """
     check_flags(args)
     directory = model_dir.find_model(args.model_name, args.models_dir)
@@ -77,6 +78,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         if cluster.index == 0:
             lock = None if args.dry_run else take(run_directory, stack)
             checkpoint, state = starting_point(args, directory, run_directory, hparams)
+            tensor_files.check_checkpoint(checkpoint, hparams.shapes())
         train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length, cluster)
         if args.dry_run:
             check_writable(run_directory)
@@ -146,8 +148,9 @@ def corpus(args, encoder: Encoder, model_directory: str, run_directory: str, seq
            ) -> tuple[list[np.ndarray], list[np.ndarray], str | None]:
     """The chunks to train on, the batches to validate on, and a key of what is trained on (see token_cache)."""
     def load(name: str) -> tuple[list[np.ndarray], str | None]:
-        place = None if args.no_cache or args.dry_run else os.path.join(run_directory, name)
-        with run_dir.one_at_a_time(place) if place and cluster.count > 1 else contextlib.nullcontext():
+        place = None if args.no_cache else os.path.join(run_directory, name)
+        alone = not place or args.dry_run or cluster.count == 1
+        with contextlib.nullcontext() if alone else run_dir.one_at_a_time(place):
             return load_chunks(args, getattr(args, name), encoder, model_directory, place)
 
     chunks, key = load('dataset')
@@ -199,7 +202,7 @@ def load_chunks(args, path: str, encoder: Encoder, model_directory: str, cache: 
     print(f'Loading dataset {path}', flush=True)
     vocabulary = token_cache.checksum(os.path.join(model_directory, name) for name in ('encoder.json', 'vocab.bpe'))
     chunks, key = token_cache.load_corpus(encoder, path, args.combine, text_format(args), args.processes, place=cache,
-                                          vocabulary=vocabulary)
+                                          vocabulary=vocabulary, write=not args.dry_run)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
     return chunks, key
 

@@ -161,12 +161,17 @@ class Sampler:
         return self._tables[length]
 
     def sample(self, length: int) -> np.ndarray:
-        """A random piece of `length` tokens, [length], not to be written to: it may be a view. Raises as `check`."""
+        """A random piece of `length` tokens, [length], not to be written to: it may be a view.
+
+        Raises as `check`, and UserError if the file that it lies in has been cut.
+        """
         starts = self._starts(length)
         place = self.rng.integers(starts[-1])
         index = np.searchsorted(starts, place, side='right')    # 'right' steps over the chunks that are too short
         start = place - (starts[index - 1] if index else 0)
         chunk = self.chunks[index]
+        for mapping in mappings([chunk]):
+            mapping.check()
         self._release(length, chunk)
         return chunk[start:start + length]
 

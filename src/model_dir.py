@@ -50,6 +50,7 @@ def find_model(name: str, models_dir: str = 'models') -> str:
             if candidate in list_models(place):
                 return os.path.join(place, candidate)
     here = sorted({model for place in places for model in list_models(place)})
+    _check_settings(os.path.join(models_dir, name))
     known = f'models here: {", ".join(here)}' if here else 'no models are here'
     if ALIASES.get(name, name) in PUBLISHED:
         raise UserError(f'no model {name!r} in {models_dir}: ./download_model.py {name} fetches it; {known}')
@@ -62,9 +63,17 @@ def find_run(run_name: str, checkpoint_dir: str = 'checkpoint') -> str:
     directory = os.path.join(checkpoint_dir, run_name)
     if os.path.isfile(os.path.join(directory, 'hparams.json')):
         return directory
+    _check_settings(directory)
     here = list_models(checkpoint_dir)
     known = f'runs here: {", ".join(here)}' if here else 'no runs are here; ./train.py makes one'
     raise UserError(f'no run {run_name!r} in {checkpoint_dir}; {known}')
+
+
+def _check_settings(directory: str) -> None:
+    """Raises UserError for a directory with a checkpoint that lacks hparams.json, such as a run of the 2019 tools has."""
+    if os.path.isdir(directory) and list_checkpoints(directory):
+        raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the model that it '
+                        'was made from')
 
 
 def latest_checkpoint(directory: str) -> str | None:
@@ -86,7 +95,8 @@ def latest_checkpoint(directory: str) -> str | None:
 
 def list_checkpoints(directory: str) -> list[str]:
     """Prefixes of all the checkpoints in a directory, by step."""
-    names = (name.removesuffix('.index') for name in os.listdir(directory) if name.endswith('.index'))
+    names = (name.removesuffix('.index') for name in os.listdir(directory)
+             if name.endswith('.index') and os.path.isfile(os.path.join(directory, name)))
     return [os.path.join(directory, name) for name in sorted(names, key=lambda name: (checkpoint_step(name), name))]
 
 
@@ -109,6 +119,8 @@ def find_checkpoint(path: str) -> str:
         return prefix
     here = list_checkpoints(directory) if os.path.isdir(directory) else []
     known = f'checkpoints there: {", ".join(here)}' if here else f'{directory} holds no checkpoints'
+    if here and os.path.isdir(path):
+        known = f'{os.path.join(path, "checkpoint")} is missing, or does not name one that is there; {known}'
     raise UserError(f'no checkpoint {path!r}; {known}')
 
 
@@ -139,6 +151,8 @@ def new_directory(target: str) -> Iterator[str]:
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise UserError(f'{target} is there already: choose another name, or remove it')
     unfinished = f'{target}.part'
+    if os.path.lexists(unfinished) and not os.path.isdir(unfinished):
+        raise UserError(f'{unfinished}, which would become {target} when it is whole, is there already: remove it')
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         os.makedirs(unfinished)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import run_dir
 from corpus_files import file_size, find_files
 from hparams import HParams
 from job import Job, finished
@@ -160,6 +161,8 @@ def _model(args: argparse.Namespace, job: Job, step: Step) -> list[str]:
     lines = [f'model: {job.model_directory}', *(_row(part, count) for part, count in parts.items()),
              _row('parameters', sum(parts.values())),
              _row('trained', trained_parameters(step), f'with {args.optimizer}, from {job.checkpoint}')]
+    if owner := run_dir.trainer(job.run_directory):
+        lines.append(f'  another process (number {owner}) trains in {job.run_directory} now: a run would be refused until it ends')
     if why := finished(args, job.state, job.train.total_size):
         lines.append(f'  this run is at its end after {job.state.step} steps already: {why}')
     elif job.state.step:

@@ -28,6 +28,12 @@ _MARKS = {'utf-16': (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 'utf-32': (codec
 # Bytes given to a decompressor at a time, so that a file of nothing but zeros comes out in pieces that fit into memory: a
 # byte of gzip makes up to a thousand, four bytes of zstd up to 2 ** 17.
 _STEPS = {'.gz': 1 << 16, '.zst': 1 << 12}
+_KINDS = {'.gz': 'gzip', '.zst': 'zstd'}
+# What a member begins with (RFC 1952, RFC 8878; the others of .zst are frames to be skipped).
+_MAGICS = {'.gz': [b'\x1f\x8b'],
+           '.zst': [b'\x28\xb5\x2f\xfd', *(bytes([first, 0x2a, 0x4d, 0x18]) for first in range(0x50, 0x60))]}
+_LOOK_ON = 1 << 28      # bytes of text, about a second
+_WINDOW = 1 << 31       # bytes of memory that a .zst may need, if it was made so (zstd --long=31, as large corpora are)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,12 @@ def read_documents(path: str, format: TextFormat, read: Callable[[int], None] = 
     if packed:
         name = name.removesuffix(packed)
         blocks = _decompressed(blocks, path, packed)
+        return _damage_first(_documents(name, path, blocks, format), blocks)
+    return _documents(name, path, blocks, format)
+
+
+def _documents(name: str, path: str, blocks: Iterable[bytes], format: TextFormat) -> Iterator[tuple[str, bool]]:
+    """Events of the documents in these bytes of the file `path`, whose name, in small letters, says what they are."""
     pieces = _decoded(blocks, path, format)
     if name.endswith('.jsonl'):
         if format.text_column is None:
@@ -94,23 +106,54 @@ def _blocks(path: str, read: Callable[[int], None]) -> Iterator[bytes]:
 
 
 def _decompressed(blocks: Iterable[bytes], path: str, suffix: str) -> Iterator[bytes]:
-    """What a .gz or .zst of one or several members holds. Raises UserError for one that is damaged or cut short."""
+    """What a .gz or .zst of one or several members holds. Raises UserError for one that is damaged, cut off, or none."""
     new, damage = _decompressor(path, suffix)
     step, member, whole = _STEPS[suffix], None, False
+    done = begin = 0        # bytes read, and where the current member begins
+    head = b''              # its first bytes
     for block in blocks:
         for data in (block[start:start + step] for start in range(0, len(block), step)):
+            done += len(data)
             while data:
-                member = member or new()
+                if member is None:
+                    member, head, begin = new(), b'', done - len(data)
+                head += data[:4 - len(head)]
                 try:
                     text = member.decompress(data)
-                except damage as error:
-                    raise UserError(f'{path} is damaged: {error}') from None
+                except damage:
+                    raise _bad_member(path, suffix, head, begin, 'damaged: its {} data is not as it was written') from None
                 data, whole = member.unused_data, member.eof
                 member = None if whole else member
                 if text:
                     yield text
     if not whole:
-        raise UserError(f'{path} is cut short: the {suffix} data ends too early')
+        raise _bad_member(path, suffix, head, begin, 'cut off: its {} data ends too early')
+
+
+def _damage_first(events: Iterator[tuple[str, bool]], blocks: Iterator[bytes]) -> Iterator[tuple[str, bool]]:
+    """The events of a compressed file. Where something is wrong with its text, it may be damaged, and that is told instead.
+
+    Most damage shows only some time after it has made nonsense of the text, or at the end: a part of the rest is read.
+    """
+    try:
+        yield from events
+    except UserError:
+        seen = 0
+        while seen < _LOOK_ON and (block := next(blocks, b'')):
+            seen += len(block)
+        raise
+
+
+def _bad_member(path: str, suffix: str, head: bytes, begin: int, what: str) -> UserError:
+    """What to say of a member that begins at the byte `begin`, with the bytes `head`: `what`, if it is one at all."""
+    kind = _KINDS[suffix]
+    if head and any(head[:len(magic)] == magic[:len(head)] for magic in _MAGICS[suffix]):
+        return UserError(f'{path} is {what.format(kind)}; copy, download or make it again')
+    if begin:
+        return UserError(f'{path} is damaged: its {kind} data ends before the byte at offset {begin}, and something else '
+                         'follows; copy, download or make it again')
+    return UserError(f'{path} is no {kind} file: {"it begins otherwise" if head else "it is empty"}; give it another name, or '
+                     'leave it out by a glob such as *.txt')
 
 
 def _decompressor(path: str, suffix: str) -> tuple[Callable, type[Exception]]:
@@ -121,7 +164,7 @@ def _decompressor(path: str, suffix: str) -> tuple[Callable, type[Exception]]:
         import zstandard
     except ImportError:
         raise UserError(f'{path}: reading .zst needs a package: pip install zstandard') from None
-    return (lambda: zstandard.ZstdDecompressor().decompressobj()), zstandard.ZstdError
+    return (lambda: zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()), zstandard.ZstdError
 
 
 def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator[str]:

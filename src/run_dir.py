@@ -10,7 +10,9 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from typing import TextIO
 
 import numpy as np
 
@@ -19,6 +21,7 @@ import model_dir
 from errors import UserError, reason
 from token_files import PIECE, release
 
+GLANCE = 0.1            # seconds after which nobody who only looked at a lock still has it
 SETTINGS = 'settings.json'
 METRICS = 'metrics.jsonl'
 # Flags that change what a run computes. The others decide when it stops, saves or shows something.
@@ -28,7 +31,7 @@ MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_col
                'val_split')
 
 
-def lock(directory: str):
+def lock(directory: str) -> TextIO:
     """Takes a run directory for this process: an open file, which gives it back when it is closed or the process dies.
 
     Makes the directory. Raises UserError if it cannot be written to, or another process has it.
@@ -39,18 +42,43 @@ def lock(directory: str):
         file = open(path, 'a+', encoding='utf-8')   # noqa: SIM115  (open as long as the run)
     except OSError as error:
         raise UserError(f'cannot write to {directory}: {reason(error)}') from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or 'unknown'
-        file.close()
-        raise UserError(f'another process (number {owner}) trains in {directory}: give another --run_name, or wait for '
-                        'it to end') from None
+    if not _locked(file, fcntl.LOCK_EX):
+        time.sleep(GLANCE)
+        if not _locked(file, fcntl.LOCK_EX):
+            with file:
+                owner = _owner(file)
+            raise UserError(f'another process (number {owner}) trains in {directory}: give another --run_name, or wait for it '
+                            'to end')
     file.truncate(0)
     file.write(f'{os.getpid()}\n')
     file.flush()
     return file
+
+
+def trainer(directory: str) -> str | None:
+    """The number of the process that trains in a run directory now, as `lock` noted it; None without one.
+
+    Nothing is taken or written: that the lock could be shared is tried, for less than GLANCE.
+    """
+    try:
+        file = open(os.path.join(directory, 'lock'), encoding='utf-8')      # noqa: SIM115  (closed below)
+    except OSError:
+        return None         # nobody ever trained there, or it is not for us to know
+    with file:
+        return None if _locked(file, fcntl.LOCK_SH) else _owner(file)
+
+
+def _locked(file: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _owner(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip() or 'unknown'
 
 
 @contextlib.contextmanager

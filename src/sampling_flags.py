@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import json
+import shutil
 import sys
 
 import fire
@@ -13,11 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 import model_dir
+import tensor_files
 from continuation import Settings, whole
 from encoder import load_encoder
 from errors import UserError, reason
 from hparams import check_vocabulary, load_hparams
 
+RULE = 80           # characters of the line below a prompt's samples
 SEPARATOR = '\0'    # between the values of a flag given several times; no argument can hold it
 HELP = {
     'model_name': 'the model in --models_dir to sample from.',
@@ -80,7 +83,7 @@ class Flags:
             self.directory = model_dir.find_model(str(self.model_name), str(self.models_dir))
         self.hparams, self.encoder = load_hparams(self.directory), load_encoder(self.directory)
         check_vocabulary(self.hparams, self.encoder.n_vocab, self.directory)
-        model_dir.find_checkpoint(self.directory)
+        tensor_files.check_checkpoint(model_dir.find_checkpoint(self.directory), self.hparams.shapes())
 
 
 @dataclasses.dataclass
@@ -158,7 +161,10 @@ def header(text) -> str:
 
 
 def below(text, flags: Flags, rule: bool) -> str:
-    return '\n' + '=' * 80 if rule and text.seed[2] + 1 == flags.nsamples else ''
+    if not rule or text.seed[2] + 1 != flags.nsamples:
+        return ''
+    # In a narrower window it would be two lines.
+    return '\n' + '=' * min(RULE, shutil.get_terminal_size().columns if sys.stdout.isatty() else RULE)
 
 
 def as_json(text) -> str:

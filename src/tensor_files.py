@@ -1,23 +1,29 @@
 """Weights on disk, written one tensor at a time: the safetensors format, and TensorFlow's tensor bundle (a V2 checkpoint).
 
 Both are a file of raw little-endian numbers and a table of what lies where. The libraries that write them want all tensors
-in memory at once, three times what is needed for a model of gigabytes. Neither TensorFlow nor safetensors is imported.
+in memory at once, three times what is needed for a model of gigabytes. Of a bundle the table is read too, which tells
+whether a checkpoint will do before TensorFlow is there. Neither TensorFlow nor safetensors is imported.
 """
 
 import functools
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+import model_dir
+from errors import UserError, reason
 
 CRC_POLYNOMIAL = np.uint32(0x82f63b78)      # Castagnoli, lowest bit first
 CRC_LANES, CRC_STEPS = 4096, 128            # stretches of a block, and two-byte steps of each: powers of two
 FLOAT32 = 1                                 # of tensorflow.DataType
 TABLE_MAGIC = 0xdb4775248b80fb57
+FOOTER = 48                                 # bytes at the end of a table
 RESTART_INTERVAL = 16                       # keys from one that is written in full to the next
+AGAIN = 'copy, download or make it again'
 
 
 def write_safetensors(file: BinaryIO, shapes: dict[str, list[int]], tensors: Iterable[np.ndarray]) -> None:
@@ -55,6 +61,143 @@ def write_bundle(data: BinaryIO, index: BinaryIO, shapes: dict[str, list[int]], 
     _write_table(index, entries)
 
 
+class Stored(NamedTuple):
+    """What the index of a bundle tells of a tensor: its shape, its tensorflow.DataType, and where its bytes are."""
+    shape: list[int]
+    kind: int
+    shard: int
+    start: int
+    size: int
+
+
+def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
+    """Raises UserError unless a checkpoint holds these weights (name -> shape), as float32, in files of the right size.
+
+    The numbers themselves are not read.
+    """
+    stored, n_shards = read_index(prefix)
+    check_shapes(prefix, {name: tensor.shape for name, tensor in stored.items()}, weights)
+    for name in weights:
+        if stored[name].kind != FLOAT32:
+            raise UserError(f'cannot read the checkpoint {prefix}: {name} is not float32 there')
+    for shard in range(n_shards):
+        path = f'{prefix}.data-{shard:05}-of-{n_shards:05}'
+        expected = max((tensor.start + tensor.size for tensor in stored.values() if tensor.shard == shard), default=0)
+        try:
+            with open(path, 'rb') as file:
+                size = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
+        if size < expected:
+            raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off: it has {size:,} bytes of {expected:,}; {AGAIN}')
+
+
+def check_shapes(prefix: str, stored: dict[str, list[int]], weights: dict[str, list[int]]) -> None:
+    """Raises UserError unless what a checkpoint holds (name -> shape) has these weights in these shapes, and no more blocks."""
+    other = f'{prefix} is a checkpoint of another model, it looks like {_model_of(stored)}:'
+    for name, shape in weights.items():
+        if name not in stored:
+            raise UserError(f'{other} it holds no {name}')
+        if stored[name] != shape:
+            raise UserError(f'{other} {name} is {stored[name]} there, {shape} here')
+    blocks = {name.split('/')[1] for name in stored if name.startswith('model/h')}
+    if extra := blocks - {name.split('/')[1] for name in weights}:
+        raise UserError(f'{other} it holds model/{min(extra)} too')
+
+
+def _model_of(stored: dict[str, list[int]]) -> str:
+    """The model that a checkpoint's shapes are those of: '355M', or its sizes."""
+    n_layer = len({name.split('/')[1] for name in stored if name.startswith('model/h')})
+    n_embd = stored['model/wte'][-1] if stored.get('model/wte') else 0
+    for name, sizes in model_dir.SIZES.items():
+        if (n_layer, n_embd) == sizes:
+            return name
+    return f'a model with n_layer {n_layer} and n_embd {n_embd}'
+
+
+def read_index(prefix: str) -> tuple[dict[str, Stored], int]:
+    """What PREFIX.index tells: the tensors by name, and how many files of numbers there are.
+
+    Raises UserError that names the file if it cannot be read, is cut off or damaged.
+    """
+    path = f'{prefix}.index'
+    try:
+        with open(path, 'rb') as file:
+            content = file.read()
+        entries = dict(_read_table(content))
+        header = dict(_fields(entries.pop(b'')))        # whose key is before all names
+        return {name.decode(): _stored(entry) for name, entry in entries.items()}, header[1]
+    except OSError as error:
+        raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
+    except (LookupError, ValueError, struct.error):
+        raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off or damaged, or no index of a checkpoint; '
+                        f'{AGAIN}') from None
+
+
+def _stored(entry: bytes) -> Stored:
+    """A tensor's entry in the index (BundleEntryProto)."""
+    fields = dict(_fields(entry))
+    # Of a dimension (TensorShapeProto.Dim) the size is field 1, and 0 is left out.
+    shape = [dict(_fields(dimension)).get(1, 0) for number, dimension in _fields(fields.get(2, b'')) if number == 2]
+    return Stored(shape, *(fields.get(number, 0) for number in (1, 3, 4, 5)))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of a protocol buffer's fields. Raises ValueError or IndexError for what is none."""
+    place = 0
+    while place < len(message):
+        key, place = _read_varint(message, place)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, place = _read_varint(message, place)
+        elif kind in (1, 2, 5):
+            size, place = (8 if kind == 1 else 4, place) if kind != 2 else _read_varint(message, place)
+            value, place = message[place:place + size], place + size
+        else:
+            raise ValueError(f'fields of the kind {kind} are not known here')
+        yield number, value
+
+
+def _read_varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number at `place`, and the place after it."""
+    value = shift = 0
+    while data[place] > 127:
+        value, shift, place = value | (data[place] & 127) << shift, shift + 7, place + 1
+    return value | data[place] << shift, place + 1
+
+
+def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a sorted string table. Raises ValueError, IndexError or struct.error for what is none."""
+    footer = content[-FOOTER:]
+    if footer[-8:] != struct.pack('<Q', TABLE_MAGIC):
+        raise ValueError('it does not end as a table does')
+    place = 0
+    for _ in range(2):                      # the handle of the metadata, which is not read
+        _, place = _read_varint(footer, place)
+    for _, handle in _read_block(content, footer[place:]):
+        yield from _read_block(content, handle)
+
+
+def _read_block(content: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the block that a handle, offset and size, tells of. Raises as `_read_table`."""
+    start, place = _read_varint(handle, 0)
+    size, _ = _read_varint(handle, place)
+    block = content[start:start + size + 1]                 # with the byte that tells how it is compressed
+    if struct.unpack_from('<I', content, start + size + 1) != (_masked(crc32c(np.frombuffer(block, np.uint8))),):
+        raise ValueError('its checksum does not agree')
+    if block[-1]:
+        raise ValueError('it is compressed')                # as no release of TensorFlow but 1.1 has done
+    [n_restarts] = struct.unpack('<I', block[-5:-1])
+    place, end, key = 0, size - 4 * (n_restarts + 1), b''
+    while place < end:
+        shared, place = _read_varint(block, place)
+        own, place = _read_varint(block, place)
+        length, place = _read_varint(block, place)
+        key = key[:shared] + block[place:place + own]
+        place += own + length
+        yield key, block[place - length:place]
+
+
 def _varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first, the highest bit set on all but the last: 300 -> ac 02."""
     parts = []
@@ -90,7 +233,7 @@ def _write_table(file: BinaryIO, entries: list[tuple[bytes, bytes]]) -> None:
     metadata = write(_block([]))
     # A key that is not before the block's last: as short as can be.
     index = write(_block([(bytes([entries[-1][0][0] + 1]), handle)]))
-    file.write((metadata + index).ljust(40, b'\0') + struct.pack('<Q', TABLE_MAGIC))
+    file.write((metadata + index).ljust(FOOTER - 8, b'\0') + struct.pack('<Q', TABLE_MAGIC))
 
 
 def _block(entries: list[tuple[bytes, bytes]]) -> bytes:

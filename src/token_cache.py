@@ -25,12 +25,13 @@ from token_files import read_npz
 VERSION = 1     # of how text becomes tokens: to be raised when the same files and flags give other tokens
 
 
-def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int, *, place: str | None, vocabulary: str
-                ) -> tuple[list[np.ndarray], str | None]:
+def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int, *, place: str | None, vocabulary: str,
+                write: bool = True) -> tuple[list[np.ndarray], str | None]:
     """The chunks of load_dataset, and a key that tells whether they are the same another time.
 
     place: what the names of the cache's files begin with (checkpoint/run1/dataset); None for no cache. vocabulary: a
-    checksum of the encoder's files. The key is None if there is no telling (a pipe). Raises UserError as `load_dataset`.
+    checksum of the encoder's files. write: whether a cache may be made; one that is there is read in any case. The key is
+    None if there is no telling (a pipe). Raises UserError as `load_dataset`.
     """
     found = find_files(path)
     key = _key(found, combine, format, vocabulary)
@@ -43,15 +44,18 @@ def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int
         if known:
             return [array for file in found for array in read_npz(file, enc.n_vocab, check=False)], key
         chunks = load_files(enc, path, found, combine, format)
-        _write_note(note, {'key': key})
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(cache)        # of another corpus, before
+        if write:
+            _write_note(note, {'key': key})
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(cache)        # of another corpus, before
         return chunks, key
     if known and kept.get('cache') == _signature(cache):
         with contextlib.suppress(UserError):        # a damaged one, which is made anew
             chunks = list(read_npz(cache, enc.n_vocab, check=False))
             print(f'its tokens are in {cache}', flush=True)
             return chunks, key
+    if not write:
+        return load_files(enc, path, found, combine, format, processes), key
     why = 'which is not as it was written' if known else 'for the next start (--no_cache: only for this one)'
     print(f'encoding it into {cache}, {why}', flush=True)
     save_files(cache, enc, path, found, combine, format, processes)

@@ -86,7 +86,7 @@ def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray
         with open(path, 'rb', buffering=0) as file:
             if file.read(4) not in _ZIP_MAGIC:
                 raise ValueError('it is not a zip archive of arrays')
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)      # lives as long as its arrays
+            mapping = MappedFile(path, file.fileno())       # lives as long as its arrays
             with zipfile.ZipFile(file) as archive:
                 if not (members := sorted(archive.infolist(), key=_array_order)):
                     raise UserError(f'{path} holds no arrays; ./encode.py makes it from text')
@@ -106,6 +106,21 @@ def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray
     except _DAMAGE as error:
         raise UserError(f'cannot read {path}: {str(error) or type(error).__name__}; is it damaged? ./encode.py makes '
                         'it from text') from None
+
+
+class MappedFile(mmap.mmap):
+    """A file mapped into memory, to be read only. path: its name."""
+
+    def __new__(cls, path: str, descriptor: int):
+        mapping = super().__new__(cls, descriptor, 0, access=mmap.ACCESS_READ)
+        mapping.path = path
+        return mapping
+
+    def check(self) -> None:
+        """Raises UserError if the file has been cut since, which would end the process (SIGBUS) when it looks there."""
+        if self.size() < len(self):         # the file's size now, and what was mapped
+            raise UserError(f'{self.path} was cut while it was read: it had {len(self):,} bytes, and has {self.size():,} now; '
+                            'make it again, and put it in place by renaming it')
 
 
 class Joined:
@@ -150,13 +165,13 @@ def release(arrays: Iterable[np.ndarray | Joined]) -> None:
     release_mappings(mappings(arrays))
 
 
-def release_mappings(found: Iterable[mmap.mmap]) -> None:
+def release_mappings(found: Iterable[MappedFile]) -> None:
     """As `release`, for mapped files."""
     for mapping in found:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def mappings(arrays: Iterable[np.ndarray | Joined]) -> list[mmap.mmap]:
+def mappings(arrays: Iterable[np.ndarray | Joined]) -> list[MappedFile]:
     """The mapped files that these arrays lie in, each once."""
     found = {}
     for array in arrays:
@@ -165,7 +180,7 @@ def mappings(arrays: Iterable[np.ndarray | Joined]) -> list[mmap.mmap]:
             continue
         while isinstance(array, np.ndarray | memoryview):
             array = array.base if isinstance(array, np.ndarray) else array.obj
-        if isinstance(array, mmap.mmap):
+        if isinstance(array, MappedFile):
             found[id(array)] = array
     return list(found.values())
 
@@ -176,7 +191,7 @@ def _array_order(member: zipfile.ZipInfo) -> float:
     return int(match[1]) if match else float('inf')
 
 
-def _map_array(descriptor: int, mapping: mmap.mmap, member: zipfile.ZipInfo, what: str
+def _map_array(descriptor: int, mapping: MappedFile, member: zipfile.ZipInfo, what: str
                ) -> tuple[np.ndarray, int]:
     """The array of a member that is not compressed, in the mapped file, and where the member's bytes start in that.
 

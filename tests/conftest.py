@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import runtime
+import tensor_files
 from hparams import HParams
 from learn_vocabulary import learn_vocabulary, write_vocabulary
 
@@ -66,6 +67,13 @@ def model_directory(tf, settings_directory, tmp_path_factory):
         load_params(session, random_params(hparams, seed=0))
         checkpoint.save_model(session, str(directory))
     return directory
+
+
+def write_zeros(prefix, shapes):
+    """A checkpoint of zeros (name -> shape), without TensorFlow."""
+    shapes = dict(sorted(shapes.items()))
+    with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
+        tensor_files.write_bundle(data, index, shapes, map(np.zeros, shapes.values()))
 
 
 def load_params(session, params):

@@ -307,13 +307,14 @@ def test_another_network_is_refused(convert, there, home, setting, value):
 @pytest.mark.parametrize(('change', 'words'), [
     (lambda d: (d / 'model.safetensors').rename(d / 'pytorch_model.bin'), ['pytorch_model.bin', 'save_pretrained']),
     (lambda d: (d / 'model.safetensors').unlink(), ['holds no model.safetensors']),
+    (lambda d: (d / 'model.safetensors').unlink() or (d / 'model.safetensors').mkdir(), ['holds no model.safetensors']),
     (lambda d: (d / 'model.safetensors').write_bytes(b'version https://git-lfs'), ['damaged']),
     (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), ['damaged']),
     (lambda d: (d / 'config.json').write_text('{'), ['config.json', 'not JSON']),
     (lambda d: (d / 'config.json').write_text('{"model_type": "gpt2"}'), ['config.json', 'lacks vocab_size']),
     (lambda d: (d / 'config.json').unlink(), ['cannot read', 'config.json']),
     (lambda d: (d / 'merges.txt').unlink(), ['cannot read', 'merges.txt']),
-    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), ['vocabulary in there', 'line 2']),
+    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), ['the vocabulary in there will not do: merges.txt line 2']),
     (lambda d: rewrite(d, lambda w: w | {'score.weight': np.zeros(2, np.float32)}), ['score.weight']),
     (lambda d: rewrite(d, lambda w: w | {'transformer.wpe.weight': np.zeros([32, 24])}), ['wpe', 'F64'])])
 def test_a_directory_that_will_not_do_is_refused(convert, there, home, change, words):

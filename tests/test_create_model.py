@@ -74,6 +74,27 @@ def test_nothing_is_overwritten(create, home):
         create('toy', '--dataset', 'corpus.txt', *SIZE)
 
 
+def small_files():
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_a_disk_that_fills_up_leaves_nothing(script, home):
+    before = sorted(path.name for path in (home / 'models').iterdir())
+    line = one_line_error(script('create_model.py', 'new', '--dataset', 'corpus.txt', *SIZE, preexec_fn=small_files))
+    assert line == 'create_model.py: cannot write models/new.part: File too large'
+    assert sorted(path.name for path in (home / 'models').iterdir()) == before
+
+
+def test_memory_that_runs_out_is_said(tf, create, home, monkeypatch):
+    def exhausted():
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+    monkeypatch.setattr(tf, 'global_variables_initializer', exhausted)
+    with pytest.raises(UserError, match='out of memory: give a smaller --n_embd, --n_layer, --n_ctx or --vocab_size'):
+        create('new', '--dataset', 'corpus.txt', *SIZE)
+    assert not list((home / 'models').glob('new*'))
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(without_tensorflow, home):
     before = sorted(path.name for path in (home / 'models').iterdir())
     for flags, words in [
@@ -81,6 +102,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(without_tensorflow, home):
         (['--dataset', 'corpus.txt', *SIZE, '--n_head', '5'], 'n_embd 12 is not divisible by n_head 5'),
         (['--dataset', 'corpus.txt', *SIZE, '--vocab_size', '256'], '--vocab_size 256 is too small'),
         (['--dataset', 'corpus.txt', *SIZE, '--n_layer', '0'], 'argument --n_layer: expected a whole number above 0'),
+        (['--dataset', 'corpus.txt', *SIZE, '--n_embd', '9000000000'], 'a model of these sizes needs '),
         (['--from_run', 'nowhere'], "no run 'nowhere' in checkpoint"),
         ([], 'one of the arguments --dataset --from_run is required'),
         (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'corpus.txt'], 'cannot write corpus.txt/new'),

@@ -114,6 +114,14 @@ def test_a_disk_too_small_is_told_before_the_download(server, models, monkeypatc
     download('124M', models, server.url, HASTY)
 
 
+@pytest.mark.parametrize('suffix', ['', '.part'])
+def test_a_directory_in_place_of_a_file_is_told_before_the_download(server, models, suffix):
+    os.makedirs(os.path.join(models, '124M', WEIGHTS + suffix))
+    with pytest.raises(UserError, match=f'124M/{WEIGHTS}{suffix} is a directory, where a file of the model belongs: remove it'):
+        download('124M', models, server.url, HASTY)
+    assert server.gets() == [] and os.listdir(os.path.join(models, '124M')) == [WEIGHTS + suffix]
+
+
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_a_disk_that_fills_up(server, models):
     os.makedirs(os.path.join(models, '124M'))

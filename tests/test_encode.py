@@ -125,7 +125,10 @@ def test_runs_as_a_program(place):
     (['records', 'out.npz', '--text_column', 'text'], "records/a.jsonl line 2 has no column 'text' (--text_column); it has "),
     (['records/b.csv', 'out.npz', '--text_column', 'text'], 'records/b.csv line 3 has 1 columns, but the header 2'),
     (['records/c.jsonl', 'out.npz', '--text_column', 'text'], 'records/c.jsonl line 1 is not JSON: '),
-    (['packed.gz', 'out.npz'], 'packed.gz is cut short: the .gz data ends too early'),
+    (['packed.gz', 'out.npz'], 'packed.gz is cut off: its gzip data ends too early; copy, download or make it again'),
+    (['long.gz', 'out.npz'], 'long.gz is damaged: its gzip data is not as it was written; '),
+    (['more.gz', 'out.npz'], 'more.gz is damaged: its gzip data ends before the byte at offset '),
+    (['plain.gz', 'out.npz'], 'plain.gz is no gzip file: it begins otherwise; '),
     (['binary', 'out.npz'], 'binary is not utf-8 text: byte 0x00 at offset 4 (a binary file?); '),
     (['nothing', 'out.npz'], 'no files in the directory nothing (hidden ones are skipped)'),
     (['loop', 'out.npz'], "cannot find 'loop': Too many levels of symbolic links"),
@@ -144,6 +147,11 @@ def test_mistakes_are_one_line_and_leave_nothing(place, monkeypatch, capfd, argu
     (place / 'records/b.csv').write_text('id,text\n1,a\nb\n')
     (place / 'records/c.jsonl').write_text('text\n')
     (place / 'packed.gz').write_bytes(gzip.compress(b'x' * 99)[:-5])
+    long = bytearray(gzip.compress(np.random.default_rng(0).choice(list(b'the dog '), 3_000_000).astype(np.uint8).tobytes(), 1))
+    long[len(long) // 2] ^= 1
+    (place / 'long.gz').write_bytes(long)       # found out after some text was encoded
+    (place / 'more.gz').write_bytes(gzip.compress(b'x') + b'more')
+    (place / 'plain.gz').write_text('x')
     (place / 'binary').write_bytes(b'\x7fELF\0')
     (place / 'nothing/.hidden').write_text('x')
     (place / 'loop').symlink_to('loop')
@@ -175,6 +183,22 @@ def test_failed_corpus_leaves_the_old_output(place, encode):
     (place / 'corpus' / 'z.txt').write_bytes(b'\xff')
     assert one_line_error(encode('corpus', 'out.npz')).startswith('encode.py: corpus/z.txt is not utf-8 text')
     assert (place / 'out.npz').read_text() == 'old' and not (place / 'out.npz.part').exists()
+
+
+@pytest.mark.parametrize(('block', 'why'), [
+    (lambda part: part.mkdir(), 'Is a directory'),
+    (lambda part: part.symlink_to(part.name), 'Too many levels of symbolic links'),
+    (lambda part: part.symlink_to('nowhere/file'), 'No such file or directory')])
+def test_a_place_for_the_unfinished_output_that_is_taken(place, monkeypatch, capfd, block, why):
+    block(place / 'out.npz.part')
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, 'argv', ['encode.py', 'corpus', 'out.npz', '--model_name', 'toy'])
+    with pytest.raises(SystemExit) as exit:
+        errors.run(encode_script.main)
+    assert exit.value.code == 2
+    assert capfd.readouterr().err == ('encode.py: cannot write out.npz.part, which would become out.npz when it is whole: '
+                                      f'{why}; remove out.npz.part\n')
+    assert not (place / 'out.npz').exists() and os.path.lexists(place / 'out.npz.part')     # it is not ours
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')

@@ -1,6 +1,7 @@
 """load_dataset.py: files -> chunks -> samples, with a stand-in for the encoder."""
 
 import itertools
+import os
 import tracemalloc
 
 import numpy as np
@@ -217,6 +218,23 @@ def test_memory_that_samples_of_joined_documents_fill_is_given_back(tmp_path, mo
 def numbered(*sizes):
     """Chunks in which each token is different, so that a sample tells where it starts."""
     return [np.arange(size) + 100 * number for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize('share', [0, 0.5])
+def test_a_file_that_is_cut_while_samples_are_drawn_is_named(tmp_path, share):
+    """To look at what is gone would end the process."""
+    np.savez(tmp_path / 'a.npz', np.arange(9_000) % 50)
+    chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
+    if share:
+        chunks, _ = hold_out(chunks, 9, share)
+    sampler = Sampler(chunks, seed=1)
+    size = (tmp_path / 'a.npz').stat().st_size
+    with open(tmp_path / 'a.npz', 'ab') as file:
+        file.write(b'more')     # does no harm
+    sampler.sample(5)
+    os.truncate(tmp_path / 'a.npz', 5_000)
+    with pytest.raises(UserError, match=f'a.npz was cut while it was read: it had {size:,} bytes, and has 5,000 now; '):
+        sampler.sample(5)
 
 
 def test_every_start_is_equally_likely():

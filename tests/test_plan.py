@@ -1,6 +1,7 @@
 """train.py --dry_run: a plan, without TensorFlow and without a byte written; its formula against what was measured."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -9,8 +10,10 @@ import sys
 
 import pytest
 
+import job
 import plan
-from conftest import TEXT
+import run_dir
+from conftest import TEXT, write_zeros
 from encoder import load_encoder
 from errors import UserError
 from hparams import load_hparams
@@ -26,10 +29,10 @@ def total(step):
 
 @pytest.fixture
 def place(settings_directory, tmp_path):
-    """A working directory with a corpus and `models/toy`, whose checkpoint is there in name only."""
+    """A working directory with a corpus and `models/toy`, whose weights are zeros."""
     shutil.copytree(settings_directory, tmp_path / 'models/toy')
     (tmp_path / 'models/toy/checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
-    (tmp_path / 'models/toy/model.ckpt.index').write_text('')
+    write_zeros(tmp_path / 'models/toy/model.ckpt', load_hparams(str(settings_directory)).shapes())
     (tmp_path / 'corpus.txt').write_text(TEXT)
     return tmp_path
 
@@ -139,7 +142,7 @@ def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
     shutil.copytree(place / 'models/toy', run)
     (run / 'checkpoint').write_text('model_checkpoint_path: "model-7"\n')
     for suffix in ('index', 'data-00000-of-00001'):
-        (run / f'model-7.{suffix}').write_text('')
+        (run / f'model.ckpt.{suffix}').rename(run / f'model-7.{suffix}')
     (run / 'model-9.index.part').write_text('what a start of the run would clean up')
     told, output = dry_run('--optimizer', 'sgd', '--only_train_transformer_layers')
     assert told['model']['trained'][1] == 'with sgd, from checkpoint/run1/model-7'
@@ -160,6 +163,51 @@ def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
 def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
     with pytest.raises(UserError, match=words):
         dry_run(*flags)
+
+
+@pytest.mark.parametrize(('harm', 'words'), [
+    (lambda model: (model / 'model.ckpt.data-00000-of-00001').unlink(),
+     'cannot read the checkpoint models/toy/model.ckpt: models/toy/model.ckpt.data-00000-of-00001: No such file'),
+    (lambda model: os.truncate(model / 'model.ckpt.data-00000-of-00001', 1000), 'is cut off: it has 1,000 bytes of '),
+    (lambda model: os.truncate(model / 'model.ckpt.index', 100), 'models/toy/model.ckpt.index is cut off or damaged'),
+    (lambda model: write_zeros(model / 'model.ckpt', {'model/wte': [9, 24]}),
+     'models/toy/model.ckpt is a checkpoint of another model, it looks like .* n_embd 24: it holds no model/wpe')])
+def test_weights_that_will_not_do(dry_run, place, harm, words):
+    harm(place / 'models/toy')
+    with pytest.raises(UserError, match=words):
+        dry_run()
+
+
+def test_tokens_that_a_run_keeps_are_read(dry_run, place, monkeypatch):
+    import train
+    assert 'its tokens are in' not in dry_run()[1]
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt'])
+    job.prepare(train.parse_flags()).lock.close()
+    told, output = dry_run()
+    assert 'its tokens are in checkpoint/run1/dataset.npz' in output
+    fresh, output = dry_run('--no_cache')
+    assert 'its tokens are in' not in output and told['corpus'] == fresh['corpus']
+
+
+def test_another_process_that_trains_there_is_told_and_not_disturbed(dry_run, place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert 'another process' not in dry_run()[1]
+    with run_dir.lock('checkpoint/run1'):
+        for _ in range(2):      # one look does not stand in the way of the next
+            assert (f'another process (number {os.getpid()}) trains in checkpoint/run1 now: a run would be refused until it ends'
+                    in dry_run()[1])
+        with pytest.raises(UserError, match='another process .* trains in checkpoint/run1'):
+            run_dir.lock('checkpoint/run1')
+    assert 'another process' not in dry_run()[1]
+
+
+def test_a_run_that_begins_while_somebody_looks_waits_a_moment(tmp_path, monkeypatch):
+    (tmp_path / 'lock').touch()
+    looks = open(tmp_path / 'lock', encoding='utf-8')      # noqa: SIM115  (closed when the run waits)
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr(run_dir.time, 'sleep', lambda seconds: looks.close())
+    with run_dir.lock(str(tmp_path)):
+        assert looks.closed
 
 
 def test_a_vocabulary_larger_than_the_model(dry_run, place):

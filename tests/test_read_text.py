@@ -124,18 +124,53 @@ def test_what_is_compressed_well_comes_out_in_pieces(tmp_path, monkeypatch):
     assert sum(sizes) == 3_000_000 and max(sizes) < 200_000
 
 
-@pytest.mark.parametrize('suffix', ['.gz', '.zst'])
-def test_compressed_files_cut_short_or_damaged(tmp_path, block, suffix):
-    path, whole = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode())
-    for size in (0, 1, 11, len(whole) - 1):
-        assert error_of(path, whole[:size]) == f' is cut short: the {suffix} data ends too early'
-    assert error_of(path, packed(suffix, b'x') + whole[:-1]).startswith(' is cut short')
-    assert error_of(path, b'plain text').startswith(' is damaged: ')
-    changed = bytearray(whole)
-    changed[20] ^= 1
-    assert error_of(path, bytes(changed)).startswith(' is damaged: ')
+@pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
+def test_compressed_files_cut_off_or_damaged(tmp_path, block, suffix, kind):
+    path, whole, again = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode()), '; copy, download or make it again'
+    cut, damaged = f' is cut off: its {kind} data ends too early{again}', f' is damaged: its {kind} data is not as it was written{again}'
+    for size in (1, 3, 11, len(whole) - 1):
+        assert error_of(path, whole[:size]) == cut
+    first = packed(suffix, b'x')
+    assert error_of(path, first + whole[:-1]) == cut
+    for place in (5 if suffix == '.zst' else 2, 20, len(whole) - 3):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        assert error_of(path, first + changed) == damaged
     assert ' is not utf-8 text: byte 0xff at offset 700 (invalid start byte)' in error_of(
         path, packed(suffix, b'x' * 700 + b'\xff'))
+
+
+@pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
+def test_what_is_not_compressed_at_all_or_only_at_first(tmp_path, block, suffix, kind):
+    path, whole, todo = tmp_path / f'a{suffix}', packed(suffix, b'text'), '; give it another name, or leave it out by a glob such as *.txt'
+    for content in (b'plain text', b'p', bytes(100), whole[1:]):
+        assert error_of(path, content) == f' is no {kind} file: it begins otherwise{todo}'
+    assert error_of(path, b'') == f' is no {kind} file: it is empty{todo}'
+    for rest in (b'plain text', b'p', bytes(100)):
+        assert error_of(path, whole + rest) == (f' is damaged: its {kind} data ends before the byte at offset {len(whole)}, and '
+                                                'something else follows; copy, download or make it again')
+
+
+@pytest.mark.parametrize('content', [b'a' * 9 + b'\xff' + b'b' * 90, b'{"t": "x"' + b'\n' * 90])
+def test_nonsense_that_damage_has_made_is_told_as_damage(tmp_path, monkeypatch, content):
+    """A text that will not do, in a file whose checksum tells that it was another; far behind it, that is not looked for."""
+    monkeypatch.setattr(read_text, 'BLOCK', 8)
+    path, whole = tmp_path / 'a.jsonl.gz', gzip.compress(content, 0)
+    monkeypatch.setattr(read_text, 'LONGEST_WORD', 1000)
+    text_error = error_of(path, whole, text_column='t')
+    assert ' is not utf-8 text' in text_error or ' line 1 is not JSON' in text_error
+    changed = whole[:-8] + bytes(4) + whole[-4:]
+    assert error_of(path, changed, text_column='t').startswith(' is damaged: its gzip data is not as it was written')
+    monkeypatch.setattr(read_text, '_LOOK_ON', 20)
+    assert error_of(path, changed, text_column='t') == text_error
+
+
+def test_zst_of_long_range_and_frames_to_be_skipped(tmp_path):
+    zstandard = pytest.importorskip('zstandard')
+    compressor = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=31)).compressobj()
+    (tmp_path / 'a.zst').write_bytes(b'\x50\x2a\x4d\x18\x02\0\0\0no' + compressor.compress(b'text') + compressor.flush())
+    assert documents(tmp_path / 'a.zst') == ['text']
 
 
 def test_the_package_for_zst_is_named(tmp_path, monkeypatch):

@@ -265,6 +265,20 @@ def test_a_save_that_fails_at_its_end_leaves_nothing(train, home, monkeypatch):
     assert names() == before
 
 
+def test_a_save_whose_unfinished_file_cannot_be_written_leaves_nothing(train, home, monkeypatch):
+    train('--max_steps', 2, *SMALL)
+    write = run_state.write
+
+    def blocked(prefix, state):
+        (home / f'{prefix}.json.part').mkdir()
+        write(prefix, state)
+    monkeypatch.setattr(run_state, 'write', blocked)
+    with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: cannot write checkpoint/run1/model-3.json.part, '
+                                        'which .*: Is a directory; .*; checkpoint/run1/model-2 is as it was'):
+        train('--max_steps', 3, *SMALL)
+    assert not list((home / 'checkpoint/run1').glob('model-3*'))
+
+
 def test_other_settings_are_said(train, home):
     train('--max_steps', 1, *SMALL)
     assert 'other settings' not in train('--max_steps', 2, *SMALL)

@@ -1,14 +1,18 @@
 """The two sampling scripts as a person runs them."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
+import sampling_flags
 from conftest import ROOT, one_line_error
 
 INTERACTIVE = 'src/interactive_conditional_samples.py'
@@ -117,7 +121,6 @@ def test_one_prompt_with_stops(ask):
 
 
 def test_a_sample_is_shown_token_by_token(ask, monkeypatch):
-    import sampling_flags
     shown = []
     monkeypatch.setattr(sampling_flags, 'print', lambda *parts, end='\n', flush=False: shown.append(''.join(parts) + end),
                         raising=False)
@@ -153,6 +156,69 @@ def test_a_pipe_and_ctrl_c_in_a_real_process(home):
     assert process.returncode == 0, errors
     assert errors == '\nstopped\n'
     assert 'Model prompt' not in output
+
+
+TYPED = """
+import interactive_conditional_samples as script
+class Flags:
+    def check_prompt(self, where, line):
+        pass
+for line in script.typed_prompts(Flags()):
+    print(repr(line))
+"""
+
+
+@pytest.fixture
+def at_terminal():
+    """Runs typed_prompts at a terminal, types these lines, each when it is asked for, and Ctrl-D: what was asked, printed, said.
+
+    printed: whether standard output is the terminal too; else it is a pipe.
+    """
+    def run(*lines, printed=True):
+        ours, theirs = pty.openpty()
+        stdout, stderr = (theirs, subprocess.PIPE) if printed else (subprocess.PIPE, theirs)
+        with subprocess.Popen([sys.executable, '-c', TYPED], stdin=theirs, stdout=stdout, stderr=stderr,
+                              env=os.environ | {'PYTHONPATH': os.path.join(ROOT, 'src'), 'TERM': 'xterm'}) as process:
+            os.close(theirs)
+            screen = b''
+            for number, line in enumerate([*lines, '\x04'], start=1):
+                while screen.count(b'>>> ') < number:
+                    screen += os.read(ours, 1000)
+                os.write(ours, line.encode())
+            with contextlib.suppress(OSError):      # which is how a terminal ends
+                while more := os.read(ours, 1000):
+                    screen += more
+            other = process.communicate(timeout=60)[0 if not printed else 1]
+        os.close(ours)
+        assert process.returncode == 0
+        return screen.decode(), other.decode()
+    return run
+
+
+def test_a_line_can_be_edited_and_brought_back(at_terminal):
+    pytest.importorskip('readline')
+    left, up = '\x1b[D', '\x1b[A'
+    screen, said = at_terminal(f'the café{left * 8}of \n', f'{up}\n')
+    assert screen.count("'of the café'") == 2
+    assert said == '\n'      # after Ctrl-D, so that the shell does not go on beside the prompt
+
+
+def test_the_question_is_not_written_into_a_pipe(at_terminal):
+    screen, printed = at_terminal('the king\n', printed=False)
+    assert printed == "'the king'\n"
+    assert screen.startswith('Model prompt >>> ') and screen.count('>>>') == 2 and screen.endswith('\r\n')
+
+
+@pytest.mark.parametrize(('width', 'expected'), [(200, 80), (60, 60), (None, 80)])
+def test_the_line_below_samples_fits_the_window(monkeypatch, width, expected):
+    """None: there is no window."""
+    monkeypatch.setattr(sampling_flags.shutil, 'get_terminal_size', lambda: os.terminal_size((width or 60, 24)))
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: width is not None, raising=False)
+    text, flags = types.SimpleNamespace(seed=[0, 0, 1]), types.SimpleNamespace(nsamples=2)
+    assert sampling_flags.below(text, flags, rule=True) == '\n' + '=' * expected
+    for other in ({'nsamples': 3}, {'nsamples': 1}, {'nsamples': 0}):
+        assert sampling_flags.below(text, types.SimpleNamespace(**other), rule=True) == ''
+    assert sampling_flags.below(text, flags, rule=False) == ''
 
 
 @pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])

@@ -33,10 +33,11 @@ class Place:
             return function(*args)
         return counted
 
-    def load(self, path=None, combine=50000, format=PLAIN, place='dataset', vocabulary='v'):
+    def load(self, path=None, combine=50000, format=PLAIN, place='dataset', vocabulary='v', write=True):
         self.encoded = 0
         chunks, self.key = token_cache.load_corpus(self.enc, str(path or self.corpus), combine, format, 1,
-                                                   place=place and str(self.cache / place), vocabulary=vocabulary)
+                                                   place=place and str(self.cache / place), vocabulary=vocabulary,
+                                                   write=write)
         self.said = self.capsys.readouterr().out.replace(str(self.cache), 'RUN')
         return chunks
 
@@ -135,6 +136,28 @@ def test_a_corpus_of_tokens_is_checked_once_and_not_copied(place, tmp_path, monk
         place.load(tmp_path / 'a.npz')
 
 
+def contents(place):
+    return {name: (place.cache / name).read_bytes() for name in place.files()}
+
+
+def test_a_cache_that_may_not_be_written_is_read(place, tmp_path):
+    expected = place.enc.encode('the quick brown fox')
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert place.files() == [] and place.said == ''
+    place.load()
+    before = contents(place)
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 0
+    assert place.said == 'its tokens are in RUN/dataset.npz\n'
+    place.load(combine=3, write=False)
+    assert place.encoded == 1 and place.said == ''
+    np.savez(tmp_path / 'a.npz', np.arange(5))
+    assert place.load(tmp_path / 'a.npz', write=False)[0].tolist() == [*range(5)]
+    flip(place.cache / 'dataset.npz')
+    damaged = (place.cache / 'dataset.npz').read_bytes()
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert contents(place) == before | {'dataset.npz': damaged}
+
+
 def test_a_pipe_is_not_kept(place):
     reader, writer = os.pipe()
     os.write(writer, b'hi')
@@ -191,6 +214,19 @@ def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeyp
     train('--max_steps', 1, *FLAGS)
     monkeypatch.setattr(run_dir, '_checksum', None)
     train('--max_steps', 2, *FLAGS)
+
+
+def test_tokens_that_are_cut_during_training_end_it_in_one_line(train, home, monkeypatch):
+    import training
+    np.savez(home / 'given.npz', np.arange(5000) % 250)
+    observe = training.Training.observe
+
+    def cut(self):
+        observe(self)
+        os.truncate(home / 'given.npz', 100)
+    monkeypatch.setattr(training.Training, 'observe', cut)
+    with pytest.raises(UserError, match='given.npz was cut while it was read'):
+        train('--dataset', 'given.npz', '--max_steps', 9, *FLAGS)
 
 
 def test_validation_texts_are_kept_too(train, home):

@@ -197,9 +197,9 @@ def test_a_checkpoint_of_another_size_is_named(train, home, model_directory, cha
 
 
 def test_a_published_model_is_recognised():
-    import checkpoint
+    import tensor_files
     blocks = {f'model/h{i}/ln_1/g': [1024] for i in range(24)}
-    assert checkpoint._model_of({'model/wte': [50257, 1024], **blocks}) == '355M'
+    assert tensor_files._model_of({'model/wte': [50257, 1024], **blocks}) == '355M'
 
 
 def test_a_damaged_checkpoint_is_named(train, home, model_directory):

@@ -87,6 +87,7 @@ def test_broken_encoder_json(tmp_path, content, fault):
     (b'#version: 0.2\nl o\nlow er\n', "vocab.bpe line 3: 'low' is neither a byte nor made by an earlier line"),
     (b'#version: 0.2\nl o\nlo 0x\n', "vocab.bpe line 3: '0x' is neither a byte nor made by an earlier line"),
     (b'#version: 0.2\nlo w\nl o\n', "vocab.bpe line 2: 'lo' is neither a byte nor made by an earlier line"),
+    (b'#version: 0.2\nl o\n', "vocab.bpe ends after 1 merges, none of which makes 'low' of encoder.json beside it: is it cut off"),
     (b'#version: 0.2\nl o\nlo w\nl o\n', "vocab.bpe line 4: 'l o' is on line 2 already"),
 ])
 def test_broken_vocab_bpe(tmp_path, content, fault):
@@ -97,6 +98,12 @@ def test_broken_vocab_bpe(tmp_path, content, fault):
         (tmp_path / 'vocab.bpe').write_bytes(content)
     with pytest.raises(UserError, match=fault):
         load_encoder(str(tmp_path))
+
+
+def test_a_token_that_was_added_behind_the_others_needs_no_merge(tmp_path):
+    ids, merges = vocabulary('l o', 'lo w')
+    write_vocabulary(tmp_path, ids | {'<|pad|>': len(ids)}, merges)
+    assert load_encoder(str(tmp_path)).decode([len(ids)]) == '<|pad|>'
 
 
 def test_a_file_that_is_a_directory(tmp_path):
