@@ -40,10 +40,10 @@ from hparams import HParams
 from local_workers import free_ports
 
 MODEL = HParams(n_vocab=8192, n_ctx=128, n_embd=512, n_head=8, n_layer=4)
-BATCH = 2                       # sequences of n_ctx tokens for each worker
+BATCH = 1                       # sequences of n_ctx tokens for each worker
 DTYPES = ('float32', 'bfloat16')
 ALONE, COPY, MESSAGE = 'alone', 'copy', 'message'
-TIMES = {ALONE: 4, 'float32': 4, 'bfloat16': 4, COPY: 2, MESSAGE: 50}   # in a turn
+TIMES = {ALONE: 2, 'float32': 2, 'bfloat16': 2, COPY: 2, MESSAGE: 50}   # in a turn
 SLOW_TIMES = {ALONE: 2, 'float32': 1, 'bfloat16': 1, COPY: 1, MESSAGE: 5}
 WARMUP = 2                      # turns that do not count
 SLOW_ROUNDS = 3                 # at most; each takes half a minute
