@@ -266,7 +266,7 @@ def local(rounds: int) -> str:
             for team in teams:
                 team.round()
     figures = table(HEADS, [row(team, dtype) for team in teams[1:] for dtype in DTYPES])
-    return f'this machine, one core for each worker while there are, {rounds} rounds\n\n{scaling(teams)}\n\n{figures}'
+    return f'this machine, one core for each worker while there are; rounds: {rounds}\n\n{scaling(teams)}\n\n{figures}'
 
 
 def slow(rounds: int) -> str:
@@ -282,7 +282,7 @@ def slow(rounds: int) -> str:
     except slow_link.Refused as refusal:
         return f'slow link: not measured, this machine has none ({refusal})'
     figures = table(HEADS, [row(team, dtype) for dtype in DTYPES])
-    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; {rounds} rounds, a byte took '
+    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; rounds: {rounds}; a byte took '
             f'{team.median(lambda s: s[MESSAGE]) * 1e3:.0f} ms there and back\n\n{figures}')
 
 
