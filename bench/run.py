@@ -75,6 +75,7 @@ BENCHMARKS = {
     'sample': Benchmark('--rounds 3', '--rounds 1', ('tensorflow', 'torch', 'transformers', 'ctranslate2')),
     'encode': Benchmark('--rounds 3 --memory', '--rounds 1 --only English', ('regex', 'numpy', 'tiktoken', 'tokenizers'),
                         corpus=True),
+    'distributed': Benchmark('--rounds 7', '--rounds 1', ('tensorflow',)),
     'faults': Benchmark('--kills 100 --damages 50', '--kills 2 --damages 2', ('tensorflow',), results),
     'real_size': Benchmark('', '', ('tensorflow',), commands, corpus=True),
 }

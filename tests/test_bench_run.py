@@ -90,7 +90,7 @@ def test_a_section_says_with_what_it_was_measured(run, bench):
     assert ': `bench/encode.py VOCABULARY_DIR TEXT --rounds 3 --memory`\n\n$ VOCABULARY_DIR TEXT --rounds 3 --memory\n' in text
     assert ': `bench/faults.py --kills 100 --damages 50`\n\n* $ --kills 100 --damages 50\n' in text
     assert text.startswith('above\n') and text.endswith('below\n')
-    assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'sample', 'real_size']
+    assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'sample', 'distributed', 'real_size']
 
 
 def test_a_quick_run_prints_and_leaves_the_file(run, capsys):

@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""What training with several workers costs: on this machine, over a slow network, and on paper for large ones.
+
+    bench/distributed.py [--rounds 7] [--only local slow paper]
+
+The work: a small GPT-2 with random weights, random tokens, Adam, float32; the step is the one that train.py makes. Each worker
+is a process that is pinned to one core before TensorFlow starts; so 4 workers share 2 cores two by two. Teams of 1, 2 and 4
+are started one after the other, and stay; then they take turns. In its turn a team makes, all its workers at once: steps of
+which none asks the others (without reduction), steps together with gradients travelling as float32, and as bfloat16, a
+plain TCP copy of the bytes that a ring all-reduce sends, round the same ring, and a small message round it. The slowest worker
+counts. Ratios are taken within a round; the tables have their medians. `model` is what network_model.py says, from the step
+without reduction, the rate of that copy and the time of that message, over what was measured.
+
+slow: the same for 2 workers in two network namespaces, 10 ms one way (20 ms there and back) and 100 Mbit/s each way; needs
+Linux and root. paper: the same model for each size of GPT-2 on networks that are not here.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, '..', 'src'), HERE]
+
+import network_model
+import slow_link
+
+from cluster import ONE_WORKER, Cluster
+from hparams import HParams
+from local_workers import free_ports
+
+MODEL = HParams(n_vocab=8192, n_ctx=128, n_embd=512, n_head=8, n_layer=4)
+BATCH = 1                       # sequences of n_ctx tokens for each worker
+DTYPES = ('float32', 'bfloat16')
+ALONE, COPY, MESSAGE = 'alone', 'copy', 'message'
+TIMES = {ALONE: 2, 'float32': 2, 'bfloat16': 2, COPY: 2, MESSAGE: 50}   # in a turn
+SLOW_TIMES = {ALONE: 2, 'float32': 1, 'bfloat16': 1, COPY: 1, MESSAGE: 5}
+WARMUP = 2                      # turns that do not count
+SLOW_ROUNDS = 3                 # at most; each takes half a minute
+DELAY, RATE = 10e-3, 100e6 / 8  # seconds one way, bytes per second each way
+LIMIT = 120.0                   # seconds for a turn, and for a worker to come
+
+
+def traffic(nbytes: int, workers: int) -> int:
+    """What each worker sends, and receives, when so many bytes are summed."""
+    return round(2 * (workers - 1) * nbytes / workers)
+
+
+class Ring:
+    """Plain TCP connections of a worker, to the next one and from the one before."""
+
+    def __init__(self, addresses: list[tuple[str, int]], index: int):
+        self._next, self._leads, self._count = addresses[(index + 1) % len(addresses)], index == 0, len(addresses)
+        self._listener = socket.create_server(addresses[index])
+        self._listener.settimeout(LIMIT)
+        sent = traffic(sum(network_model.gradient_buckets(MODEL, 'float32')), self._count)
+        self._given, self._taken = bytearray(b'\1' * sent), memoryview(bytearray(b'\2' * sent))
+
+    def connect(self) -> None:
+        """Once all listen."""
+        self._to = socket.create_connection(self._next, LIMIT)
+        self._from, _ = self._listener.accept()
+        for each in (self._to, self._from):
+            each.settimeout(LIMIT)
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def copy(self) -> None:
+        """Sends to the next one what a reduction in float32 sends, and takes as much from the one before, at once."""
+        sender = threading.Thread(target=self._to.sendall, args=[self._given])
+        sender.start()
+        self._take(len(self._taken))
+        sender.join()
+
+    def message(self) -> None:
+        """Has one byte go round."""
+        if self._leads:
+            self._to.sendall(b'x')
+        self._take(1)
+        if not self._leads:
+            self._to.sendall(b'x')
+
+    def _take(self, nbytes: int) -> None:
+        done = 0
+        while done < nbytes:
+            got = self._from.recv_into(self._taken[done:nbytes])
+            if not got:
+                raise ConnectionError('the worker before this one is gone')
+            done += got
+
+
+def training_step(workers, dtype: str):
+    """A function that makes a training step, in a graph and session of its own."""
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+
+    import fused
+    import model
+    import optimize
+    with tf.Graph().as_default() as graph, fused.compiling():
+        tokens = tf.placeholder(tf.int32, [BATCH, MODEL.n_ctx])
+        loss = model.loss(model.model(MODEL, tokens), tokens)
+        weights = tf.trainable_variables()
+        step = optimize.TrainStep(loss, weights, workers=workers, reduce_dtype=tf.as_dtype(dtype))
+        session = workers.session(graph)
+        for variable in weights:
+            session.run(variable.initializer)
+        step.initialize(session)
+    rng = np.random.default_rng(0)
+    return lambda: step.run(session, [{tokens: rng.integers(MODEL.n_vocab, size=tokens.shape)}], 2e-5)
+
+
+def work(settings: dict) -> None:
+    """Is one worker: takes a turn for each line of standard input, a JSON list of what and how often; prints its seconds."""
+    os.sched_setaffinity(0, settings['cores'])
+    import runtime
+    runtime.load_tensorflow(several=True)
+    from distributed import Workers
+    index, several = settings['index'], len(settings['addresses']) > 1
+    cluster = Cluster(tuple(settings['addresses']), index) if several else ONE_WORKER
+    ring = Ring([tuple(address) for address in settings['ring']], index) if several else None
+    workers = Workers(cluster, timeout=LIMIT, startup_timeout=LIMIT)
+    with workers.together():
+        actions = {ALONE: training_step(Workers(), 'float32')}
+        if several:
+            ring.connect()
+            actions |= {COPY: ring.copy, MESSAGE: ring.message} | {dtype: training_step(workers, dtype) for dtype in DTYPES}
+        for line in sys.stdin:
+            what, times = json.loads(line)
+            workers.barrier()
+            start = time.perf_counter()
+            for _ in range(times):
+                actions[what]()
+            print(json.dumps((time.perf_counter() - start) / times), flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a worker runs: its addresses for TensorFlow and for the ring, its core, and what starts a process there."""
+    host: str
+    ports: tuple[int, int]
+    core: int
+    prefix: tuple[str, ...] = ()
+
+
+class Team:
+    """Workers that train together, each a process that takes turns when told to. rounds: {what: seconds} of each."""
+
+    def __init__(self, places: list[Place], times: dict[str, int]):
+        self.count, self.cores, self.rounds = len(places), len({place.core for place in places}), []
+        self._times = {what: n for what, n in times.items() if self.count > 1 or what == ALONE}
+        common = {'addresses': [f'{place.host}:{place.ports[0]}' for place in places],
+                  'ring': [(place.host, place.ports[1]) for place in places]}
+        self._processes = []
+        for i, place in enumerate(places):
+            settings = json.dumps(common | {'index': i, 'cores': [place.core]})
+            self._processes.append(subprocess.Popen(
+                [*place.prefix, sys.executable, os.path.abspath(__file__), '--worker', settings], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True))
+
+    @contextlib.contextmanager
+    def ready(self):
+        """Within it the workers are there and warm. At the end they are not: ended by themselves, if all went well, or killed."""
+        limit = 0.0
+        try:
+            for what in [*self._times] * WARMUP:
+                self._turn(what, 1)
+            yield self
+            limit = LIMIT
+        finally:
+            with self._limit(limit):
+                for process in self._processes:
+                    process.stdin.close()
+                for process in self._processes:
+                    process.wait()
+
+    def round(self) -> None:
+        self.rounds.append({what: self._turn(what, times) for what, times in self._times.items()})
+        print(f'{self.count} workers: {json.dumps(self.rounds[-1])}', file=sys.stderr, flush=True)
+
+    def _turn(self, what: str, times: int) -> float:
+        """Seconds of the slowest worker, each time."""
+        with self._limit(LIMIT):
+            for process in self._processes:
+                process.stdin.write(f'{json.dumps([what, times])}\n')
+                process.stdin.flush()
+            lines = [process.stdout.readline() for process in self._processes]
+        if not all(lines):
+            sys.exit(f'a worker of {self.count} failed, or took more than {LIMIT:g} seconds: {what}')
+        return max(map(json.loads, lines))
+
+    @contextlib.contextmanager
+    def _limit(self, seconds: float):
+        """Kills the workers after so many seconds, which ends every wait for them."""
+        timer = threading.Timer(seconds, lambda: [process.kill() for process in self._processes])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def median(self, figure) -> float:
+        """Of figure(the seconds of a round)."""
+        return statistics.median(map(figure, self.rounds))
+
+
+HEADS = ['', 'step, s', 'without reduction, s', 'share of reduction', 'MB each way', 'a plain copy of them, s',
+         'reduction over copy', 'model over measured']
+
+
+def row(team: Team, dtype: str) -> list[str]:
+    """The figures under HEADS of a team, its gradients travelling in a dtype."""
+    buckets = network_model.gradient_buckets(MODEL, dtype)
+    full = traffic(sum(network_model.gradient_buckets(MODEL, 'float32')), team.count)
+    sent = traffic(sum(buckets), team.count)
+
+    def copy(seconds: dict) -> float:
+        return seconds[COPY] * sent / full
+
+    def predicted(seconds: dict) -> float:
+        reduction = network_model.reduction_seconds(sum(buckets), team.count, bandwidth=full / seconds[COPY],
+                                                    latency=seconds[MESSAGE] / team.count, buckets=len(buckets))
+        return network_model.step_seconds(seconds[ALONE], reduction)
+
+    median = team.median
+    return [f'{team.count} workers, {dtype}', f'{median(lambda s: s[dtype]):.3f}', f'{median(lambda s: s[ALONE]):.3f}',
+            f'{median(lambda s: 1 - s[ALONE] / s[dtype]):.2f}', f'{sent / 1e6:.0f}', f'{median(copy):.3f}',
+            f'{median(lambda s: (s[dtype] - s[ALONE]) / copy(s)):.1f}', f'{median(lambda s: predicted(s) / s[dtype]):.2f}']
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in [heads, ['---'] * len(heads), *rows])
+
+
+def scaling(teams: list[Team]) -> str:
+    """Tokens per second of each team, and how many times those of one worker in the same round that is."""
+    rows, tokens = [], BATCH * MODEL.n_ctx
+    for team in teams:
+        for dtype in DTYPES if team.count > 1 else [ALONE]:
+            pairs = [(team.count * tokens / own[dtype], tokens / one[ALONE]) for own, one in zip(team.rounds, teams[0].rounds)]
+            rows.append([f'{team.count} workers, {dtype}' if team.count > 1 else '1 worker', str(team.cores),
+                         f'{statistics.median(own for own, _ in pairs):.0f}',
+                         f'{statistics.median(own / one for own, one in pairs):.2f}'])
+    return table(['', 'cores', 'tokens/s', 'over one worker'], rows)
+
+
+def local(rounds: int) -> str:
+    """Teams of 1, 2 and 4 on this machine, in turns."""
+    cores = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        teams = []
+        for count in (1, 2, 4):
+            ports = free_ports(2 * count)
+            places = [Place('localhost', (ports[i], ports[count + i]), cores[i % len(cores)]) for i in range(count)]
+            teams.append(stack.enter_context(Team(places, TIMES).ready()))
+        for _ in range(rounds):
+            for team in teams:
+                team.round()
+    figures = table(HEADS, [row(team, dtype) for team in teams[1:] for dtype in DTYPES])
+    return f'this machine, one core for each worker while there are; rounds: {rounds}\n\n{scaling(teams)}\n\n{figures}'
+
+
+def slow(rounds: int) -> str:
+    """Two workers at the ends of a slow link."""
+    cores = sorted(os.sched_getaffinity(0))
+    try:
+        with slow_link.slow_link(DELAY, RATE) as link:
+            places = [Place(address, (5000, 5001), cores[i % len(cores)], ('ip', 'netns', 'exec', name))
+                      for i, (name, address) in enumerate(zip(link.namespaces, slow_link.ADDRESSES))]
+            with Team(places, SLOW_TIMES).ready() as team:
+                for _ in range(rounds):
+                    team.round()
+    except slow_link.Refused as refusal:
+        return f'slow link: not measured, this machine has none ({refusal})'
+    figures = table(HEADS, [row(team, dtype) for dtype in DTYPES])
+    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; rounds: {rounds}; a byte took '
+            f'{team.median(lambda s: s[MESSAGE]) * 1e3:.0f} ms there and back\n\n{figures}')
+
+
+GROUPS = {'local': local, 'slow': lambda rounds: slow(min(rounds, SLOW_ROUNDS)),
+          'paper': lambda _: network_model.paper_tables()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=7, help='turns of each team that count')
+    parser.add_argument('--only', nargs='+', choices=GROUPS, default=list(GROUPS), metavar='GROUP')
+    parser.add_argument('--worker', type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return work(args.worker)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))     # so that all is cleaned up
+    import runtime
+    runtime.load_tensorflow()
+    print(f'{platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}\n')
+    for group in args.only:
+        print(f'{GROUPS[group](args.rounds)}\n', flush=True)
+
+
+if __name__ == '__main__':
+    main()
