@@ -169,7 +169,7 @@ class Team:
 
     @contextlib.contextmanager
     def ready(self):
-        """Within it the workers are there and warm. At the end they have ended by themselves, if all went well, or are killed."""
+        """Within it the workers are there and warm. At the end they have ended, or, if something failed, are killed."""
         limit = 0.0
         try:
             for what in [*self._times] * WARMUP:
