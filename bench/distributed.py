@@ -169,7 +169,7 @@ class Team:
 
     @contextlib.contextmanager
     def ready(self):
-        """Within it the workers are there and warm. At the end they are not: ended by themselves, if all went well, or killed."""
+        """Within it the workers are there and warm. At the end they have ended, or, if something failed, are killed."""
         limit = 0.0
         try:
             for what in [*self._times] * WARMUP:
@@ -282,8 +282,8 @@ def slow(rounds: int) -> str:
     except slow_link.Refused as refusal:
         return f'slow link: not measured, this machine has none ({refusal})'
     figures = table(HEADS, [row(team, dtype) for dtype in DTYPES])
-    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; rounds: {rounds}; a byte took '
-            f'{team.median(lambda s: s[MESSAGE]) * 1e3:.0f} ms there and back\n\n{figures}')
+    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; rounds: {rounds}; a byte '
+            f'took {team.median(lambda s: s[MESSAGE]) * 1e3:.0f} ms there and back\n\n{figures}')
 
 
 GROUPS = {'local': local, 'slow': lambda rounds: slow(min(rounds, SLOW_ROUNDS)),

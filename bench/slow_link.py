@@ -1,7 +1,7 @@
 """A slow network between two network namespaces of this machine: a delay and a rate, each way. Linux, and root, only.
 
-By `tc netem` on a veth pair; TCP is as the kernel has it, nothing is tuned. A kernel without netem has a thread of this process carry the packets instead, from one TUN
-device to the other, late and no faster than the rate.
+By `tc netem` on a veth pair. A kernel without netem has a thread of this process carry the packets instead, from one TUN
+device to the other, late and no faster than the rate. TCP is as the kernel has it: nothing is tuned.
 """
 
 import collections
