@@ -198,7 +198,7 @@ def at_end(args: argparse.Namespace, job: Job) -> bool:
 
 def main() -> None:
     args = parse_flags()
-    if args.local_workers and not args.dry_run:
+    if (args.local_workers or 1) > 1 and not args.dry_run:
         sys.exit(local_workers.train(args, sys.argv))
     cluster = find_cluster(args)
     memory = available_memory()     # before the corpus takes some

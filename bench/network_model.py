@@ -6,6 +6,7 @@ has it. Computation is a parameter. Nothing here is counted as going on beside a
 """
 
 import dataclasses
+import math
 
 import model_dir
 from hparams import HParams, default_hparams
@@ -51,10 +52,9 @@ def gradient_buckets(hparams: HParams, dtype: str) -> list[int]:
     import tensorflow.compat.v1 as tf  # late, as everywhere
 
     from distributed import buckets
-    gradients = [tf.TensorSpec(shape, tf.as_dtype(dtype)) for shape in reversed(hparams.shapes().values())]
-    report = tf.TensorSpec([2], tf.float32)     # the loss, and whether to stop
-    return [sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in bucket)
-            for bucket in buckets([*gradients, report])]
+    sizes = [math.prod(shape) for shape in reversed(hparams.shapes().values())] + [2]       # the loss, and whether to stop
+    dtypes = [tf.as_dtype(dtype)] * (len(sizes) - 1) + [tf.float32]
+    return [sum((stop - start) * dtypes[i].size for i, start, stop in bucket) for bucket in buckets(sizes, dtypes)]
 
 
 def paper_tables() -> str:

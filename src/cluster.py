@@ -12,6 +12,7 @@ from errors import UserError, WorkerLost
 from slurm import workers_of_step
 
 JOBS = ('chief', 'master', 'worker')    # of TF_CONFIG, in the order in which their tasks are counted
+PARENT = 'LOCAL_WORKERS_PARENT'      # environment: the process that started this worker, and must not be outlived
 ATTEMPT = 1.0           # seconds for one connection, and between two rounds of them
 
 

@@ -6,6 +6,8 @@ a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With
 
 import contextlib
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -87,9 +89,16 @@ class Workers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """Ends this process soon after another one ended: worker 0 looks after all, the others after worker 0."""
+        """Ends this process soon after another one ended: worker 0 looks after all, the others after worker 0.
+
+        Of workers that one command started (see local_workers), each stops politely when that command is gone.
+        """
         others = range(1, self.count) if self.leads else [0]
+        parent = int(os.environ.get(clusters.PARENT, '0'))
         while not self._ended.wait(WATCH_EVERY):
+            if parent and parent != os.getppid():
+                parent = 0
+                os.kill(os.getpid(), signal.SIGTERM)    # a request to stop, which is once enough
             if gone := clusters.gone(self._cluster, others):
                 with self.undisturbed:
                     leave(self._farewell(gone))

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ctypes
 import io
 import os
 import signal
@@ -13,13 +12,12 @@ import tempfile
 import time
 
 import model_dir
-from cluster import find_cluster
+from cluster import PARENT, find_cluster
 from errors import WORKER_LOST, UserError
 from job import CHECKPOINT_DIR, prepare
 from runtime import available_processors, visible_gpus
 
 GRACE = 30.0        # seconds for the others to end after one of them died; more than saving a checkpoint takes
-_PR_SET_PDEATHSIG = 1   # of Linux's prctl
 
 
 def train(args: argparse.Namespace, command: list[str]) -> int:
@@ -94,14 +92,18 @@ class _Group:
     def __init__(self, command: list[str], places: list[tuple[dict, set[int]]]):
         addresses = ','.join(f'localhost:{port}' for port in free_ports(len(places)))
         environment = {name: value for name, value in os.environ.items() if name != 'TF_CONFIG'}
+        environment[PARENT] = str(os.getpid())
         self.stopped = False
         self._said = [None, *(tempfile.TemporaryFile() for _ in places[1:])]    # noqa: SIM115
         self._before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
         self._processes = [
             subprocess.Popen([*command, '--workers', addresses, '--worker_index', str(i)], env=environment | extra,
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if i else None, stderr=self._said[i],
-                             start_new_session=True, preexec_fn=_settle(cores))      # noqa: PLW1509  (this process has one thread)
-            for i, (extra, cores) in enumerate(places)]
+                             start_new_session=True)
+            for i, (extra, _) in enumerate(places)]
+        if hasattr(os, 'sched_setaffinity'):
+            for process, (_, cores) in zip(self._processes, places):
+                os.sched_setaffinity(process.pid, cores)    # long before it makes threads, which inherit it
 
     def _forward(self, number, _) -> None:
         self.stopped = True
@@ -135,18 +137,6 @@ class _Group:
         died = [f'worker {i} ({signal.Signals(-process.returncode).name})' for i, process in enumerate(self._processes)
                 if process.returncode < 0]
         return f'{", ".join(died)} died' if died else 'the workers lost each other'
-
-
-def _settle(cores: set[int]):
-    """What a worker's process does before it becomes train.py: takes its processors, and binds its life to ours."""
-    prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
-
-    def settle():
-        if hasattr(os, 'sched_setaffinity'):
-            os.sched_setaffinity(0, cores)
-        if prctl:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return settle
 
 
 def free_ports(count: int) -> list[int]:

@@ -273,7 +273,7 @@ BAD_FLAGS = [
     (['--model_name', 'broken_hparams'], 'hparams.json is not JSON'),
     (['--model_name', 'broken_encoder'], 'encoder.json'),
     (['--model_name', 'broken_vocab'], 'vocab.bpe'),
-    (['--model_name', 'no_weights'], "no checkpoint 'models/no_weights'; checkpoints there: models/no_weights/model.ckpt"),
+    (['--model_name', 'no_weights'], "no checkpoint 'models/no_weights'; models/no_weights/checkpoint is missing, or does not name one that is there; checkpoints there: models/no_weights/model.ckpt"),
     (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'"),
     (['--optimizer', 'lion'], "argument --optimizer: invalid choice: 'lion'"),
     (['--batch_size', '0'], "argument --batch_size: expected a whole number above 0, not '0'"),

@@ -27,6 +27,7 @@ def _start_server() -> None:
     _context.set_forkserver_preload(['forked_with_tensorflow'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
+        patch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)     # as a test in this process may have set it
         forkserver.ensure_running()
 
 
