@@ -13,7 +13,7 @@ import model
 import windows
 from errors import UserError
 from hparams import HParams
-from runtime import session_config
+from runtime import ctrl_c_held_back, session_config
 
 
 class Evaluation:
@@ -60,7 +60,8 @@ class Evaluation:
         with tqdm(total=windows.scored_tokens(chunks), unit='token', unit_scale=True, leave=False, disable=None) as bar:
             for width, batch in batches:
                 try:
-                    total += float(self._session.run(self._losses[width], dict(zip(self._batch, batch))))
+                    with ctrl_c_held_back():
+                        total += float(self._session.run(self._losses[width], dict(zip(self._batch, batch))))
                 except tf.errors.ResourceExhaustedError:
                     raise UserError(f'out of memory with --batch_size {self._batch_size} and --seq_length {length}: make '
                                     'the first smaller, then the second') from None

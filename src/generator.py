@@ -14,7 +14,7 @@ from decoder import Decoder
 from encoder import Encoder, load_encoder
 from errors import UserError
 from hparams import HParams, load_hparams
-from runtime import session_config, shards_for
+from runtime import ctrl_c_held_back, session_config, shards_for
 
 ROOM = 256      # tokens by which the cache grows: attention reads all that it has room for
 
@@ -118,7 +118,8 @@ class Generator:
         room = max(self._room, min(-(-needed // ROOM) * ROOM, self.hparams.n_ctx))
         if (len(kept), room) != (self._rows, self._room):
             old = kept if self._rows else []
-            self._session.run(self._cache.resized, {self._cache.kept: old, self._cache.size: [len(kept), room]})
+            with ctrl_c_held_back():
+                self._session.run(self._cache.resized, {self._cache.kept: old, self._cache.size: [len(kept), room]})
             self._rows, self._room = len(kept), room
         return [rows[row] for row in kept]
 
@@ -154,8 +155,9 @@ class Generator:
             row[:len(window)] = window
         for row in fresh:
             rows[row].cached = True
-        return self._session.run(self._prefilled, {self._tokens: tokens, self._lengths: lengths, self._places: fresh,
-                                                   **self._feed([rows[row] for row in fresh])})[:2]
+        feed = {self._tokens: tokens, self._lengths: lengths, self._places: fresh, **self._feed([rows[row] for row in fresh])}
+        with ctrl_c_held_back():
+            return self._session.run(self._prefilled, feed)[:2]
 
     def _decode(self, rows: list, active: list) -> list:
         """Reads the last token of each row. Returns the next ones of the active rows and their log-probabilities."""
@@ -164,7 +166,8 @@ class Generator:
         feed = {self._tokens: np.array(last)[:, None], self._places: positions, **self._feed(rows)}
         if self._decode_call is None:       # which saves half a millisecond of `run`
             self._decode_call = self._session.make_callable(self._decoded, feed_list=list(feed))
-        return [values[active] for values in self._decode_call(*feed.values())]
+        with ctrl_c_held_back():
+            return [values[active] for values in self._decode_call(*feed.values())]
 
     def _feed(self, texts: list) -> dict:
         settings = next(text.settings for text in texts if text)

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 DEFAULT_ENVIRONMENT = {
     'TF_CPP_MIN_LOG_LEVEL': '2',        # errors only
@@ -53,6 +55,27 @@ def _stderr_held_back():
         finally:
             os.dup2(real, 2)
             os.close(real)
+
+
+@contextlib.contextmanager
+def ctrl_c_held_back():
+    """Ctrl-C within it becomes a KeyboardInterrupt at its end; around each run of a session that it may reach.
+
+    Where TensorFlow takes feeds apart, its C++ code calls Python and does not look whether that raised: 2.16 was seen to crash
+    so. A handler of one's own for SIGINT stays, and in other threads than the main one there is no Ctrl-C.
+    """
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = []
+    signal.signal(signal.SIGINT, lambda *_: received.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def shards_for(n_head: int) -> int:

@@ -1,5 +1,7 @@
 """Batches of prompts through the cache: each row as if alone, and as the oracle, which has no cache, would have it."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,25 @@ def test_no_setting_changes_the_graph(generator, tf):
     generator.generate(PROMPTS[:2], length=3, top_p=0.5, repetition_penalty=1.2)
     assert len(graph.get_operations()) == before
     assert graph.finalized
+
+
+@pytest.mark.parametrize('number', [1, 2, 3], ids=['making room', 'the prompt', 'a token'])
+def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
+    run, ended = generator._session.run, []
+
+    def interrupted(*args, **kwargs):
+        if len(ended) == number - 1:
+            signal.raise_signal(signal.SIGINT)
+        ended.append(run(*args, **kwargs))
+        return ended[-1]
+
+    [expected] = generator.generate(['the'], length=5, seed=1)
+    monkeypatch.setattr(generator._session, 'run', interrupted)
+    monkeypatch.setattr(generator, '_decode_call', None)        # which would know the other run
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(['the'], length=5, seed=1)
+    assert len(ended) == number
+    assert generator.generate(['the'], length=5, seed=1) == [expected]
 
 
 def test_ids_beyond_the_vocabulary_are_never_drawn(tf, model_directory):

@@ -21,7 +21,7 @@ def chi_square(counts, probabilities):
 
 @pytest.mark.parametrize(('temperature', 'top_k', 'top_p'), [
     (1, 0, 0.0), (0.7, 0, 0.0), (1.8, 0, 0.0), (1, 3, 0.0), (1, 2, 0.0), (0.7, 5, 0.0), (1, 0, 0.8), (1.5, 0, 0.5),
-    (1, 3, 0.95), (1, 0, 1.0), (0.7, 0, 1.0), (1, 100, 0.0), (1, 8, 0.0), (1, 0, 0.01), (1, 1, 0.0),
+    (1, 3, 0.95), (1, 0, 1.0), (0.7, 0, 1.0), (1, 100, 0.0), (1, 8, 0.0), (1, 0, 0.01), (1, 1, 0.0), (0.7, 2, 0.0), (0.3, 0, 0.7),
 ])
 def test_draws_follow_the_truncated_distribution(tf, session, temperature, top_k, top_p):
     import sample
@@ -124,6 +124,23 @@ def test_start_token_stands_for_a_context(tf, session, params):
     assert first.shape == (3, 7)
     with pytest.raises(ValueError, match='either start_token or context'):
         sample.sample_sequence(hparams=HPARAMS, length=6)
+
+
+def test_each_token_has_its_own_uniform_number(tf, session, params):
+    import sample
+    uniform = tf.constant(np.random.default_rng(0).random((20, 6), np.float32))
+    whole = sample.sample_sequence(hparams=HPARAMS, length=6, context=tf.constant([[5]] * 20), uniform=uniform)
+    rest = sample.sample_sequence(hparams=HPARAMS, length=4, context=whole[:, :3], uniform=uniform[:, 2:])
+    first, second = session.run([whole, rest])
+    assert first.tolist() == second.tolist()
+
+
+def test_variables_are_read_before_the_loop(tf, session):
+    """A loop that reads them itself copies them for every token."""
+    import sample
+    sample.sample_sequence(hparams=HPARAMS, length=6, start_token=5, batch_size=1)
+    inside = [node.op for function in tf.get_default_graph().as_graph_def().library.function for node in function.node_def]
+    assert 'MatMul' in inside and 'ReadVariableOp' not in inside
 
 
 def test_the_graph_s_seed_decides_where_no_numbers_are_given(tf, session, params):
