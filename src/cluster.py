@@ -1,6 +1,7 @@
 """Which processes train together, and which of them this one is: from flags, TF_CONFIG or SLURM."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,8 +13,9 @@ from errors import UserError, WorkerLost
 from slurm import workers_of_step
 
 JOBS = ('chief', 'master', 'worker')    # of TF_CONFIG, in the order in which their tasks are counted
-PARENT = 'LOCAL_WORKERS_PARENT'      # environment: the process that started this worker, and must not be outlived
-ATTEMPT = 1.0           # seconds for one connection, and between two rounds of them
+PARENT = 'LOCAL_WORKERS_PARENT'         # environment: the process that started this worker, and must not be outlived
+ATTEMPT = 1.0           # seconds for one connection
+PAUSE = 0.25            # seconds between two rounds of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def wait_for_all(cluster: Cluster, timeout: float) -> None:
         if time.monotonic() >= end:
             raise WorkerLost(f'not there within --dist_startup_timeout {timeout:g} seconds: '
                              + ', '.join(map(cluster.name, missing)))
-        time.sleep(ATTEMPT / 4)
+        time.sleep(PAUSE)
 
 
 def gone(cluster: Cluster, among: list[int]) -> list[int]:
@@ -125,10 +127,9 @@ def _listens(address: str) -> bool:
 
 
 def _refuses(address: str) -> bool:
-    try:
-        _connect(address)
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        try:
+            _connect(address)
+        except ConnectionRefusedError:
+            return True
     return False
