@@ -143,6 +143,15 @@ def test_variables_are_read_before_the_loop(tf, session):
     assert 'MatMul' in inside and 'ReadVariableOp' not in inside
 
 
+def test_integers_are_not_transposed(tf):
+    """Which on many processors has TensorFlow write a line that looks like an error between step and sample."""
+    import sample
+    with tf.Graph().as_default() as graph:
+        sample.sample_sequence(hparams=HPARAMS, length=6, start_token=5, batch_size=2)
+        transposed = {op.inputs[0].dtype for op in graph.get_operations() if op.type == 'Transpose'}
+    assert transposed == {tf.float32}
+
+
 def test_the_graph_s_seed_decides_where_no_numbers_are_given(tf, session, params):
     import sample
     tf.set_random_seed(5)
