@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 import errors
+import files
 import flags
 import model_dir
 from errors import UserError, reason
@@ -195,10 +196,16 @@ def fetch_missing(ask: Callable, urls: dict, sizes: dict[str, int], directory: s
 def download(name: str, models_dir: str = 'models', base_url: str = BASE_URL, patience: Patience = Patience()) -> str:
     """Fetches the published model `name` into models_dir/name and returns that directory.
 
-    Raises UserError for an unknown name before any network, and for all that the server or the disk may do.
+    Raises UserError for an unknown name or a place that cannot be written to before any network, and for all that the
+    server or the disk may do.
     """
     served = model_dir.published_name(name)
     directory = os.path.join(models_dir, name)
+    if not os.path.exists(os.path.join(directory, ORDER[-1])):      # a whole model may lie where only its owner writes
+        try:
+            files.check_writable(directory)
+        except UserError as error:
+            raise UserError(f'{error}; see --models_dir') from None
     if served != name:
         say(f'{name} is the old name of {served}: fetching {served}, to be stored as {directory}')
     urls = {file: f'{base_url}/models/{served}/{file}' for file in ORDER}

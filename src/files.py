@@ -58,3 +58,14 @@ def sha256(path: str) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def check_writable(directory: str) -> None:
+    """Raises UserError unless one may write to a directory, or could make it and those above it. Makes and writes nothing."""
+    place = os.path.abspath(directory)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UserError(f'cannot write to {directory}: {place} is no directory')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'cannot write to {directory}: there is no permission to write to {place}')

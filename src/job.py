@@ -8,6 +8,7 @@ from typing import TextIO
 
 import numpy as np
 
+import files
 import model_dir
 import plot
 import run_dir
@@ -81,8 +82,8 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             tensor_files.check_checkpoint(checkpoint, hparams.shapes())
         train, validation, corpus_key = corpus(args, encoder, directory, run_directory, seq_length, cluster)
         if args.dry_run:
-            check_writable(run_directory)
-            check_writable(sample_directory)
+            files.check_writable(run_directory)
+            files.check_writable(sample_directory)
         elif cluster.index == 0:
             make_writable(sample_directory)
             run_dir.clean(run_directory)
@@ -257,14 +258,3 @@ def make_writable(directory: str) -> None:
         os.remove(probe)
     except OSError as error:
         raise UserError(f'cannot write to {directory}: {reason(error)}') from None
-
-
-def check_writable(directory: str) -> None:
-    """As make_writable, but makes and writes nothing: a directory that is not there could be made."""
-    place = os.path.abspath(directory)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UserError(f'cannot write to {directory}: {place} is no directory')
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f'cannot write to {directory}: there is no permission to write to {place}')

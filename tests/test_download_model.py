@@ -198,13 +198,37 @@ def test_a_refusal_is_one_line(server, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_directory_that_cannot_be_made_is_one_line(server, tmp_path):
+@pytest.mark.parametrize(('models_dir', 'in_the_way'), [
+    ('notes', 'notes'), ('notes/of/mine', 'notes'), ('dangling', 'dangling'), ('has/it/124M', 'has/it/124M')])
+def test_a_models_dir_that_cannot_be_made_is_found_before_the_server_is_asked(server, tmp_path, models_dir, in_the_way):
     (tmp_path / 'notes').write_text('mine')
-    result = run('124M', '--base_url', server.url, '--models_dir', 'notes', cwd=tmp_path, code=toy_script())
+    (tmp_path / 'dangling').symlink_to('nowhere')
+    (tmp_path / 'has' / 'it').mkdir(parents=True)
+    (tmp_path / 'has' / 'it' / '124M').write_text('mine')
+    models_dir = models_dir.removesuffix('/124M')
+    result = run('124M', '--base_url', server.url, '--models_dir', models_dir, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, '')
-    assert re.fullmatch(r'-c: cannot write notes.124M: Not a directory; see --models_dir\n', result.stderr)
-    assert server.gets() == []
+    assert result.stderr == (f'download_model.py: cannot write to {models_dir}/124M: {tmp_path / in_the_way} is no directory; '
+                             'see --models_dir\n')
+    assert server.seen == []
     assert (tmp_path / 'notes').read_text() == 'mine'
+
+
+def test_a_models_dir_without_permission_is_found_before_the_server_is_asked(server, models, monkeypatch):
+    os.mkdir(models)
+    asked = []
+    # Root may write everywhere, so the answer is made up.
+    monkeypatch.setattr(os, 'access', lambda *question: asked.append(question))
+    with pytest.raises(UserError, match=f'cannot write to .*124M: there is no permission to write to {models}; see --models_dir'):
+        download('124M', models, server.url, HASTY)
+    assert asked == [(models, os.W_OK | os.X_OK)]
+    assert server.seen == []
+
+
+def test_a_whole_model_without_permission_to_write_is_good(server, models, monkeypatch):
+    download('124M', models, server.url, HASTY)
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    assert download('124M', models, server.url, HASTY) == os.path.join(models, '124M')
 
 
 @pytest.mark.parametrize('models_dir, flag', [('models', ''), ('my models', " --models_dir 'my models'")])
