@@ -41,14 +41,14 @@ def load_tensorflow(devices: bool = True, several: bool = False) -> None:
 
 @contextlib.contextmanager
 def _stderr_held_back():
-    """Holds back what is written to file descriptor 2, C++ libraries included; an exception lets it through."""
+    """Holds back what is written to file descriptor 2, C++ libraries included; an error lets it through, Ctrl-C does not."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as chatter:
         real = os.dup(2)
         os.dup2(chatter.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             chatter.seek(0)
             os.write(real, chatter.read())
             raise

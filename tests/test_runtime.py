@@ -1,11 +1,12 @@
-"""Ctrl-C while TensorFlow runs."""
+"""Ctrl-C while TensorFlow runs, and while it is loaded; what it writes then."""
 
 import concurrent.futures
+import os
 import signal
 
 import pytest
 
-from runtime import ctrl_c_held_back
+from runtime import _stderr_held_back, ctrl_c_held_back
 from stop_signal import StopSignal
 
 
@@ -37,3 +38,11 @@ def test_another_thread_has_no_ctrl_c_to_hold_back():
             return 'ran'
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert pool.submit(run).result() == 'ran'
+
+
+@pytest.mark.parametrize(('error', 'shown'), [(ImportError, 'chatter\n'), (KeyboardInterrupt, '')])
+def test_chatter_is_shown_with_an_error_but_not_with_ctrl_c(capfd, error, shown):
+    with pytest.raises(error), _stderr_held_back():
+        os.write(2, b'chatter\n')
+        raise error
+    assert capfd.readouterr().err == shown
