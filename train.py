@@ -172,6 +172,8 @@ def train(args: argparse.Namespace, job: Job, cluster: Cluster) -> None:
     with workers.together():
         if workers.count > 1:
             agree(workers.gather, args, job)
+            print(f'{workers.count} workers are there: a batch has {workers.count * args.batch_size} sequences, '
+                  f'{args.batch_size} for each')
         if not at_end(args, job):
             train_steps(args, job, workers)
 

@@ -16,6 +16,7 @@ JOBS = ('chief', 'master', 'worker')    # of TF_CONFIG, in the order in which th
 PARENT = 'LOCAL_WORKERS_PARENT'         # environment: the process that started this worker, and must not be outlived
 ATTEMPT = 1.0           # seconds for one connection
 PAUSE = 0.25            # seconds between two rounds of them
+SAY_AFTER = 3.0         # seconds until it is said for whom: those of one command come within one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,16 @@ def _from_tf_config(text: str) -> Cluster:
 def wait_for_all(cluster: Cluster, timeout: float) -> None:
     """Waits until every other worker listens. Raises WorkerLost that names those who do not after `timeout` seconds.
 
-    By plain TCP: TensorFlow's runtime, asked before worker 0 is there, waits for it for ever.
+    Says once for whom it waits. By plain TCP: TensorFlow's runtime, asked before worker 0 is there, waits for it for ever.
     """
-    end = time.monotonic() + timeout
+    start, said = time.monotonic(), False
     missing = [i for i in range(cluster.count) if i != cluster.index]
     while missing := [i for i in missing if not _listens(cluster.addresses[i])]:
-        if time.monotonic() >= end:
+        waited = time.monotonic() - start
+        if waited >= SAY_AFTER and not said:
+            said = True
+            print('waiting for ' + ', '.join(map(cluster.name, missing)), flush=True)
+        if waited >= timeout:
             raise WorkerLost(f'not there within --dist_startup_timeout {timeout:g} seconds: '
                              + ', '.join(map(cluster.name, missing)))
         time.sleep(PAUSE)

@@ -49,7 +49,8 @@ class Workers:
             return tf.distribute.Server({'worker': list(self._cluster.addresses)}, job_name='worker',
                                         task_index=self.index, config=self._config())
         except tf.errors.OpError as error:
-            raise UserError(f'cannot listen at the port of {self._cluster.name(self.index)}: {error.message}') from None
+            raise UserError(f'cannot listen at the port of {self._cluster.name(self.index)}: {error.message}; does another '
+                            'process, perhaps of an earlier run, have it?') from None
 
     def _config(self) -> tf.ConfigProto:
         config = session_config()
@@ -116,7 +117,9 @@ class Workers:
 
     def _farewell(self, gone: list[int]) -> str:
         names = ', '.join(map(self._cluster.name, gone))
-        return f'{names} went away: start all workers again, they go on from the last checkpoint'
+        # The command that started these workers starts them again, and says so.
+        advice = '' if clusters.PARENT in os.environ else ': start all workers again, they go on from the last checkpoint'
+        return f'{names} went away{advice}'
 
     def _collective(self, group: int) -> dict:
         return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys), 'communication_hint': 'auto',

@@ -95,6 +95,15 @@ def test_waiting_for_workers_and_missing_them():
         assert cluster.gone(Cluster((there, absent, 'me:1'), 2), [0, 1, 2]) == [1]
 
 
+@pytest.mark.parametrize(('say_after', 'said'), [(0.0, 'waiting for worker 1 (localhost:PORT)\n'), (60.0, '')])
+def test_for_whom_a_worker_waits_is_said_once(monkeypatch, capsys, say_after, said):
+    monkeypatch.setattr(cluster, 'SAY_AFTER', say_after)
+    [port] = local_workers.free_ports(1)
+    with pytest.raises(WorkerLost):
+        cluster.wait_for_all(Cluster(('me:1', f'localhost:{port}'), 0), 0.6)     # more than two rounds
+    assert capsys.readouterr().out == said.replace('PORT', str(port))
+
+
 def test_flags_of_a_restart():
     flags = ['--a', '1', '--local_workers', '2', '--b', '--local_workers=3', '--overwrite', '--local_workers_x', '4']
     assert local_workers.without(flags, {'--local_workers': 1, '--overwrite': 0}) == ['--a', '1', '--b', '--local_workers_x', '4']
