@@ -146,8 +146,9 @@ def add_validation_flags(group) -> None:
 def add_worker_flags(group) -> None:
     group.add_argument('--local_workers', metavar='N', type=positive_int,
                        help='train with N processes on this machine: one for each GPU, or with equal shares of the cores')
-    group.add_argument('--max_restarts', metavar='N', type=non_negative_int, default=3,
-                       help='of --local_workers: start all again from the last checkpoint when one dies, at most N times')
+    group.add_argument('--max_restarts', metavar='N', type=non_negative_int,
+                       help='of --local_workers: start all again from the last checkpoint when one dies, at most N times '
+                            f'(default: {local_workers.RESTARTS})')
     group.add_argument('--workers', metavar='HOST:PORT,...',
                        help='train with all of these, each started with the same flags and its own --worker_index; each '
                             'takes --batch_size sequences. Anyone who reaches the ports can take part: trusted networks only '
@@ -200,11 +201,13 @@ def at_end(args: argparse.Namespace, job: Job) -> bool:
 
 def main() -> None:
     args = parse_flags()
-    if (args.local_workers or 1) > 1 and not args.dry_run:
-        sys.exit(local_workers.train(args, sys.argv))
+    if (args.local_workers or 1) > 1:
+        if not args.dry_run:
+            sys.exit(local_workers.train(args, sys.argv))
+        local_workers.places(args.local_workers)    # which finds GPUs that are too few
     cluster = find_cluster(args)
     memory = available_memory()     # before the corpus takes some
-    with quiet(cluster):
+    with contextlib.nullcontext() if args.dry_run else quiet(cluster):
         job = prepare(args, cluster)
         if args.dry_run:
             print(plan(args, job, memory))

@@ -42,18 +42,21 @@ def find_cluster(args: argparse.Namespace, environment=os.environ) -> Cluster:
     Raises UserError for flags that do not go together, and for addresses or an index that cannot be. Without --slurm it
     does without TensorFlow.
     """
-    ways = [flag for flag in ('workers', 'local_workers', 'slurm') if getattr(args, flag)]
+    # --workers '', as from a variable that is not set, is a mistake: without it, each worker would train for itself.
+    ways = [flag for flag in ('workers', 'local_workers', 'slurm') if getattr(args, flag) not in (None, False)]
     if len(ways) > 1:
         raise UserError(f'--{ways[0]} and --{ways[1]}: give one of them')
+    if args.worker_index is not None and args.workers is None:
+        raise UserError('--worker_index goes with --workers')
+    if args.max_restarts is not None and args.local_workers is None:
+        raise UserError('--max_restarts goes with --local_workers')
     if args.slurm:
         return checked(*workers_of_step(), '--slurm', '--slurm')
-    if args.worker_index is not None and not args.workers:
-        raise UserError('--worker_index goes with --workers')
-    if args.workers:
+    if args.workers is not None:
         if args.worker_index is None:
             raise UserError('--workers needs --worker_index: which of them this process is, counted from 0')
         return checked(args.workers.split(','), args.worker_index, '--workers', '--worker_index')
-    if environment.get('TF_CONFIG', '').strip():
+    if args.local_workers is None and environment.get('TF_CONFIG', '').strip():
         return _from_tf_config(environment['TF_CONFIG'])
     return ONE_WORKER
 
@@ -61,8 +64,8 @@ def find_cluster(args: argparse.Namespace, environment=os.environ) -> Cluster:
 def checked(addresses: list[str], index: int, source: str, index_source: str) -> Cluster:
     """A Cluster of these; a UserError for what is wrong with them names the source."""
     for address in addresses:
-        port = re.fullmatch(r'(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})', address)
-        if not port or not 0 < int(port[1]) < 1 << 16:
+        port = re.fullmatch(r'(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):([1-9][0-9]{0,4})', address)
+        if not port or int(port[1]) >= 1 << 16:
             raise UserError(f'{source}: expected host:port, not {address!r}')
         if addresses.count(address) > 1:
             raise UserError(f'{source}: {address} is there twice')
@@ -74,15 +77,16 @@ def checked(addresses: list[str], index: int, source: str, index_source: str) ->
 def _from_tf_config(text: str) -> Cluster:
     """The cluster of {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}.
 
-    A chief, or master, is worker 0. Without "cluster", as a job of one pod has it, one worker.
+    A chief, or master, is worker 0. Without "cluster", as a job of one pod has it, one worker. With one, "task" must be
+    there: workers without would all be the first.
     """
     try:
         config = json.loads(text)
         cluster, task = config.get('cluster') or {}, config.get('task') or {}
-        addresses = [(job, i, str(address)) for job in JOBS for i, address in enumerate(cluster.get(job, []))]
+        addresses = [(job, i, str(address)) for job in JOBS for i, address in enumerate(cluster.get(job) or [])]
         others = [job for job in cluster if job not in JOBS and cluster[job]]
-        own = (task.get('type', 'worker'), int(task.get('index', 0)))
-    except (ValueError, TypeError, AttributeError):
+        own = (task['type'], int(str(task['index']))) if addresses else None
+    except (ValueError, TypeError, AttributeError, KeyError):
         raise UserError(f'TF_CONFIG: expected {{"cluster": {{"worker": ["host:port", …]}}, "task": {{"type": "worker", '
                         f'"index": 0}}}}, not {text!r}') from None
     if others:

@@ -17,6 +17,7 @@ from errors import WORKER_LOST, UserError
 from job import CHECKPOINT_DIR, prepare
 from runtime import available_processors, visible_gpus
 
+RESTARTS = 3        # unless --max_restarts says otherwise
 GRACE = 30.0        # seconds for the others to end after one of them died; more than saving a checkpoint takes
 
 
@@ -26,19 +27,20 @@ def train(args: argparse.Namespace, command: list[str]) -> int:
     When a worker dies, or all are lost to each other, starts them again from the last checkpoint, --max_restarts times.
     Raises UserError for what is wrong with the flags, before a worker is started.
     """
+    most_restarts = RESTARTS if args.max_restarts is None else args.max_restarts
     find_cluster(args)      # which finds flags that do not go with this
     where = places(args.local_workers)
     _prepare(args)
     flags = without(command[1:], {'--local_workers': 1, '--max_restarts': 1})
-    for restarts in range(args.max_restarts + 1):
+    for restarts in range(most_restarts + 1):
         started = time.time()
         group = _Group([sys.executable, command[0], *flags], where)
         status = group.wait()
         if status != WORKER_LOST or group.stopped:
             break
-        if restarts < args.max_restarts:
+        if restarts < most_restarts:
             print(f'{group.blame()}: starting all {args.local_workers} again, restart {restarts + 1} of '
-                  f'{args.max_restarts}', file=sys.stderr, flush=True)
+                  f'{most_restarts}', file=sys.stderr, flush=True)
             flags = _go_on(flags, os.path.join(CHECKPOINT_DIR, args.run_name), started)
     return status
 

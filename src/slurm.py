@@ -6,6 +6,8 @@ from errors import UserError
 from runtime import load_tensorflow, visible_gpus
 
 FIRST_PORT, PORTS = 10000, 20000
+NEEDED = ('SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NODELIST', 'SLURM_STEP_TASKS_PER_NODE', 'SLURM_PROCID', 'SLURM_LOCALID',
+          'SLURMD_NODENAME')
 
 
 def workers_of_step() -> tuple[list[str], int]:
@@ -13,6 +15,8 @@ def workers_of_step() -> tuple[list[str], int]:
 
     Where a node shows a task more than one GPU, it takes one for itself. Raises UserError outside of a job step.
     """
+    if missing := [name for name in NEEDED if name not in os.environ]:
+        raise UserError(f'--slurm: this is no job step, {missing[0]} is not set: start with srun')
     load_tensorflow(devices=False, several=True)
     import tensorflow.compat.v1 as tf
     try:
@@ -25,9 +29,9 @@ def workers_of_step() -> tuple[list[str], int]:
         local = int(os.environ['SLURM_LOCALID'])
         # Not by SLURM_PROCID: the resolver sorts the nodes by name, n10 before n9.
         index = addresses.index(f'{os.environ["SLURMD_NODENAME"]}:{port + local}')
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(f'--slurm: the environment is not that of a job step ({error}): start with srun') from None
     gpus = visible_gpus()
-    if len(gpus) > max(local, 1):
+    if len(gpus) > local:
         os.environ['CUDA_VISIBLE_DEVICES'] = gpus[local]
     return addresses, index

@@ -1,6 +1,7 @@
 """Which workers there are: from flags, TF_CONFIG and SLURM, and every mistake in them; flags and places of local workers."""
 
 import argparse
+import io
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ from cluster import Cluster
 from conftest import one_line_error
 from errors import UserError, WorkerLost
 
-NONE = {'workers': None, 'worker_index': None, 'local_workers': None, 'slurm': False}
+NONE = {'workers': None, 'worker_index': None, 'local_workers': None, 'max_restarts': None, 'slurm': False}
 
 
 def find(environment=None, **flags):
@@ -28,7 +29,7 @@ def tf_config(cluster, kind='worker', index=0):
 
 
 def test_one_worker_without_flags():
-    assert find() == find({'TF_CONFIG': ''}) == find({'TF_CONFIG': '{}'}) == Cluster()
+    assert find() == find({'TF_CONFIG': ' '}) == find({'TF_CONFIG': '{}'}) == Cluster()
     assert (Cluster().count, Cluster().index) == (1, 0)
 
 
@@ -40,12 +41,13 @@ def test_workers_by_flags():
 
 
 def test_flags_win_over_tf_config():
+    assert find({'TF_CONFIG': 'x'}, local_workers=2, max_restarts=1) == Cluster()
     assert find(tf_config({'worker': ['x:1', 'y:1']}), workers='a:1,b:1', worker_index=1).addresses == ('a:1', 'b:1')
 
 
 @pytest.mark.parametrize(('config', 'addresses', 'index'), [
     (tf_config({'worker': ['a:1', 'b:1']}, 'worker', 1), ('a:1', 'b:1'), 1),
-    (tf_config({'worker': ['a:1', 'b:1'], 'chief': ['c:1'], 'ps': []}, 'worker', 1), ('c:1', 'a:1', 'b:1'), 2),
+    (tf_config({'worker': ['a:1', 'b:1'], 'chief': ['c:1'], 'ps': [], 'master': None}, 'worker', 1), ('c:1', 'a:1', 'b:1'), 2),
     (tf_config({'chief': ['c:1'], 'worker': ['a:1']}, 'chief', 0), ('c:1', 'a:1'), 0),
     (tf_config({'master': ['m:1'], 'worker': ['a:1']}, 'worker', '0'), ('m:1', 'a:1'), 1),
     (tf_config({}), ('',), 0),
@@ -61,6 +63,13 @@ def test_workers_by_tf_config(config, addresses, index):
     ({}, {'workers': 'a:1,', 'worker_index': 0}, "--workers: expected host:port, not ''"),
     ({}, {'workers': 'a:0', 'worker_index': 0}, "not 'a:0'"),
     ({}, {'workers': 'a:65536', 'worker_index': 0}, "not 'a:65536'"),
+    ({}, {'workers': 'a:1,a:01', 'worker_index': 0}, "not 'a:01'"),
+    ({}, {'workers': 'a:١', 'worker_index': 0}, "not 'a:١'"),
+    ({}, {'workers': ''}, '--workers needs --worker_index'),
+    ({}, {'workers': '', 'worker_index': 0}, "--workers: expected host:port, not ''"),
+    ({}, {'workers': '', 'local_workers': 2}, '--workers and --local_workers: give one of them'),
+    ({}, {'slurm': True, 'worker_index': 0}, '--worker_index goes with --workers'),
+    ({}, {'workers': 'a:1', 'worker_index': 0, 'max_restarts': 0}, '--max_restarts goes with --local_workers'),
     ({}, {'workers': 'a:1, b:1', 'worker_index': 0}, "not ' b:1'"),
     ({}, {'workers': '::1:9', 'worker_index': 0}, "not '::1:9'"),
     ({}, {'workers': 'a:1,b:1,a:1', 'worker_index': 0}, '--workers: a:1 is there twice'),
@@ -69,6 +78,8 @@ def test_workers_by_tf_config(config, addresses, index):
     ({}, {'workers': 'a:1', 'local_workers': 2}, '--workers and --local_workers: give one of them'),
     ({'TF_CONFIG': 'x'}, {}, "TF_CONFIG: expected .*, not 'x'"),
     ({'TF_CONFIG': '[]'}, {}, 'TF_CONFIG: expected'),
+    ({'TF_CONFIG': '{"cluster": {"worker": ["a:1", "b:1"]}}'}, {}, 'TF_CONFIG: expected'),
+    (tf_config({'worker': ['a:1', 'b:1']}, index=1.5), {}, 'TF_CONFIG: expected'),
     ({'TF_CONFIG': '{"cluster": {"worker": 5}}'}, {}, 'TF_CONFIG: expected'),
     (tf_config({'worker': ['a:1', 'b:1']}, 'worker', 2), {}, 'TF_CONFIG: its task is worker 2, and its cluster has none'),
     (tf_config({'worker': ['a:1', 'b:1']}, 'evaluator', 0), {}, 'TF_CONFIG: its task is evaluator 0'),
@@ -92,7 +103,14 @@ def test_waiting_for_workers_and_missing_them():
         with pytest.raises(WorkerLost, match=rf'within --dist_startup_timeout 0.3 seconds: worker 2 \({absent}\)$'):
             cluster.wait_for_all(Cluster(('me:1', there, absent), 0), 0.3)
         assert time.monotonic() - start >= 0.3
-        assert cluster.gone(Cluster((there, absent, 'me:1'), 2), [0, 1, 2]) == [1]
+        assert cluster.gone(Cluster((there, absent, 'no.host.invalid:1', absent), 3), [0, 1, 2, 3]) == [1]
+
+
+def test_a_connection_is_tried_for_a_moment(monkeypatch):
+    tried = []
+    monkeypatch.setattr(cluster.socket, 'create_connection', lambda *where: tried.append(where) or io.BytesIO())
+    cluster.wait_for_all(Cluster(('a:1', '[::1]:9', 'me:1'), 2), 0.0)
+    assert tried == [(('a', 1), cluster.ATTEMPT), (('::1', 9), cluster.ATTEMPT)]
 
 
 @pytest.mark.parametrize(('say_after', 'said'), [(0.0, 'waiting for worker 1 (localhost:PORT)\n'), (60.0, '')])
@@ -142,7 +160,7 @@ def test_workers_of_a_slurm_job_step(tf, monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')     # as --gpus-per-task binds it
     find(slurm=True)
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '0'
-    monkeypatch.delenv('SLURM_STEP_NODELIST')
+    monkeypatch.setenv('SLURM_LOCALID', '2')
     with pytest.raises(UserError, match='--slurm: the environment is not that of a job step .*: start with srun'):
         find(slurm=True)
 
@@ -154,6 +172,7 @@ def test_workers_of_a_slurm_job_step(tf, monkeypatch):
     (['--local_workers', '2', '--seq_length', '99'], '--seq_length 99 is more than'),
     (['--local_workers', '2', '--dataset', 'nowhere'], "cannot find 'nowhere'"),
     (['--dist_timeout', '0'], 'expected a number above 0'),
+    (['--slurm'], '--slurm: this is no job step, SLURM_STEP_NUM_TASKS is not set: start with srun'),
 ])
 def test_mistakes_are_one_line_before_anything_starts(without_tensorflow, flags, message):
     flags = ['--model_name', 'toy', '--dataset', 'corpus.txt', *flags]
