@@ -87,10 +87,11 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         elif cluster.index == 0:
             make_writable(sample_directory)
             run_dir.clean(run_directory)
+        workers = args.local_workers or cluster.count      # the former in a dry run of all of them
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(args.seed).spawn(4)
         job = Job(hparams, encoder, directory, run_directory, sample_directory, checkpoint, state, lock,
-                  run_dir.describe(args, train, run_directory, corpus_key, cluster.count), seq_length, sample_length,
-                  recompute(args, hparams), weight_decay(args), cluster.count, Sampler(train, seed=data_seed), validation,
+                  run_dir.describe(args, train, run_directory, corpus_key, workers), seq_length, sample_length,
+                  recompute(args, hparams), weight_decay(args), workers, Sampler(train, seed=data_seed), validation,
                   np.random.default_rng(noise_seed), Sampler(train, seed=context_seed), np.random.default_rng(sampling_seed))
         go_on(job)
         stack.pop_all()

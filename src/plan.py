@@ -139,15 +139,17 @@ def plan(args: argparse.Namespace, job: Job, available: int | None) -> str:
     """The plan of a run as text. available: bytes of memory, if known."""
     step = Step(job.hparams, args.batch_size, job.seq_length, args.accumulate_gradients, job.memory_saving, args.clip_norm,
                 args.optimizer, args.only_train_transformer_layers)
-    return '\n'.join([*_corpus(args, job), *_model(args, job, step), *_memory(step, available), *_measured(step)])
+    return '\n'.join([*_corpus(args, job), *_model(args, job, step),
+                      *_memory(step, available, job.workers, args.local_workers or 1), *_measured(step)])
 
 
 def _corpus(args: argparse.Namespace, job: Job) -> list[str]:
     found = find_files(args.dataset)
-    of_step = args.batch_size * args.accumulate_gradients * job.seq_length
+    of_step = job.workers * args.batch_size * args.accumulate_gradients * job.seq_length
     of_epoch = job.train.total_size / of_step
     lines = [f'corpus: {args.dataset}', _row('files', len(found)), _row('bytes', sum(map(file_size, found))),
-             _row('tokens', job.train.total_size), _row('tokens in a step', of_step),
+             _row('tokens', job.train.total_size),
+             *([_row('workers', job.workers, 'share each step')] if job.workers > 1 else []), _row('tokens in a step', of_step),
              _row('steps in an epoch', math.ceil(of_epoch))]
     if args.max_steps:
         lines.append(_row('epochs', f'{args.max_steps / of_epoch:.1f}', f'in --max_steps {args.max_steps}'))
@@ -160,7 +162,7 @@ def _model(args: argparse.Namespace, job: Job, step: Step) -> list[str]:
     parts = parameters(job.hparams)
     lines = [f'model: {job.model_directory}', *(_row(part, count) for part, count in parts.items()),
              _row('parameters', sum(parts.values())),
-             _row('trained', trained_parameters(step), f'with {args.optimizer}, from {job.checkpoint}')]
+             _row('trained', trained_parameters(step), f'with {args.optimizer}, from {job.checkpoint or "worker 0"}')]
     if owner := run_dir.trainer(job.run_directory):
         lines.append(f'  another process (number {owner}) trains in {job.run_directory} now: a run would be refused until it ends')
     if why := finished(args, job.state, job.train.total_size):
@@ -170,17 +172,21 @@ def _model(args: argparse.Namespace, job: Job, step: Step) -> list[str]:
     return lines
 
 
-def _memory(step: Step, available: int | None) -> list[str]:
-    needed = sum(memory(step).values())
+def _memory(step: Step, available: int | None, workers: int = 1, here: int = 1) -> list[str]:
+    """workers: in all; here: on this machine, whose memory they share."""
+    needed = here * sum(memory(step).values())
     lines = ['memory of a training step on a CPU, in float32, by formula:',
-             *(_gigabytes(part, size) for part, size in memory(step).items() if size), _gigabytes('in all', needed)]
+             *(_gigabytes(part, size) for part, size in memory(step).items() if size),
+             _gigabytes('in all', needed / here, 'for each worker, and some more for sums' if workers > 1 else '')]
+    if here > 1:
+        lines.append(_gigabytes(f'{here} workers on this machine', needed))
     if available is None:
         return [*lines, '  how much is available, this system does not tell']
     lines.append(_gigabytes('available', available, _verdict(needed, available)))
     if needed * MARGIN > available:
         lines.append('what takes less, each with all above it:')
         for flag, smaller in remedies(step):
-            less = sum(memory(smaller).values())
+            less = here * sum(memory(smaller).values())
             lines.append(_gigabytes(flag, less, _verdict(less, available)))
             if less * MARGIN <= available:
                 break

@@ -131,18 +131,64 @@ def test_the_plan_of_a_corpus_and_a_model(dry_run, place):
     assert told[BENCH]['124M'] == ('3.32 GB', None)
 
 
+def test_the_plan_of_several_workers(dry_run):
+    """They share each step; on one machine they share its memory too."""
+    flags = ('--batch_size', 2, '--seq_length', 16, '--max_steps', 100)
+    alone, _ = dry_run(*flags)
+    here, _ = dry_run(*flags, '--local_workers', 3)
+    elsewhere, _ = dry_run(*flags, '--workers', 'a:1,b:1,c:1', '--worker_index', 2)
+    tokens = int(alone['corpus']['tokens'][0].replace(',', ''))
+    for told in (here, elsewhere):
+        assert told['corpus']['workers'] == ('3', 'share each step')
+        assert told['corpus']['tokens in a step'] == ('96', None)
+        assert told['corpus']['steps in an epoch'] == (str(-(-tokens // 96)), None)
+        assert told['corpus']['epochs'][0] == f'{9600 / tokens:.1f}'
+        assert told[MEMORY]['in all'] == (alone[MEMORY]['in all'][0], 'for each worker, and some more for sums')
+    assert 'workers' not in alone['corpus'] and alone[MEMORY]['in all'][1] is None
+    assert '3 workers on this machine' in here[MEMORY] and '3 workers on this machine' not in elsewhere[MEMORY]
+    assert elsewhere['model']['trained'][1] == 'with adam, from worker 0'
+
+
+def test_workers_on_one_machine_share_its_memory():
+    needed = total(Step(SMALL))
+    told = sections('\n'.join(plan._memory(Step(SMALL), int(2.3 * needed), 2, 2)))
+    assert told[MEMORY]['2 workers on this machine'] == (f'{2 * needed / 1e9:.2f} GB', None)
+    assert told[MEMORY]['available'][1] == 'may just fit'
+    smaller = 2 * total(Step(SMALL, memory_saving=True))
+    assert told['what takes less, each with all above it'] == {'--memory_saving_gradients': (f'{smaller / 1e9:.2f} GB', 'fits')}
+    assert sections('\n'.join(plan._memory(Step(SMALL), int(2.3 * needed), 2)))[MEMORY]['available'][1] == 'fits'
+
+
+def test_a_dry_run_of_more_local_workers_than_gpus(dry_run, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+    with pytest.raises(UserError, match='--local_workers 2: there are 1 GPUs, and each worker takes one'):
+        dry_run('--local_workers', 2)
+
+
+def test_the_number_of_workers_of_a_run_that_goes_on(dry_run, place):
+    settings = {'flags': {}, 'corpus': {}, 'workers': 2}
+    (run_of_seven_steps(place) / 'settings.json').write_text(json.dumps(settings))
+    assert 'the number of workers' not in dry_run('--local_workers', 2)[1]
+    assert '--batch_size sequences: 2 before, 3 now' in dry_run('--local_workers', 3)[1]
+
+
 def test_what_is_held_out_is_not_trained_on(dry_run, place):
     (place / 'corpus.txt').write_text('<|endoftext|>'.join([TEXT] * 4))
     whole, rest = (dry_run(*flags)[0]['corpus']['tokens'][0] for flags in ((), ('--val_split', 0.25, '--val_every', 1)))
     assert int(rest.replace(',', '')) < 0.8 * int(whole.replace(',', ''))
 
 
-def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
+def run_of_seven_steps(place):
     run = place / 'checkpoint/run1'
     shutil.copytree(place / 'models/toy', run)
     (run / 'checkpoint').write_text('model_checkpoint_path: "model-7"\n')
     for suffix in ('index', 'data-00000-of-00001'):
         (run / f'model.ckpt.{suffix}').rename(run / f'model-7.{suffix}')
+    return run
+
+
+def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
+    run = run_of_seven_steps(place)
     (run / 'model-9.index.part').write_text('what a start of the run would clean up')
     told, output = dry_run('--optimizer', 'sgd', '--only_train_transformer_layers')
     assert told['model']['trained'][1] == 'with sgd, from checkpoint/run1/model-7'
@@ -249,7 +295,7 @@ def test_what_may_just_fit_is_told_what_takes_less():
 
 def test_the_formula_is_given_what_the_flags_say(dry_run, place, monkeypatch):
     given = []
-    monkeypatch.setattr(plan, '_memory', lambda step, available: given.append(step) or [])
+    monkeypatch.setattr(plan, '_memory', lambda step, *_: given.append(step) or [])
     dry_run()
     dry_run('--batch_size', 2, '--seq_length', 16, '--accumulate_gradients', 3, '--memory_saving_gradients', '--clip_norm', 1,
             '--optimizer', 'sgd', '--only_train_transformer_layers')
