@@ -49,8 +49,8 @@ class Workers:
             return tf.distribute.Server({'worker': list(self._cluster.addresses)}, job_name='worker',
                                         task_index=self.index, config=self._config())
         except tf.errors.OpError as error:
-            raise UserError(f'cannot listen at the port of {self._cluster.name(self.index)}: {error.message}; does another '
-                            'process, perhaps of an earlier run, have it?') from None
+            raise UserError(f'cannot listen at the port of {self._cluster.name(self.index)}: {error.message}; end what '
+                            'listens there, perhaps an earlier run, or give another port') from None
 
     def _config(self) -> tf.ConfigProto:
         config = session_config()
@@ -85,7 +85,8 @@ class Workers:
     def _meet(self) -> None:
         clusters.wait_for_all(self._cluster, self._startup_timeout)
         with _alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
-                                           'seconds: one of them may be stopped, or still belong to an earlier run'):
+                                           'seconds: one of them may be stopped, belong to an earlier run, or have been given '
+                                           'other workers'):
             self.barrier()
         threading.Thread(target=self._watch, daemon=True).start()
 

@@ -142,6 +142,8 @@ class Training:
                           'it by heart (--val_split shows whether; --warn_epochs 0 turns this warning off)')
 
     def _safe(self) -> str:
+        if not self._workers.leads:
+            return 'worker 0 says what is safe'
         prefix = f'{self._job.run_directory}/model-{self._saved}' if self._saved else self._job.checkpoint
         return f'{prefix} is safe'
 

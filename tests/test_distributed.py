@@ -1,14 +1,17 @@
 """Real workers over loopback: what they sum, that together they train as one would, and how they end."""
 
 import json
+import os
 import signal
 import socket
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
+import errors
 import worker_group
 from errors import UserError
 
@@ -25,9 +28,10 @@ def sums(addresses, index, path):
     distributed.BUCKET = 80
     workers = Workers(Cluster(tuple(addresses), index))
     with workers.together(), tf.Graph().as_default() as graph:
-        tensors = [tf.constant(np.arange(n) + 100.0 * index, tf.float32) for n in (3, 30, 8, 1, 1)]
+        tensors = [tf.constant(np.arange(n) + 100.0 * index, tf.float32) for n in (3, 30, 8, 1)]
         tensors[1] = tf.reshape(tensors[1], [5, 6])
-        means = workers.mean([*tensors[:4], tf.cast(tensors[4], tf.bfloat16)])
+        rounded = tf.constant([float(workers.leads)], tf.bfloat16)
+        means = workers.mean([*tensors, rounded])
         variables = [tf.Variable(tf.fill([2, 3], float(index + i))) for i in range(20)]
         session = workers.session(graph)
         if workers.leads:
@@ -49,8 +53,9 @@ def test_sums_broadcasts_and_texts(tmp_path, count):
     everyone = [json.loads((tmp_path / f'got{i}').read_text()) for i in range(count)]
     offset = 100 * np.mean(range(count))
     for got in everyone:
-        for mean, shape in zip(got['mean'], [(3,), (5, 6), (8,), (1,), (1,)]):
+        for mean, shape in zip(got['mean'], [(3,), (5, 6), (8,), (1,)]):
             np.testing.assert_allclose(mean, np.arange(np.prod(shape)).reshape(shape) + offset, rtol=1e-6)
+        assert got['mean'][4] == pytest.approx([1 / count], rel=1e-6)       # the sum is rounded, the mean is not
         assert got['broadcast'] == [[[float(i)] * 3] * 2 for i in range(20)]
         assert got['sum'] == pytest.approx([sum(range(count)) + 0.1 * count, count * 1e-9], rel=1e-12)
         assert got['gather'] == ['ä' * i + '€' for i in range(count)]
@@ -65,6 +70,24 @@ def test_buckets(tf, monkeypatch):
     assert distributed.buckets([6, 6], [tf.float32] * 2) == [[(0, 0, 6)], [(1, 0, 6)]]
     assert distributed.buckets([14, 2, 1], [tf.bfloat16, tf.float32, tf.float32]) == [
         [(0, 0, 12)], [(0, 12, 14)], [(1, 0, 2), (2, 0, 1)]]
+
+
+def waits_for(op):
+    """All ops that must be done before an op."""
+    sources = {*op.control_inputs, *(source.op for source in op.inputs)}
+    return sources.union(*map(waits_for, sources))
+
+
+def test_one_bucket_goes_after_the_other_with_a_bound_in_time(tf, monkeypatch):
+    import distributed
+    from cluster import Cluster
+    monkeypatch.setattr(distributed, 'BUCKET', 24)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    with tf.Graph().as_default() as graph:
+        distributed.Workers(Cluster(('a:1', 'b:1')), timeout=7, startup_timeout=9).mean([tf.zeros([14]), tf.zeros([2])])
+        sums = [op for op in graph.get_operations() if op.type == 'CollectiveReduceV2']
+    assert [len(waits_for(op) & set(sums)) for op in sums] == [0, 1, 2]
+    assert {op.get_attr('timeout_seconds') for op in sums} == {7.0}
 
 
 def test_one_worker_sums_nothing(tf):
@@ -153,6 +176,21 @@ def test_settings_that_differ_name_the_flag_and_the_worker(home):
     assert not list((home / 'checkpoint/run1').glob('model-*'))
 
 
+def leaves_early(addresses, index):
+    """Worker 0, which looks after the others, still has something to do when they have come to the end."""
+    import distributed
+    from cluster import Cluster
+    distributed.WATCH_EVERY = 0.05
+    with distributed.Workers(Cluster(tuple(addresses), index)).together():
+        if index == 0:
+            time.sleep(1)
+
+
+def test_no_worker_ends_before_the_last(tmp_path):
+    with worker_group.group(2, tmp_path, leaves_early) as workers:
+        assert [worker.status() for worker in workers] == [0, 0], workers[0].err
+
+
 ENDLESS = (*TRAIN, '--save_every', 2, '--keep', 1)
 
 
@@ -228,7 +266,7 @@ def test_a_port_that_is_taken_is_named(tf):
     from distributed import Workers
     with socket.create_server(('', 0)) as other:
         address = f'localhost:{other.getsockname()[1]}'
-        with pytest.raises(UserError, match=rf'cannot listen at the port of worker 1 \({address}\)'):
+        with pytest.raises(UserError, match=rf'cannot listen at the port of worker 1 \({address}\): .*; end what listens there, or give'):
             Workers(Cluster(('localhost:1', address), 1))
 
 
@@ -256,3 +294,95 @@ def test_who_watches_whom_and_a_save_is_not_cut_off(tf, monkeypatch, index, watc
     thread.join(worker_group.TIMEOUT)
     assert left.is_set()
     assert asked[0] == watched
+
+
+def test_after_an_error_of_its_own_a_worker_looks_after_nobody(tf):
+    from distributed import Workers
+    workers = Workers()
+    with pytest.raises(tf.errors.InternalError), workers.together():    # which with several would be the loss of another
+        raise tf.errors.InternalError(None, None, 'of the graph')
+    assert workers._ended.is_set()
+
+
+def test_a_command_that_is_gone_is_noticed_once(tf, monkeypatch):
+    import distributed
+    from cluster import PARENT, Cluster
+    told, asked = [], []
+    monkeypatch.setenv(PARENT, '1')
+    monkeypatch.setattr(distributed, 'WATCH_EVERY', 0.01)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    monkeypatch.setattr(distributed.os, 'getppid', lambda: 2)
+    monkeypatch.setattr(distributed.os, 'kill', lambda *what: told.append(what))
+    workers = distributed.Workers(Cluster(('a:1', 'b:1')))
+
+    def gone(*_):
+        asked.append(True)
+        if len(asked) == 3:
+            workers._ended.set()
+        return []
+
+    monkeypatch.setattr(distributed.clusters, 'gone', gone)
+    workers._watch()
+    assert told == [(os.getpid(), signal.SIGTERM)]      # a second one would end the process at once, unsaved
+
+
+def test_what_takes_too_long_ends_the_process_and_what_does_not_goes_on(tf, monkeypatch):
+    import distributed
+    left = threading.Event()
+    monkeypatch.setattr(distributed, 'leave', lambda message: left.set())
+    with distributed._alarm(0.2, 'late'):
+        pass
+    assert not left.wait(0.5)
+    with distributed._alarm(0.2, 'late'):
+        assert left.wait(worker_group.TIMEOUT)
+
+
+def test_every_run_of_a_sum_of_its_own_has_an_alarm(tf, session, monkeypatch):
+    """TensorFlow waits for worker 0 without end when a graph with sums is first run."""
+    import distributed
+    from cluster import Cluster
+    bounds = []
+
+    class Late(Exception):
+        pass
+
+    def alarm(seconds, message):
+        bounds.append((seconds, message))
+        raise Late
+
+    monkeypatch.setattr(distributed, '_alarm', alarm)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: types.SimpleNamespace(target=''))
+    workers = distributed.Workers(Cluster(('a:1', 'b:1')), timeout=7)
+    for run in (workers.barrier, lambda: workers.broadcast(session, [tf.Variable(1.0)])):
+        with pytest.raises(Late):
+            run()
+    assert bounds == [(7 + distributed.WATCH_EVERY, workers._silence())] * 2
+
+
+def test_a_worker_leaves_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(errors, '_leaving', threading.Lock())
+    monkeypatch.setattr(errors.os, '_exit', lambda status: None)        # as if it took a while
+    threads = [threading.Thread(target=errors.leave, args=[f'reason {i}'], daemon=True) for i in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join(0.5)
+    assert [thread.is_alive() for thread in threads] == [False, True]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_save_is_not_disturbed(train, monkeypatch):
+    import checkpoint
+    import distributed
+    made, held = [], []
+    session = distributed.Workers.session
+    monkeypatch.setattr(distributed.Workers, 'session', lambda self, graph: made.append(self) or session(self, graph))
+    monkeypatch.setattr(checkpoint.Run, 'save', lambda *_: held.append(made[0].undisturbed.locked()))
+    train(*TRAIN, '--max_steps', 1)
+    assert held == [True]
+
+
+def test_a_loss_that_is_no_number_is_told_by_all_and_the_way_back_by_worker_0(home):
+    with worker_group.group(2, home, worker_group.train, *TRAIN, '--learning_rate', 1e30) as workers:
+        assert [worker.status() for worker in workers] == [2, 2]
+        assert 'models/toy/model.ckpt is safe' in workers[0].err
+        assert 'worker 0 says what is safe' in workers[1].err

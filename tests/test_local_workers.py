@@ -134,10 +134,12 @@ def restarted(monkeypatch, stopped=False, **flags):
     monkeypatch.setattr(Lost, 'commands', [])
     monkeypatch.setattr(Lost, 'stopped', stopped)
     monkeypatch.setattr(local_workers, '_Group', Lost)
-    monkeypatch.setattr(local_workers, '_prepare', lambda _: None)
+    prepared = []
+    monkeypatch.setattr(local_workers, '_prepare', prepared.append)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     args = argparse.Namespace(workers=None, worker_index=None, local_workers=2, slurm=False, run_name='run1', **flags)
     assert local_workers.train(args, ['train.py', '--local_workers', '2', '--max_restarts=1', '--seed', '5']) == 75
+    assert prepared == [args]
     assert all(command[1:] == ['train.py', '--seed', '5'] for command in Lost.commands)
     return len(Lost.commands) - 1
 
