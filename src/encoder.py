@@ -14,9 +14,11 @@ Two files hold what was learned. `encoder.json` gives every token's id. `vocab.b
 which they were learned, a pair to a line. Both write bytes as printable characters (see `byte_characters`).
 """
 
+import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -24,14 +26,18 @@ from itertools import pairwise
 import numpy as np
 
 from errors import UserError, reason
+from merge_many import PairRanks, merge_many
 from model_dir import find_model
 from pieces import blocks, split
 
 END_OF_TEXT = '<|endoftext|>'
 CACHE_SIZE = 2 ** 17        # entries of the table, and as many old ones
 LONGEST_CACHED = 48         # bytes: longer parts seldom come twice, and would leave the table's size unbounded
+BLOCKS_AT_ONCE = 16         # whose unknown parts are worked out together, at most
+FEWEST_AT_ONCE = 200        # parts that `merge_many` works out sooner than `merge` one by one
 LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
 NOTHING = -1                # a symbol that is in no pair
+ONE_AT_A_TIME = threading.Lock()    # of the threads that encode: what is unknown in a table is for nobody else to see
 
 
 def byte_characters() -> dict[int, str]:
@@ -130,27 +136,39 @@ def never_together(tokens: Iterable[str]) -> np.ndarray:
 
 
 class _Table(dict):
-    """A part of a text (see `split`) -> its token ids, packed in bytes; worked out when first asked for.
+    """A part of a text (see `split`) -> its token ids, packed in bytes.
+
+    A part that is asked for and is not there is noted as unknown, and given a bytearray, which `fill` fills: many parts are
+    worked out in less time together than one by one.
 
     When CACHE_SIZE entries are there, they become the old ones, and the old ones before them are forgotten. Of the old
     ones, those asked for come back: so common parts stay, and nobody keeps count.
     """
 
-    def __init__(self, work_out: Callable[[bytes], bytes]):
+    def __init__(self, work_out: Callable[[list[bytes]], list[bytes]]):
         super().__init__()
         self.work_out = work_out
         self.old = {}
+        self.unknown = {}       # part -> its bytearray
 
-    def __missing__(self, part: bytes) -> bytes:
+    def __missing__(self, part: bytes) -> bytes | bytearray:
         ids = self.old.get(part)
         if ids is None:
-            ids = self.work_out(part)
+            ids = self.unknown.setdefault(part, bytearray())
         if len(part) <= LONGEST_CACHED:
             if len(self) >= CACHE_SIZE:
                 self.old = dict(self)
                 self.clear()
             self[part] = ids
         return ids
+
+    def fill(self) -> None:
+        """Works out what is unknown. If it is interrupted, all of it still is."""
+        for (part, array), ids in zip(self.unknown.items(), self.work_out(list(self.unknown))):
+            array[:] = ids
+            if self.get(part) is array:     # from now on what takes less room
+                self[part] = ids
+        self.unknown.clear()
 
 
 class Encoder:
@@ -176,11 +194,11 @@ class Encoder:
         for rank, (left, right) in enumerate(merges):
             self._ranks[ids[left]][ids[right]] = rank
         self._apart = never_together(ids)
-        self._table = _Table(self._pack_part)
+        self._table = _Table(self._pack_parts)
 
     def encode(self, text: str) -> list[int]:
         """'Hello world' -> [15496, 995]. END_OF_TEXT is text like any other here; lone surrogates become U+FFFD."""
-        return np.frombuffer(self._pack(text), self.dtype).tolist()
+        return np.frombuffer(self._pack([text]), self.dtype).tolist()
 
     def encode_with_special(self, text: str) -> list[int]:
         """As `encode`, but each literal END_OF_TEXT becomes its one id: 'a<|endoftext|>b' -> [64, 50256, 65]."""
@@ -188,18 +206,44 @@ class Encoder:
 
     def encode_array(self, text: str) -> np.ndarray:
         """The ids of `encode_with_special` as a read-only array [n_tokens] of `dtype`."""
-        documents = map(self._pack, text.split(END_OF_TEXT))
-        return np.frombuffer(self._packed[self.end_of_text].join(documents), self.dtype)
+        return np.frombuffer(self._pack(text.split(END_OF_TEXT)), self.dtype)
 
-    def _pack(self, text: str) -> bytes:
-        """The ids of a text, as the bytes of an array of `dtype`."""
+    def _pack(self, texts: list[str]) -> bytes:
+        """The ids of texts with that of END_OF_TEXT between them, as the bytes of an array of `dtype`."""
         try:
-            return b''.join([b''.join(map(self._table.__getitem__, split(block, self._apart))) for block in blocks(text)])
+            with ONE_AT_A_TIME:
+                return self._packed[self.end_of_text].join([self._pack_text(text) for text in texts])
         except UnicodeEncodeError:
-            return self._pack(well_formed(text))
+            return self._pack([well_formed(text) for text in texts])
+
+    def _pack_text(self, text: str) -> bytes:
+        done, waiting = [], []      # waiting: of blocks, the ids of each part, some of which are yet unknown
+        for block in blocks(text):
+            waiting.append(list(map(self._table.__getitem__, split(block, self._apart))))
+            if not self._table.unknown or len(waiting) == BLOCKS_AT_ONCE:
+                done += self._known(waiting)
+        return b''.join([*done, *self._known(waiting)])
+
+    def _known(self, waiting: list[list]) -> list[bytes]:
+        if self._table.unknown:
+            self._table.fill()
+        ids = [b''.join(of_parts) for of_parts in waiting]
+        waiting.clear()
+        return ids
+
+    def _pack_parts(self, parts: list[bytes]) -> list[bytes]:
+        """The ids of each part, packed in the same way."""
+        if len(parts) < FEWEST_AT_ONCE:
+            return [self._pack_part(part) for part in parts]
+        short = [part for part in parts if len(part) <= LONGEST_CACHED]
+        packed = dict(zip(short, merge_many(short, *self._arrays, self.dtype)))
+        return [packed.get(part) or self._pack_part(part) for part in parts]
+
+    @functools.cached_property
+    def _arrays(self) -> tuple:     # made when many parts are first unknown, as a short text never needs them
+        return np.array(self._byte_ids, np.uint64), PairRanks(self._ranks), np.array(self._made, np.uint64)
 
     def _pack_part(self, part: bytes) -> bytes:
-        """The ids of a part, packed in the same way."""
         symbols = [self._byte_ids[byte] for byte in part]
         return b''.join([self._packed[id] for id in merge(symbols, self._ranks, self._made)])
 

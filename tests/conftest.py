@@ -11,8 +11,10 @@ import pytest
 
 import runtime
 import tensor_files
+from encoder import load_encoder
 from hparams import HParams
 from learn_vocabulary import learn_vocabulary, write_vocabulary
+from text_samples import CODE, LETTERS, SAMPLES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TEXT = 'the quick brown fox jumps over the lazy dog; the dog sleeps, and the fox goes on.\n' * 40
@@ -37,6 +39,20 @@ def session(tf):
     """A session on a graph of its own, which is the default graph."""
     with tf.Graph().as_default(), tf.Session() as session:
         yield session
+
+
+@pytest.fixture(scope='session')
+def toy_directory(tmp_path_factory):
+    """The directory of a vocabulary of 900 tokens, whose merges reach into most of SAMPLES."""
+    directory = tmp_path_factory.mktemp('toy')
+    texts = [CODE, *(text[:2_000] for text in SAMPLES.values()), ''.join(LETTERS[:2_000]) * 2]
+    write_vocabulary(directory, *learn_vocabulary(texts, 900))
+    return directory
+
+
+@pytest.fixture(scope='session')
+def toy(toy_directory):
+    return load_encoder(toy_directory)
 
 
 @pytest.fixture(scope='session')
