@@ -75,6 +75,9 @@ class Workers:
             yield
             self._ended.set()
             self.barrier()      # before which none may leave: it would look like a death
+        except UserError as error:
+            error.at_once = self.count > 1
+            raise
         except LOST as error:
             if self.count == 1:
                 raise
@@ -86,7 +89,7 @@ class Workers:
         clusters.wait_for_all(self._cluster, self._startup_timeout)
         with _alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
                                            'seconds: one of them may be stopped, belong to an earlier run, or have been given '
-                                           'other workers'):
+                                           'other --workers or the same --worker_index'):
             self.barrier()
         threading.Thread(target=self._watch, daemon=True).start()
 

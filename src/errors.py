@@ -12,7 +12,11 @@ WORKER_LOST = 75    # EX_TEMPFAIL of sysexits.h: the same command may well succe
 
 
 class UserError(Exception):
-    """A wrong flag, path or file. The message names it, says what was expected and what to do."""
+    """A wrong flag, path or file. The message names it, says what was expected and what to do.
+
+    at_once: whether the process is to end as `leave` does it.
+    """
+    at_once = False
 
 
 class WorkerLost(Exception):
@@ -22,15 +26,15 @@ class WorkerLost(Exception):
 _leaving = threading.Lock()
 
 
-def leave(message: str) -> NoReturn:
-    """Ends this process at once, from any thread: one line on standard error, status WORKER_LOST.
+def leave(message: str, status: int = WORKER_LOST) -> NoReturn:
+    """Ends this process at once, from any thread: one line on standard error, and the status.
 
-    Nothing is torn down: TensorFlow's runtime waits for ever for workers that are gone.
+    Nothing is torn down: TensorFlow's runtime waits for ever for workers that are gone, or crashes while they go.
     """
     _leaving.acquire()      # for good: what another thread has to say is as true, but one line is enough
     print(_line(message), file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(WORKER_LOST)
+    os._exit(status)
 
 
 def reason(error: OSError) -> str:
@@ -49,6 +53,8 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except UserError as error:
+        if error.at_once:
+            leave(str(error), 2)
         _fail(str(error))
     except WorkerLost as error:
         leave(str(error))
