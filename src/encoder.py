@@ -8,7 +8,8 @@ was learned first, until no neighbours are left that were ever learned as a pair
     ' merges' = Ġ m e r g e s -> Ġ m er g e s -> Ġ m er g es -> Ġm er g es -> Ġm er ges -> Ġmer ges = [4017, 3212]
 
 That is `merge`, below, on the pieces that `pieces.PIECE` finds. What makes it fast is that texts repeat themselves: a table
-remembers the ids of parts; and that `pieces.split` finds these parts without looking at one after the other.
+remembers the ids of parts; that `pieces.split` finds these parts without looking at one after the other; and that parts which
+are new are merged side by side (`merge_many`).
 
 Two files hold what was learned. `encoder.json` gives every token's id. `vocab.bpe` lists the merges in the order in
 which they were learned, a pair to a line. Both write bytes as printable characters (see `byte_characters`).
