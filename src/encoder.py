@@ -15,12 +15,13 @@ Two files hold what was learned. `encoder.json` gives every token's id. `vocab.b
 which they were learned, a pair to a line. Both write bytes as printable characters (see `byte_characters`).
 """
 
+import bisect
 import functools
 import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
@@ -36,6 +37,7 @@ CACHE_SIZE = 2 ** 17        # entries of the table, and as many old ones
 LONGEST_CACHED = 48         # bytes: longer parts seldom come twice, and would leave the table's size unbounded
 BLOCKS_AT_ONCE = 16         # whose unknown parts are worked out together, at most
 FEWEST_AT_ONCE = 200        # parts that `merge_many` works out sooner than `merge` one by one
+LONGEST_AT_ONCE = 32        # bytes: the few that are longer would keep all others waiting
 LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
 NOTHING = -1                # a symbol that is in no pair
 ONE_AT_A_TIME = threading.Lock()    # of the threads that encode: what is unknown in a table is for nobody else to see
@@ -146,7 +148,7 @@ class _Table(dict):
     ones, those asked for come back: so common parts stay, and nobody keeps count.
     """
 
-    def __init__(self, work_out: Callable[[list[bytes]], list[bytes]]):
+    def __init__(self, work_out: Callable[[list[bytes]], Iterable[tuple[bytes, bytes]]]):
         super().__init__()
         self.work_out = work_out
         self.old = {}
@@ -165,7 +167,8 @@ class _Table(dict):
 
     def fill(self) -> None:
         """Works out what is unknown. If it is interrupted, all of it still is."""
-        for (part, array), ids in zip(self.unknown.items(), self.work_out(list(self.unknown))):
+        for part, ids in self.work_out(list(self.unknown)):
+            array = self.unknown[part]
             array[:] = ids
             if self.get(part) is array:     # from now on what takes less room
                 self[part] = ids
@@ -232,13 +235,14 @@ class Encoder:
         waiting.clear()
         return ids
 
-    def _pack_parts(self, parts: list[bytes]) -> list[bytes]:
-        """The ids of each part, packed in the same way."""
-        if len(parts) < FEWEST_AT_ONCE:
-            return [self._pack_part(part) for part in parts]
-        short = [part for part in parts if len(part) <= LONGEST_CACHED]
-        packed = dict(zip(short, merge_many(short, *self._arrays, self.dtype)))
-        return [packed.get(part) or self._pack_part(part) for part in parts]
+    def _pack_parts(self, parts: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Each part, and its ids packed in the same way; in any order."""
+        parts = sorted(parts, key=len)
+        many = bisect.bisect_right(parts, LONGEST_AT_ONCE, key=len) if len(parts) >= FEWEST_AT_ONCE else 0
+        if many:
+            yield from zip(parts, merge_many(parts[:many], *self._arrays, self.dtype))
+        for part in parts[many:]:
+            yield part, self._pack_part(part)
 
     @functools.cached_property
     def _arrays(self) -> tuple:     # made when many parts are first unknown, as a short text never needs them

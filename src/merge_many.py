@@ -28,9 +28,11 @@ class PairRanks:
     """
 
     def __init__(self, ranks: Sequence[dict[int, int]]):
-        lefts = np.repeat(np.arange(len(ranks), dtype=np.uint64), [len(row) for row in ranks])
-        rights = np.fromiter(itertools.chain.from_iterable(ranks), np.uint64)
-        of_pairs = np.fromiter(itertools.chain.from_iterable(row.values() for row in ranks), np.int32)
+        used = [left for left, row in enumerate(ranks) if row]
+        rows = [ranks[left] for left in used]
+        lefts = np.repeat(np.array(used, np.uint64), list(map(len, rows)))
+        rights = np.fromiter(itertools.chain.from_iterable(rows), np.uint64)
+        of_pairs = np.fromiter(itertools.chain.from_iterable(map(dict.values, rows)), np.int32)
         self.never = len(of_pairs)
         self._shift = np.uint64(64 - max(ROOM * self.never, 1).bit_length())
         keys, places = self._find(lefts, rights)
@@ -61,23 +63,21 @@ class PairRanks:
 def merge_many(parts: Sequence[bytes], byte_ids: np.ndarray, ranks: PairRanks, made: np.ndarray, dtype: np.dtype) -> list[bytes]:
     """For each part, of 1 to ROWS - 2 bytes, what encoder.merge gives for it: ids, as the bytes of an array of `dtype`.
 
-    byte_ids [256]: of single bytes; made [n_pairs]: what the pair of a rank becomes; both uint64.
+    byte_ids [256]: of single bytes; made [n_pairs]: what the pair of a rank becomes; both uint64. Parts of one length should
+    stand together: a column has as many rows as the longest beside it.
     """
-    by_length = sorted(range(len(parts)), key=lambda i: len(parts[i]))
-    merged = [None] * len(parts)
+    merged = []
     for start in range(0, len(parts), SIDE_BY_SIDE):
-        chosen = by_length[start:start + SIDE_BY_SIDE]
-        columns = _fill([parts[i] for i in chosen], byte_ids)
+        columns = _fill(parts[start:start + SIDE_BY_SIDE], byte_ids)
         _merge_columns(columns, ranks, made)
         left = columns.T != GONE
         ids = columns.T[left].astype(dtype).tobytes()
         ends = (left.sum(axis=1).cumsum() * dtype.itemsize).tolist()
-        for i, (first, last) in zip(chosen, itertools.pairwise([0, *ends])):
-            merged[i] = ids[first:last]
+        merged += [ids[first:last] for first, last in itertools.pairwise([0, *ends])]
     return merged
 
 
-def _fill(parts: list[bytes], byte_ids):
+def _fill(parts: Sequence[bytes], byte_ids):
     """The parts as columns, uint64 [rows, parts], with GONE below, in the last row in any case."""
     lengths = np.array([len(part) for part in parts])
     columns = np.full([len(parts), lengths.max() + 1], GONE)
@@ -100,14 +100,14 @@ def _merge_columns(columns, ranks: PairRanks, made) -> None:
         active = np.flatnonzero(least < ranks.never * ROWS)
         if not active.size:
             return
-        rank, row = np.divmod(least[active], ROWS)
+        rank, row = np.divmod(least.take(active), ROWS)
         first = row * width + active                # places within the arrays
-        second = below[first] * width + active
-        next_row, row_before = below[second], above[first]
+        second = below.take(first) * width + active
+        next_row, row_before = below.take(second), above.take(first)
+        now = made.take(rank)
         following, before = next_row * width + active, row_before * width + active
-        columns[first], columns[second] = made[rank], GONE
+        columns[first], columns[second] = now, GONE
         steps[second] = ranks.never * ROWS
         below[first], above[following] = next_row, row
-        now = columns[first]
-        lefts, rights = np.concatenate([columns[before], now]), np.concatenate([now, columns[following]])
+        lefts, rights = np.concatenate([columns.take(before), now]), np.concatenate([now, columns.take(following)])
         steps[before], steps[first] = ranks(lefts, rights).reshape(2, -1) * ROWS + np.array([row_before, row], np.int32)

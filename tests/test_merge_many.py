@@ -15,15 +15,13 @@ from learn_vocabulary import learn_vocabulary
 from merge_many import PairRanks
 from text_samples import CODE, SAMPLES
 
-GPT2_TYPE = np.dtype(np.uint16)
 
-
-def both_ways(parts, ids, merges):
+def both_ways(parts, ids, merges, dtype=np.uint16):
     """What merging side by side and one by one give for parts of a text."""
     enc = Encoder(ids, merges)
     arrays = (np.array(enc._byte_ids, np.uint64), PairRanks(enc._ranks), np.array(enc._made, np.uint64))
     one_by_one = [merge([enc._byte_ids[byte] for byte in part], enc._ranks, enc._made) for part in parts]
-    return merge_many.merge_many(parts, *arrays, GPT2_TYPE), [np.array(ids, GPT2_TYPE).tobytes() for ids in one_by_one]
+    return merge_many.merge_many(parts, *arrays, np.dtype(dtype)), [np.array(ids, dtype).tobytes() for ids in one_by_one]
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +44,7 @@ def test_both_ways_to_merge_agree(learned_from, parts, n_vocab, side_by_side):
 def test_the_longest_part_fits(learned_from):
     side, one = both_ways([b'ab' * 63, b'a', b'b' * 126, b'aab'], *learn_vocabulary([learned_from], 280))
     assert side == one
-    assert merge_many.ROWS - 2 == 126 >= encoder.LONGEST_CACHED
+    assert merge_many.ROWS - 2 == 126 >= encoder.LONGEST_AT_ONCE
 
 
 @pytest.mark.parametrize('room', [1, 4])
@@ -67,8 +65,9 @@ def test_every_pair_is_found_and_no_other(monkeypatch, room):
     assert (look_up(lefts, np.full_like(lefts, merge_many.GONE)) == len(pairs)).all()
 
 
-def test_without_merges():
-    side, one = both_ways([b'ab', b'c'], *learn_nothing())
+@pytest.mark.parametrize('dtype', [np.uint16, np.uint32])
+def test_without_merges(dtype):
+    side, one = both_ways([b'ab', b'c'], *learn_nothing(), dtype)
     assert side == one
 
 
