@@ -179,5 +179,5 @@ def sample_sequence(*, hparams, length, start_token=None, batch_size=None, conte
                                                  back_prop=False)
         # The last token is drawn outside of the loop: its own pass through the model would be for nothing.
         tokens = tokens.write(count, next_token(logits, uniform[:, count], **settings))
-        # Not transposed: on processors without AVX-512, TensorFlow's log calls that an error where they are integers.
+        # Not transposed: of integers, TensorFlow's log calls that an error on many processors.
         return tf.concat([context, tf.stack(tf.unstack(tokens.stack(), length), axis=1)], axis=1)
