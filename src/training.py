@@ -237,7 +237,10 @@ class Training:
         finally:
             self._feeds.close()
             self._log.close()
-            self._session.close()
+            # After an error, a process of several leaves at once (errors.leave), and closing what another one may still be
+            # at work on was seen to crash.
+            if kind is None or self._workers.count == 1:
+                self._session.close()
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise UserError(self._out_of_memory()) from None
         if kind is None and self._args.plot and self._workers.leads:
