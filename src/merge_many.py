@@ -36,15 +36,15 @@ class PairRanks:
         self.never = len(of_pairs)
         self._shift = np.uint64(64 - max(ROOM * self.never, 1).bit_length())
         keys, places = self._find(lefts, rights)
-        places, first = np.unique(places, return_index=True)
+        _, first = np.unique(places, return_index=True)
         self._keys = np.full(2 ** (64 - int(self._shift)), NO_KEY)
         self._ranks = np.full(len(self._keys), self.never, np.int32)
-        self._keys[places], self._ranks[places] = keys[first], of_pairs[first]
+        self._keys[places[first]], self._ranks[places[first]] = keys[first], of_pairs[first]
+        self._crowded = np.zeros(len(self._keys), bool)
+        self._crowded[np.delete(places, first)] = True
         keys, of_pairs = np.delete(keys, first), np.delete(of_pairs, first)
         order = np.argsort(keys)
         self._other_keys, self._other_ranks = np.append(keys[order], NO_KEY), np.append(of_pairs[order], self.never)
-        self._crowded = np.zeros(len(self._keys), bool)
-        self._crowded[self._find(keys >> np.uint64(32), keys & np.uint64(2 ** 32 - 1))[1]] = True
 
     def _find(self, lefts, rights):     # uint64 [n], [n] -> keys, places in the table
         keys = lefts << np.uint64(32) | rights
@@ -70,9 +70,9 @@ def merge_many(parts: Sequence[bytes], byte_ids: np.ndarray, ranks: PairRanks, m
     for start in range(0, len(parts), SIDE_BY_SIDE):
         columns = _fill(parts[start:start + SIDE_BY_SIDE], byte_ids)
         _merge_columns(columns, ranks, made)
-        left = columns.T != GONE
-        ids = columns.T[left].astype(dtype).tobytes()
-        ends = (left.sum(axis=1).cumsum() * dtype.itemsize).tolist()
+        kept = columns.T != GONE
+        ids = columns.T[kept].astype(dtype).tobytes()
+        ends = (kept.sum(axis=1).cumsum() * dtype.itemsize).tolist()
         merged += [ids[first:last] for first, last in itertools.pairwise([0, *ends])]
     return merged
 

@@ -19,7 +19,7 @@ import optimize
 import plot
 import run_dir
 import sample
-from distributed import Workers
+from distributed import LOST, Workers
 from draw_ahead import DrawAhead
 from errors import UserError
 from job import Job, draw_batch, finished
@@ -237,9 +237,8 @@ class Training:
         finally:
             self._feeds.close()
             self._log.close()
-            # After an error, a process of several leaves at once (errors.leave), and closing what another one may still be
-            # at work on was seen to crash.
-            if kind is None or self._workers.count == 1:
+            # When another worker is lost this process leaves at once (errors.leave): closing was seen to crash.
+            if not (self._workers.count > 1 and isinstance(error, LOST)):
                 self._session.close()
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise UserError(self._out_of_memory()) from None

@@ -265,7 +265,8 @@ def test_a_port_that_is_taken_is_named(tf):
     from distributed import Workers
     with socket.create_server(('', 0)) as other:
         address = f'localhost:{other.getsockname()[1]}'
-        with pytest.raises(UserError, match=rf'cannot listen at the port of worker 1 \({address}\): .*; end what listens there, perhaps an earlier run, or give'):
+        with pytest.raises(UserError, match=rf'cannot listen at the port of worker 1 \({address}\): .*; end what listens there, '
+                                            'perhaps an earlier run, or give'):
             Workers(Cluster(('localhost:1', address), 1))
 
 

@@ -19,9 +19,8 @@ from text_samples import CODE, SAMPLES
 def both_ways(parts, ids, merges, dtype=np.uint16):
     """What merging side by side and one by one give for parts of a text."""
     enc = Encoder(ids, merges)
-    arrays = (np.array(enc._byte_ids, np.uint64), PairRanks(enc._ranks), np.array(enc._made, np.uint64))
     one_by_one = [merge([enc._byte_ids[byte] for byte in part], enc._ranks, enc._made) for part in parts]
-    return merge_many.merge_many(parts, *arrays, np.dtype(dtype)), [np.array(ids, dtype).tobytes() for ids in one_by_one]
+    return merge_many.merge_many(parts, *enc._arrays, np.dtype(dtype)), [np.array(ids, dtype).tobytes() for ids in one_by_one]
 
 
 @pytest.fixture(scope='module')
@@ -52,27 +51,23 @@ def test_every_pair_is_found_and_no_other(monkeypatch, room):
     """With little room many share a place."""
     monkeypatch.setattr(merge_many, 'ROOM', room)
     rng = np.random.default_rng(0)
-    pairs = [tuple(pair) for pair in np.unique(rng.integers(0, 70_000, [5000, 2]), axis=0).tolist()]
-    rng.shuffle(pairs)
+    pairs = rng.permutation(np.unique(rng.integers(0, 70_000, [5000, 2]), axis=0)).tolist()
     ranks = [{} for _ in range(70_001)]
-    for rank, (left, right) in enumerate(map(tuple, pairs)):
+    for rank, (left, right) in enumerate(pairs):
         ranks[left][right] = rank
     look_up = PairRanks(ranks)
     lefts, rights = np.array(pairs, np.uint64).T
     assert look_up.never == len(pairs)
     assert look_up(lefts, rights).tolist() == list(range(len(pairs)))
-    assert (look_up(rights, lefts) == [ranks[right].get(left, len(pairs)) for left, right in map(tuple, pairs)]).all()
+    assert (look_up(rights, lefts) == [ranks[right].get(left, len(pairs)) for left, right in pairs]).all()
     assert (look_up(lefts, np.full_like(lefts, merge_many.GONE)) == len(pairs)).all()
 
 
 @pytest.mark.parametrize('dtype', [np.uint16, np.uint32])
 def test_without_merges(dtype):
-    side, one = both_ways([b'ab', b'c'], *learn_nothing(), dtype)
+    ids = {token: id for id, token in enumerate([*encoder.BYTE_CHARACTERS.values(), encoder.END_OF_TEXT])}
+    side, one = both_ways([b'ab', b'c'], ids, [], dtype)
     assert side == one
-
-
-def learn_nothing():
-    return {token: id for id, token in enumerate([*encoder.BYTE_CHARACTERS.values(), encoder.END_OF_TEXT])}, []
 
 
 # In the encoder
