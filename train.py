@@ -161,7 +161,7 @@ def add_worker_flags(group) -> None:
     group.add_argument('--dist_timeout', metavar='SECONDS', type=positive_float, default=600.0,
                        help='give up a worker that is silent for so long; more than saving and sampling take')
     group.add_argument('--dist_startup_timeout', metavar='SECONDS', type=positive_float, default=600.0,
-                       help='wait so long for all workers to come')
+                       help='wait so long for all workers to come, and for the weights that worker 0 reads')
 
 
 def train(args: argparse.Namespace, job: Job, cluster: Cluster) -> None:

@@ -6,9 +6,11 @@ a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +18,7 @@ import tensorflow.compat.v1 as tf
 
 import cluster as clusters
 from cluster import ONE_WORKER, Cluster
-from errors import UserError, WorkerLost, leave
+from errors import UserError, leave
 from runtime import session_config
 
 LEADER = '/job:worker/replica:0/task:0'
@@ -24,6 +26,7 @@ HOST_GROUP, DEVICE_GROUP = 1, 2     # keys: of a few numbers, which live on CPUs
 BUCKET = 32 << 20           # bytes. Larger ones are slower: glibc maps new memory for each message
 BROADCAST_AT_ONCE = 16      # variables
 WATCH_EVERY = 1.0           # seconds
+LOOK_FOR = 2.0              # seconds for one that is gone
 # What TensorFlow says when another worker is dead, silent, or another process than it was.
 LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
         tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
@@ -32,8 +35,8 @@ LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.F
 class Workers:
     """All workers of a run as one of them sees them: it is number `index` of `count`; number 0 leads.
 
-    timeout: seconds that a sum waits for the others; startup_timeout: that the first one does. Sums are made in the same
-    order by every worker.
+    timeout: seconds that a sum waits for the others; startup_timeout: that the first one does, and a broadcast, before which
+    worker 0 reads what it sends. Sums are made in the same order by every worker.
     """
 
     def __init__(self, cluster: Cluster = ONE_WORKER, *, timeout: float = 600.0, startup_timeout: float = 600.0):
@@ -42,6 +45,7 @@ class Workers:
         self.undisturbed = threading.Lock()     # to be held while nothing must be cut off, although a worker is gone
         self._keys = itertools.count(1)
         self._ended = threading.Event()
+        self._waiting_since = math.inf      # time.monotonic() of when a sum in a step began to wait for the others
         self._server = self._listen() if self.count > 1 else None
 
     def _listen(self) -> tf.distribute.Server:
@@ -67,7 +71,7 @@ class Workers:
     def together(self) -> Iterator[None]:
         """Waits for all workers to come, watches that none goes away, and ends when all have come to the end.
 
-        Raises WorkerLost for what TensorFlow's runtime raises when a worker is gone, or silent: none can go on alone.
+        A process whose others are gone, or silent, ends here and now (errors.leave): none can go on alone.
         """
         try:
             if self.count > 1:
@@ -78,25 +82,39 @@ class Workers:
         except UserError as error:
             error.at_once = self.count > 1
             raise
-        except LOST as error:
-            if self.count == 1:
-                raise
-            raise WorkerLost(self._what_is_lost(error)) from None
         finally:
             self._ended.set()
 
+    def run(self, session: tf.Session, fetches, feed: dict | None = None):
+        """session.run of what has sums in it.
+
+        If TensorFlow's runtime says that another worker is gone this process leaves before anything is torn down.
+        """
+        try:
+            return session.run(fetches, feed)
+        except LOST as error:
+            if self.count == 1:
+                raise
+            leave(self._what_is_lost(error))
+        finally:
+            self._waiting_since = math.inf
+
     def _meet(self) -> None:
         clusters.wait_for_all(self._cluster, self._startup_timeout)
-        with _alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
-                                           'seconds: one of them may be stopped, belong to an earlier run, or have been given '
-                                           'other --workers or the same --worker_index'):
+        with self._until_started():
             self.barrier()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def _watch(self) -> None:
-        """Ends this process soon after another one ended: worker 0 looks after all, the others after worker 0.
+    def _until_started(self) -> contextlib.AbstractContextManager:
+        return _alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
+                                             'seconds: one of them may be stopped, belong to an earlier run, or have been given '
+                                             'other --workers or the same --worker_index')
 
-        Of workers that one command started (see local_workers), each stops politely when that command is gone.
+    def _watch(self) -> None:
+        """Ends this process soon after another one ended, or when it is silent.
+
+        Worker 0 looks after all, the others after worker 0. The time that sums wait is measured here: where TensorFlow's
+        runtime itself gives one up, it may crash before it says so. Of workers that one command started (see local_workers), each stops politely when that command is gone.
         """
         others = range(1, self.count) if self.leads else [0]
         parent = int(os.environ.get(clusters.PARENT, '0'))
@@ -107,13 +125,17 @@ class Workers:
             if gone := clusters.gone(self._cluster, others):
                 with self.undisturbed:
                     leave(self._farewell(gone))
+            if time.monotonic() - self._waiting_since > self._timeout:
+                leave(self._silence())
 
     def _what_is_lost(self, error: tf.errors.OpError) -> str:
-        if gone := clusters.gone(self._cluster, range(self.count)):
-            return self._farewell(gone)
-        if isinstance(error, tf.errors.DeadlineExceededError):
-            return self._silence()
-        return f'the workers lost each other ({error.message.splitlines()[0]}): start them all again'
+        end = time.monotonic() + LOOK_FOR
+        while time.monotonic() < end:       # the connections of a process may be closed a while before its port
+            if gone := clusters.gone(self._cluster, range(self.count)):
+                return self._farewell(gone)
+            time.sleep(0.1)
+        lines = [line for line in error.message.splitlines() if line and not line.startswith('Graph execution error')]
+        return f'the workers lost each other ({lines[0] if lines else type(error).__name__}): start them all again'
 
     def _silence(self) -> str:
         return (f'a worker did not answer within --dist_timeout {self._timeout:g} seconds: it may be stopped, or cut off; '
@@ -126,8 +148,7 @@ class Workers:
         return f'{names} went away{advice}'
 
     def _collective(self, group: int) -> dict:
-        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys), 'communication_hint': 'auto',
-                'timeout_seconds': self._timeout}
+        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys), 'communication_hint': 'auto'}
 
     def all_reduce(self, tensor: tf.Tensor, group: int = DEVICE_GROUP) -> tf.Tensor:
         """The sum over all workers of a tensor, which has the same shape with each."""
@@ -147,21 +168,31 @@ class Workers:
         pieces, before = [[] for _ in tensors], []
         for bucket in buckets([tensor.shape.num_elements() for tensor in tensors], [tensor.dtype for tensor in tensors]):
             with tf.control_dependencies(before):
-                total = self.all_reduce(tf.concat([flat[i][start:stop] for i, start, stop in bucket], 0))
+                ours = tf.concat([flat[i][start:stop] for i, start, stop in bucket], 0)
+            with tf.control_dependencies([self._waits(ours)]):
+                total = self.all_reduce(ours)
             before = [total]
             mean = tf.split(tf.cast(total, tf.float32) / self.count, [stop - start for _, start, stop in bucket])
             for (i, _, _), piece in zip(bucket, mean):
                 pieces[i].append(piece)
         return [tf.reshape(tf.concat(parts, 0), tensor.shape) for parts, tensor in zip(pieces, tensors)]
 
+    def _waits(self, tensor: tf.Tensor) -> tf.Operation:
+        """An op that notes when a tensor is there, from when on the others are waited for."""
+        def note():
+            self._waiting_since = time.monotonic()
+
+        with tf.control_dependencies([tensor]), tf.device('/cpu:0'):
+            return tf.numpy_function(note, [], [])
+
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum over all workers of an array, at once."""
         if self.count == 1:
             return array
-        with tf.Graph().as_default() as graph, tf.device('/cpu:0'), self.session(graph) as session:
+        with tf.Graph().as_default() as graph, tf.device('/cpu:0'):
             total = self.all_reduce(tf.constant(array), HOST_GROUP)
-            with _alarm(self._timeout + WATCH_EVERY, self._silence()):
-                return session.run(total)
+        with self.session(graph) as session, _alarm(self._timeout, self._silence()):
+            return self.run(session, total)
 
     def barrier(self) -> None:
         """Waits until every worker is here."""
@@ -186,8 +217,8 @@ class Workers:
         with session.graph.as_default():
             ops = [self._broadcast(variable) for variable in variables]
         for start in range(0, len(ops), BROADCAST_AT_ONCE):
-            with _alarm(self._timeout + WATCH_EVERY, self._silence()):
-                session.run(ops[start:start + BROADCAST_AT_ONCE])
+            with self._until_started():
+                self.run(session, ops[start:start + BROADCAST_AT_ONCE])
 
     def _broadcast(self, variable) -> tf.Operation:
         common = self._collective(DEVICE_GROUP)

@@ -125,8 +125,8 @@ class TrainStep:
         if accumulate > 1:
             self._accumulator = Accumulator([*gradients, loss])
             *gradients, loss = self._accumulator.mean(accumulate)
-        workers = workers or Workers()
-        gradients, self._loss, self._stops = _over_all(workers, gradients, loss, self._stop, reduce_dtype)
+        self._workers = workers or Workers()
+        gradients, self._loss, self._stops = _over_all(self._workers, gradients, loss, self._stop, reduce_dtype)
         self._norm = global_norm(gradients)
         if clip_norm:
             gradients = clip(gradients, self._norm, clip_norm)
@@ -134,7 +134,7 @@ class TrainStep:
         self._update = optimizer.apply_gradients(zip(gradients, variables))
         arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
         if arrivals and accumulate == 1:
-            update_on_the_way(variables, arrivals, IN_FLIGHT if workers.count > 1 else 0)
+            update_on_the_way(variables, arrivals, IN_FLIGHT if self._workers.count > 1 else 0)
         self._state = optimizer.variables()
 
     def initialize(self, session: tf.Session) -> None:
@@ -158,7 +158,7 @@ class TrainStep:
         else:
             for batch, op in zip(feeds, [self._accumulator.first] + [self._accumulator.add] * (len(feeds) - 1)):
                 session.run(op, batch)
-        loss, norm, stops, _ = session.run([self._loss, self._norm, self._stops, self._update], feed)
+        loss, norm, stops, _ = self._workers.run(session, [self._loss, self._norm, self._stops, self._update], feed)
         return float(loss), float(norm), bool(stops > 0)
 
 

@@ -19,7 +19,7 @@ import optimize
 import plot
 import run_dir
 import sample
-from distributed import LOST, Workers
+from distributed import Workers
 from draw_ahead import DrawAhead
 from errors import UserError
 from job import Job, draw_batch, finished
@@ -237,9 +237,7 @@ class Training:
         finally:
             self._feeds.close()
             self._log.close()
-            # When another worker is lost this process leaves at once (errors.leave): closing was seen to crash.
-            if not (self._workers.count > 1 and isinstance(error, LOST)):
-                self._session.close()
+            self._session.close()
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise UserError(self._out_of_memory()) from None
         if kind is None and self._args.plot and self._workers.leads:

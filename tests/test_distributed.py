@@ -77,16 +77,21 @@ def waits_for(op):
     return sources.union(*map(waits_for, sources))
 
 
-def test_one_bucket_goes_after_the_other_with_a_bound_in_time(tf, monkeypatch):
+def test_one_bucket_goes_after_the_other_and_each_notes_when_it_begins_to_wait(tf, monkeypatch):
     import distributed
     from cluster import Cluster
     monkeypatch.setattr(distributed, 'BUCKET', 24)
     monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
     with tf.Graph().as_default() as graph:
-        distributed.Workers(Cluster(('a:1', 'b:1')), timeout=7, startup_timeout=9).mean([tf.zeros([14]), tf.zeros([2])])
+        distributed.Workers(Cluster(('a:1', 'b:1')), timeout=7).mean([tf.zeros([14]), tf.zeros([2])])
         sums = [op for op in graph.get_operations() if op.type == 'CollectiveReduceV2']
     assert [len(waits_for(op) & set(sums)) for op in sums] == [0, 1, 2]
-    assert {op.get_attr('timeout_seconds') for op in sums} == {7.0}
+    notes = [op for op in graph.get_operations() if op.type == 'PyFunc']
+    for i, (note, op) in enumerate(zip(notes, sums, strict=True)):
+        assert note in waits_for(op)
+        assert note.control_inputs == [op.inputs[0].op]
+        assert len(waits_for(note) & set(sums)) == i
+    assert {op.get_attr('timeout_seconds') for op in sums} == {0}       # TensorFlow's own may crash
 
 
 def test_one_worker_sums_nothing(tf):
@@ -209,12 +214,12 @@ def test_a_worker_that_is_killed_takes_the_others_along(home, count, victim):
 
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_frozen_worker_is_given_up(home, victim):
-    with worker_group.group(2, home, worker_group.train, *ENDLESS, '--dist_timeout', 3) as workers:
+    with worker_group.group(2, home, worker_group.train, *ENDLESS, '--dist_timeout', 8) as workers:
         workers[0].wait_for('[4 |')
         workers[victim].signal(signal.SIGSTOP)
         assert workers[1 - victim].status() == 75
         [line] = workers[1 - victim].err.splitlines()
-        assert 'a worker did not answer within --dist_timeout 3 seconds' in line
+        assert 'a worker did not answer within --dist_timeout 8 seconds' in line
 
 
 def test_a_worker_that_never_comes_is_named(home):
@@ -296,11 +301,64 @@ def test_who_watches_whom_and_a_save_is_not_cut_off(tf, monkeypatch, index, watc
     assert asked[0] == watched
 
 
+def test_a_sum_of_a_step_that_waits_too_long_ends_the_process(tf, session, monkeypatch):
+    import distributed
+    from cluster import Cluster
+    left = []
+    monkeypatch.setattr(distributed, 'WATCH_EVERY', 0.01)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    monkeypatch.setattr(distributed.clusters, 'gone', lambda *_: [])
+    workers = distributed.Workers(Cluster(('a:1', 'b:1')), timeout=0.3)
+
+    def leave(message):
+        left.append((message, time.monotonic() - began))
+        workers._ended.set()
+
+    monkeypatch.setattr(distributed, 'leave', leave)
+    began = time.monotonic()
+    thread = threading.Thread(target=workers._watch)
+    thread.start()
+    time.sleep(0.4)
+    assert not left             # as long as nothing waits
+    noted = workers._waits(tf.constant(1.0))
+    workers.run(session, noted)
+    time.sleep(0.4)
+    assert not left             # what waited is done
+    began = time.monotonic()
+    session.run(noted)          # as if the sum behind it did not end
+    thread.join(worker_group.TIMEOUT)
+    [(message, after)] = left
+    assert message.startswith('a worker did not answer within --dist_timeout 0.3 seconds')
+    assert after > 0.3
+
+
+@pytest.mark.parametrize(('found', 'line'), [
+    ([[], [], [1]], 'worker 1 (b:1) went away: start all workers again, they go on from the last checkpoint'),
+    ([], 'the workers lost each other (Socket closed): start them all again')])
+def test_what_the_runtime_says_of_a_loss_is_looked_into_before_it_is_told(tf, monkeypatch, found, line):
+    import distributed
+    from cluster import Cluster
+    left, answers = [], iter(found)
+    monkeypatch.setattr(distributed, 'LOOK_FOR', 0.5)
+    monkeypatch.setattr(distributed, 'leave', left.append)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    monkeypatch.setattr(distributed.clusters, 'gone', lambda *_: next(answers, []))
+
+    def fails(*_):
+        raise tf.errors.UnavailableError(None, None, 'Graph execution error:\n\nSocket closed\nmore')
+
+    distributed.Workers(Cluster(('a:1', 'b:1'))).run(types.SimpleNamespace(run=fails), [])
+    assert left == [line]
+
+
 def test_after_an_error_of_its_own_a_worker_looks_after_nobody(tf):
     from distributed import Workers
     workers = Workers()
-    with pytest.raises(tf.errors.InternalError), workers.together():    # which with several would be the loss of another
-        raise tf.errors.InternalError(None, None, 'of the graph')
+    def fails(*_):
+        raise tf.errors.InternalError(None, None, 'of the graph')       # which with several would be the loss of another
+
+    with pytest.raises(tf.errors.InternalError), workers.together():
+        workers.run(types.SimpleNamespace(run=fails), [])
     assert workers._ended.is_set()
 
 
@@ -352,11 +410,14 @@ def test_every_run_of_a_sum_of_its_own_has_an_alarm(tf, session, monkeypatch):
 
     monkeypatch.setattr(distributed, '_alarm', alarm)
     monkeypatch.setattr(distributed.Workers, '_listen', lambda _: types.SimpleNamespace(target=''))
-    workers = distributed.Workers(Cluster(('a:1', 'b:1')), timeout=7)
+    workers = distributed.Workers(Cluster(('a:1', 'b:1')), timeout=7, startup_timeout=9)
     for run in (workers.barrier, lambda: workers.broadcast(session, [tf.Variable(1.0)])):
         with pytest.raises(Late):
             run()
-    assert bounds == [(7 + distributed.WATCH_EVERY, workers._silence())] * 2
+    [(seconds, message), (seconds_of_start, message_of_start)] = bounds
+    assert (seconds, message) == (7, workers._silence())
+    assert seconds_of_start == 9
+    assert 'within --dist_startup_timeout 9 seconds' in message_of_start
 
 
 def test_a_save_is_not_disturbed(train, monkeypatch):
