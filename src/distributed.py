@@ -27,6 +27,7 @@ BUCKET = 32 << 20           # bytes. Larger ones are slower: glibc maps new memo
 BROADCAST_AT_ONCE = 16      # variables
 WATCH_EVERY = 1.0           # seconds
 LOOK_FOR = 2.0              # seconds for one that is gone
+LEAVE_LAST = 5.0            # seconds that worker 0 waits for the others to leave
 # What TensorFlow says when another worker is dead, silent, or another process than it was.
 LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
         tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
@@ -78,7 +79,7 @@ class Workers:
                 self._meet()
             yield
             self._ended.set()
-            self.barrier()      # before which none may leave: it would look like a death
+            self._part()
         except UserError as error:
             error.at_once = self.count > 1
             raise
@@ -95,7 +96,8 @@ class Workers:
         except LOST as error:
             if self.count == 1:
                 raise
-            leave(self._what_is_lost(error))
+            if not (self._ended.is_set() and self.leads):   # at the end worker 0 has saved, and needs nobody any more
+                leave(self._what_is_lost(error))
         finally:
             self._waiting_since = math.inf
 
@@ -104,6 +106,16 @@ class Workers:
         with self._until_started():
             self.barrier()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def _part(self) -> None:
+        """Ends when all workers are here, before which none may leave: it would look like a death.
+
+        Worker 0 leaves last: its death would mean that the run may not be saved.
+        """
+        self.barrier()
+        end = time.monotonic() + LEAVE_LAST
+        while self.leads and len(clusters.gone(self._cluster, range(self.count))) + 1 < self.count and time.monotonic() < end:
+            time.sleep(0.1)
 
     def _until_started(self) -> contextlib.AbstractContextManager:
         return _alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
@@ -122,7 +134,8 @@ class Workers:
             if parent and parent != os.getppid():
                 parent = 0
                 os.kill(os.getpid(), signal.SIGTERM)    # a request to stop, which is once enough
-            if gone := clusters.gone(self._cluster, others):
+            gone = clusters.gone(self._cluster, others)
+            if gone and not self._ended.is_set():       # while it was looked for them
                 with self.undisturbed:
                     leave(self._farewell(gone))
             if time.monotonic() - self._waiting_since > self._timeout:

@@ -35,13 +35,13 @@ class Generator:
         self.hparams = hparams or load_hparams(directory)
         self.encoder = encoder or load_encoder(directory)
         prefix = model_dir.find_checkpoint(directory)
-        graph = tf.Graph()
+        graph, shards = tf.Graph(), shards_for(self.hparams.n_head)
+        # First: the decoder's programs, too, would settle how many threads an op may use, and let the shards share them.
+        self._session = tf.Session(graph=graph, config=session_config(shards))
         with graph.as_default():
-            shards = shards_for(self.hparams.n_head)
             decoder = Decoder(self.hparams, shards)
             self._cache = decoder.cache
             self._build(decoder)
-            self._session = tf.Session(graph=graph, config=session_config(shards))
             decoder.load(self._session, prefix)
         graph.finalize()
         self._decode_call = None

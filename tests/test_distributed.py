@@ -351,6 +351,42 @@ def test_what_the_runtime_says_of_a_loss_is_looked_into_before_it_is_told(tf, mo
     assert left == [line]
 
 
+def test_one_that_left_at_the_end_has_not_gone_away(tf, monkeypatch):
+    """Those that come first to the end of the last barrier may be gone before the others see that it is over."""
+    import distributed
+    from cluster import Cluster
+    left, answers = [], iter([[1], [1], [1, 2]])
+    monkeypatch.setattr(distributed, 'LOOK_FOR', 0.2)
+    monkeypatch.setattr(distributed, 'leave', left.append)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    monkeypatch.setattr(distributed.Workers, '_meet', lambda _: None)
+    monkeypatch.setattr(distributed.clusters, 'gone', lambda *_: next(answers, [0]))
+
+    def fails(*_):
+        raise tf.errors.UnavailableError(None, None, 'Socket closed')
+
+    for index in (0, 1):
+        workers = distributed.Workers(Cluster(('a:1', 'b:1', 'c:1'), index))
+        monkeypatch.setattr(workers, 'sum', lambda _, workers=workers: workers.run(types.SimpleNamespace(run=fails), []))
+        with workers.together():
+            pass
+        assert next(answers, None) is None      # worker 0 waited until both were gone
+        assert len(left) == index               # the loss of worker 0, which saves, is one even then
+
+
+def test_who_is_looked_for_while_the_end_comes_is_not_missed(tf, monkeypatch):
+    import distributed
+    from cluster import Cluster
+    left = []
+    monkeypatch.setattr(distributed, 'WATCH_EVERY', 0.01)
+    monkeypatch.setattr(distributed, 'leave', left.append)
+    monkeypatch.setattr(distributed.Workers, '_listen', lambda _: None)
+    workers = distributed.Workers(Cluster(('a:1', 'b:1')))
+    monkeypatch.setattr(distributed.clusters, 'gone', lambda *_: workers._ended.set() or [1])
+    workers._watch()
+    assert not left
+
+
 def test_after_an_error_of_its_own_a_worker_looks_after_nobody(tf):
     from distributed import Workers
     workers = Workers()
