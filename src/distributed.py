@@ -126,7 +126,8 @@ class Workers:
         """Ends this process soon after another one ended, or when it is silent.
 
         Worker 0 looks after all, the others after worker 0. The time that sums wait is measured here: where TensorFlow's
-        runtime itself gives one up, it may crash before it says so. Of workers that one command started (see local_workers), each stops politely when that command is gone.
+        runtime itself gives one up, it may crash before it says so. Of workers that one command started (see
+        local_workers), each stops politely when that command is gone.
         """
         others = range(1, self.count) if self.leads else [0]
         parent = int(os.environ.get(clusters.PARENT, '0'))

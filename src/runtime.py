@@ -106,7 +106,7 @@ def session_config(shards: int = 1):
 
     Two large ops side by side share caches and memory bandwidth, and keep more tensors alive than one after the other.
     Nor does rewriting the graph pay there: the steps are as fast without, the first one seconds sooner. With shards, each
-    has its share of the cores; how many an op may use is settled by the first session of a process.
+    has its share of the cores; how many an op may use is settled by the first session of a process, or its first program.
     """
     import tensorflow.compat.v1 as tf
     config = tf.ConfigProto()
