@@ -146,7 +146,7 @@ def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
 
 
 def test_its_session_settles_the_threads_before_its_programs_do(tf, model_directory, monkeypatch):
-    """With a pool of threads for all of them, compiled programs cut their matmuls up for it: a sixth of the speed was lost."""
+    """With a pool of threads for all of them, compiled programs cut their matmuls up for it: a seventh of the speed was lost."""
     import generator
     made = []
     session, decoder = tf.Session, generator.Decoder
