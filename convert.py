@@ -2,8 +2,6 @@
 """Converts models to Hugging Face's format and back, one weight at a time. Each COMMAND has a --help of its own."""
 
 import argparse
-import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -14,15 +12,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src
 import numpy as np
 from tqdm import tqdm
 
-import files
-import huggingface
-import model_dir
-import run_state
-import tensor_files
+from command import models, whole_files
+from command.errors import UserError, run
+from command.flags import Parser
 from encoder import load_encoder
-from errors import UserError, run
-from flags import Parser
-from hparams import HParams, check_vocabulary, load_hparams
+from network.hparams import HParams, check_vocabulary
+from storage import bundle, huggingface, safetensors
+from storage.model_directory import new_directory, open_model, write_hparams
+from training import model_card
 
 
 def parse_flags() -> argparse.Namespace:
@@ -50,7 +47,7 @@ def find_source(name: str, models_dir: str) -> str:
     if os.path.isfile(os.path.join(name, 'hparams.json')):
         return name
     found, errors = [], []
-    for find in (lambda: model_dir.find_model(name, models_dir), lambda: model_dir.find_run(name)):
+    for find in (lambda: models.find_model(name, models_dir), lambda: models.find_run(name)):
         try:
             found.append(find())
         except UserError as error:
@@ -67,19 +64,16 @@ def bar(tensors: list) -> tqdm:
 
 
 def to_hf(args: argparse.Namespace) -> None:
-    directory = find_source(args.source, args.models_dir)
-    hparams, encoder = load_hparams(directory), load_encoder(directory)
-    prefix = model_dir.find_checkpoint(directory)
-    run_state.read(prefix)      # which says if a run's checkpoint is damaged
-    tensor_files.check_checkpoint(prefix, hparams.shapes())
-    tensors = sorted(huggingface.tensors(hparams), key=lambda tensor: tensor.hf_name)
-    with model_dir.new_directory(args.output) as unfinished:
+    source = open_model(find_source(args.source, args.models_dir))
+    directory, prefix = source.directory, source.checkpoint
+    tensors = sorted(huggingface.tensors(source.hparams), key=lambda tensor: tensor.hf_name)
+    with new_directory(args.output) as unfinished:
         for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
             shutil.copyfile(os.path.join(directory, ours), os.path.join(unfinished, theirs))
-        huggingface.write_settings(unfinished, hparams, encoder)
-        files.write_text(os.path.join(unfinished, 'README.md'), huggingface.model_card(directory, prefix))
+        huggingface.write_settings(unfinished, source.hparams, source.encoder)
+        whole_files.write_text(os.path.join(unfinished, 'README.md'), model_card.model_card(directory, prefix))
         with open(os.path.join(unfinished, huggingface.WEIGHTS), 'wb') as file:
-            tensor_files.write_safetensors(file, {tensor.hf_name: tensor.hf_shape for tensor in tensors},
+            safetensors.write_safetensors(file, {tensor.hf_name: tensor.hf_shape for tensor in tensors},
                                            checkpoint_weights(prefix, tensors))
     print(f'{args.output}: {len(tensors)} weights of {prefix}')
 
@@ -87,12 +81,12 @@ def to_hf(args: argparse.Namespace) -> None:
 def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterator[np.ndarray]:
     """The weights in a checkpoint, each read when it is asked for. Raises UserError if one of them is damaged."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 
-    import checkpoint
-    with checkpoint.named_in_errors(prefix):
+    from storage import saver
+    with saver.named_in_errors(prefix):
         reader = tf.train.load_checkpoint(prefix)
         for tensor in bar(tensors):
             yield reader.get_tensor(tensor.name)
@@ -107,18 +101,17 @@ def from_hf(args: argparse.Namespace) -> None:
     weights = huggingface.Weights(args.source, hparams)
     tensors = sorted(huggingface.tensors(hparams))
     target = os.path.join(args.models_dir, args.output)
-    with model_dir.new_directory(target) as unfinished:
+    with new_directory(target) as unfinished:
         huggingface.copy_vocabulary(vocabulary, unfinished)
         check_encoder(unfinished, args.source, hparams)
-        with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:
-            json.dump(dataclasses.asdict(hparams), file)
+        write_hparams(unfinished, hparams)
         prefix = os.path.join(unfinished, 'model.ckpt')
         with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
-            tensor_files.write_bundle(data, index, {tensor.name: tensor.shape for tensor in tensors},
+            bundle.write_bundle(data, index, {tensor.name: tensor.shape for tensor in tensors},
                                       map(weights.read, bar(tensors)))
         with open(f'{prefix}.meta', 'wb') as file:
             file.write(meta_graph(hparams))
-        files.write_text(os.path.join(unfinished, 'checkpoint'),
+        whole_files.write_text(os.path.join(unfinished, 'checkpoint'),
                          'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n')
     print(f'{target}: {len(tensors)} weights of {args.source}')
 
@@ -138,7 +131,7 @@ def check_encoder(directory: str, source: str, hparams: HParams) -> None:
 def meta_graph(hparams: HParams) -> bytes:
     """The content of model.ckpt.meta, as create_model.py leaves it."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 

@@ -4,24 +4,23 @@ or the lean model directory of a run that is finished."""
 
 import argparse
 import dataclasses
-import json
 import os
 import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
-import model_dir
-import run_state
-import tensor_files
-from corpus_flags import add_text_flags, text_format
-from encoder import load_encoder
-from errors import UserError, run
-from flags import Parser, non_negative_int, positive_int
-from hparams import HParams, check_vocabulary, default_hparams, load_hparams
-from learn_vocabulary import SMALLEST_VOCABULARY, learn_vocabulary, write_vocabulary
+from command import models
+from command.errors import UserError, run
+from command.flags import Parser, non_negative_int, positive_int
+from command.machine import available_memory
+from corpus.flags import add_text_flags, text_format
 from load_dataset import read_texts
-from plan import FLOAT, available_memory, parameters
+from network.hparams import HParams, default_hparams
+from storage.model_directory import Model, new_directory, open_model, write_hparams
+from training.memory import FLOAT, parameters
+from vocabulary.files import write_vocabulary
+from vocabulary.learn import SMALLEST_VOCABULARY, learn_vocabulary
 
 
 def parse_flags() -> argparse.Namespace:
@@ -46,16 +45,6 @@ def parse_flags() -> argparse.Namespace:
     other.add_argument('--seed', metavar='N', type=non_negative_int,
                        help='for the same random weights each time (default: other ones each time)')
     return parser.parse_args()
-
-
-def check_run(run_directory: str) -> str:
-    """The newest checkpoint of a run. Raises UserError unless it is sound, and all else that a model needs is there."""
-    hparams = load_hparams(run_directory)
-    check_vocabulary(hparams, load_encoder(run_directory).n_vocab, run_directory)
-    prefix = model_dir.find_checkpoint(run_directory)
-    run_state.read(prefix)      # which says if it is damaged
-    tensor_files.check_checkpoint(prefix, hparams.shapes())
-    return prefix
 
 
 def check_memory(hparams: HParams) -> None:
@@ -84,11 +73,11 @@ def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
     return dataclasses.replace(hparams, n_vocab=len(ids))
 
 
-def settings_from_run(run_directory: str, directory: str) -> HParams:
+def settings_from_run(run: Model, directory: str) -> HParams:
     """Copies a run's vocabulary into `directory`; its sizes."""
     for name in ('encoder.json', 'vocab.bpe'):
-        shutil.copyfile(os.path.join(run_directory, name), os.path.join(directory, name))
-    return load_hparams(run_directory)
+        shutil.copyfile(os.path.join(run.directory, name), os.path.join(directory, name))
+    return run.hparams
 
 
 def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint_prefix: str | None) -> int:
@@ -97,12 +86,12 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
     Raises UserError if there is not enough memory, or disk.
     """
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 
-    import checkpoint
     import model
+    from storage import saver
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(seed)
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
@@ -110,20 +99,18 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
             session.run(tf.global_variables_initializer())
         except tf.errors.ResourceExhaustedError:
             raise UserError('out of memory: give a smaller --n_embd, --n_layer, --n_ctx or --vocab_size') from None
-        checkpoint.save_model(session, directory, checkpoint_prefix)
+        saver.save_model(session, directory, checkpoint_prefix)
         return sum(v.shape.num_elements() for v in tf.trainable_variables())
 
 
 def main() -> None:
     args = parse_flags()
     target = os.path.join(args.models_dir, args.name)
-    run_directory = args.from_run and model_dir.find_run(args.from_run)
-    prefix = run_directory and check_run(run_directory)
-    with model_dir.new_directory(target) as unfinished:
-        hparams = settings_from_run(run_directory, unfinished) if run_directory else settings_from_text(args, unfinished)
-        with open(os.path.join(unfinished, 'hparams.json'), 'w', encoding='utf-8') as file:
-            json.dump(dataclasses.asdict(hparams), file)
-        parameters = write_weights(hparams, unfinished, args.seed, prefix)
+    run = open_model(models.find_run(args.from_run)) if args.from_run else None
+    with new_directory(target) as unfinished:
+        hparams = settings_from_run(run, unfinished) if run else settings_from_text(args, unfinished)
+        write_hparams(unfinished, hparams)
+        parameters = write_weights(hparams, unfinished, args.seed, run and run.checkpoint)
     print(f'{target}: {parameters} parameters, {hparams.n_vocab} tokens')
 
 

@@ -21,11 +21,8 @@ import urllib3
 from tqdm import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
-import errors
-import files
-import flags
-import model_dir
-from errors import UserError, reason
+from command import errors, flags, models, whole_files
+from command.errors import UserError, reason
 
 BASE_URL = 'https://openaipublic.blob.core.windows.net/gpt-2'
 CHUNK = 2 ** 15     # bytes; what is lost when a connection breaks, so not much larger
@@ -34,7 +31,7 @@ KNOWN_SIZES = {'124M': 497_759_232, '355M': 1_419_292_672, '774M': 3_096_120_320
 KNOWN_SHA256 = {'encoder.json': '196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783',
                 'vocab.bpe': '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'}
 # A directory counts as a model once it has hparams.json: that comes last, so half a model is never taken for one.
-ORDER = sorted(model_dir.FILES, key=lambda file: file == 'hparams.json')
+ORDER = sorted(models.FILES, key=lambda file: file == 'hparams.json')
 WEB_PAGE = re.compile(rb'(\xef\xbb\xbf)?\s*<[?!]?[a-z]+[\s>]', re.IGNORECASE)
 
 
@@ -199,11 +196,11 @@ def download(name: str, models_dir: str = 'models', base_url: str = BASE_URL, pa
     Raises UserError for an unknown name or a place that cannot be written to before any network, and for all that the
     server or the disk may do.
     """
-    served = model_dir.published_name(name)
+    served = models.published_name(name)
     directory = os.path.join(models_dir, name)
     if not os.path.exists(os.path.join(directory, ORDER[-1])):      # a whole model may lie where only its owner writes
         try:
-            files.check_writable(directory)
+            whole_files.check_writable(directory)
         except UserError as error:
             raise UserError(f'{error}; see --models_dir') from None
     if served != name:
@@ -237,7 +234,7 @@ def http_url(text: str) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = flags.Parser(description='Downloads a published GPT-2. Run it again to go on after an interruption.')
-    parser.add_argument('name', metavar='NAME', help=f'{", ".join(model_dir.PUBLISHED)}; or the old names 117M, 345M')
+    parser.add_argument('name', metavar='NAME', help=f'{", ".join(models.PUBLISHED)}; or the old names 117M, 345M')
     parser.add_argument('--models_dir', metavar='DIR', default='models', help='where to make the directory NAME')
     network = parser.add_argument_group('network')
     network.add_argument('--base_url', metavar='URL', type=http_url, default=BASE_URL,

@@ -11,12 +11,10 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 import encoder
-import errors
-import flags
-import model_dir
-from corpus_files import find_files, would_match
-from corpus_flags import add_text_flags, add_token_flags, text_format
-from errors import UserError
+from command import errors, flags, models
+from command.errors import UserError
+from corpus.find_files import find_files, would_match
+from corpus.flags import add_text_flags, add_token_flags, text_format
 from load_dataset import save_files
 
 
@@ -60,7 +58,7 @@ def main() -> None:
     format = text_format(args)
     files = find_files(args.input)
     check_output(args.output, args.input, files)
-    enc = encoder.load_encoder(model_dir.find_model(args.model_name, args.models_dir))
+    enc = encoder.load_encoder(models.find_model(args.model_name, args.models_dir))
     start = time.perf_counter()
     chunks, totals = save_files(args.output, enc, args.input, files, args.combine, format, args.processes)
     seconds = time.perf_counter() - start

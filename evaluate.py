@@ -9,17 +9,15 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
-import model_dir
-import run_state
-import tensor_files
-import windows
-from corpus_files import find_files
-from corpus_flags import add_text_flags, add_token_flags, text_format
-from encoder import load_encoder
-from errors import UserError, run
-from flags import Parser, positive_int
-from hparams import HParams, check_vocabulary, load_hparams
+from command import models
+from command.errors import UserError, run
+from command.flags import Parser, positive_int
+from corpus.find_files import find_files
+from corpus.flags import add_text_flags, add_token_flags, text_format
+from evaluation import windows
 from load_dataset import load_files
+from network.hparams import HParams
+from storage.model_directory import open_model
 
 FIGURES = (('loss', 'nats per token'), ('perplexity', 'per token'), ('word_perplexity', 'per word, which white space separates'),
            ('bits_per_byte', 'of UTF-8'))
@@ -62,31 +60,26 @@ def window_sizes(args: argparse.Namespace, hparams: HParams) -> tuple[int, int]:
 
 def main() -> None:
     args = parse_flags()
-    directory = (model_dir.find_run(args.run_name) if args.run_name is not None
-                 else model_dir.find_model(args.model_name, args.models_dir))
-    hparams, encoder = load_hparams(directory), load_encoder(directory)
-    check_vocabulary(hparams, encoder.n_vocab, directory)
-    length, stride = window_sizes(args, hparams)
-    prefix = model_dir.find_checkpoint(directory)
-    run_state.read(prefix)      # which says if a run's checkpoint is damaged
-    tensor_files.check_checkpoint(prefix, hparams.shapes())
-    chunks = load_files(encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)
+    model = open_model(models.find_run(args.run_name) if args.run_name is not None
+                       else models.find_model(args.model_name, args.models_dir))
+    length, stride = window_sizes(args, model.hparams)
+    chunks = load_files(model.encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)
     tokens = windows.scored_tokens(chunks)
     if not tokens:
         raise UserError(f'the corpus {args.dataset} is too short: no chunk of it has 2 tokens, one to predict the other from')
-    n_bytes, words = windows.measure_text(encoder, chunks)
+    n_bytes, words = windows.measure_text(model.encoder, chunks)
     start = time.perf_counter()
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
-    from evaluation import Evaluation, figures
+    from evaluation.losses import Evaluation, figures
     # A window longer than every chunk would be filled up in vain.
     longest = max(map(len, chunks)) - 1
-    evaluation = Evaluation(prefix, hparams, length=min(length, longest), stride=min(stride, longest),
+    evaluation = Evaluation(model, length=min(length, longest), stride=min(stride, longest),
                             batch_size=args.batch_size)
     found = figures(evaluation.total_loss(chunks), tokens=tokens, words=words, n_bytes=n_bytes)
     report(args, found | {'tokens': tokens, 'words': words, 'bytes': n_bytes, 'chunks': len(chunks),
-                          'dataset': args.dataset, 'checkpoint': prefix, 'seq_length': length, 'stride': stride,
+                          'dataset': args.dataset, 'checkpoint': model.checkpoint, 'seq_length': length, 'stride': stride,
                           'batch_size': args.batch_size, 'seconds': round(time.perf_counter() - start, 2)})
 
 

@@ -3,21 +3,24 @@
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
 
-import local_workers
-from agreement import agree
-from cluster import Cluster, find_cluster
-from corpus_flags import add_text_flags, add_token_flags
-from errors import run
-from flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
-from job import CHECKPOINT_DIR, DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY, SAMPLE_DIR, Job, finished, prepare
-from plan import available_memory, plan
-from stop_signal import StopSignal
+from command.errors import run
+from command.flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
+from command.machine import available_memory
+from command.models import CHECKPOINT_DIR, SAMPLE_DIR
+from corpus.flags import add_text_flags, add_token_flags
+from training.dry_run import plan
+from training.prepare import Job, prepare
+from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
+from workers import local
+from workers.cluster import Cluster, find_cluster
 
 
 def parse_flags() -> argparse.Namespace:
@@ -148,7 +151,7 @@ def add_worker_flags(group) -> None:
                        help='train with N processes on this machine: one for each GPU, or with equal shares of the cores')
     group.add_argument('--max_restarts', metavar='N', type=non_negative_int,
                        help='of --local_workers: start all again from the last checkpoint when one dies, at most N times '
-                            f'(default: {local_workers.RESTARTS})')
+                            f'(default: {local.RESTARTS})')
     group.add_argument('--workers', metavar='HOST:PORT,...',
                        help='train with all of these, each started with the same flags and its own --worker_index; each '
                             'takes --batch_size sequences. Anyone who reaches the ports can take part: trusted networks only '
@@ -164,57 +167,55 @@ def add_worker_flags(group) -> None:
                        help='wait so long for all workers to come, and for the weights that worker 0 reads')
 
 
-def train(args: argparse.Namespace, job: Job, cluster: Cluster) -> None:
+def train(job: Job, cluster: Cluster) -> None:
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow(several=cluster.count > 1)
-    from distributed import Workers
-    workers = Workers(cluster, timeout=args.dist_timeout, startup_timeout=args.dist_startup_timeout)
+    from training import loop
+    from workers.collectives import Workers
+    settings = job.settings
+    workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
     with workers.together():
         if workers.count > 1:
-            agree(workers.gather, args, job)
-            print(f'{workers.count} workers are there: a batch has {workers.count * args.batch_size} sequences, '
-                  f'{args.batch_size} for each')
-        if not at_end(args, job):
-            train_steps(args, job, workers)
+            job.agree(workers.gather)
+            print(f'{workers.count} workers are there: a batch has {workers.count * settings.batch_size} sequences, '
+                  f'{settings.batch_size} for each')
+        if not at_end(job):
+            loop.train(job, workers)
 
 
-def train_steps(args: argparse.Namespace, job: Job, workers) -> None:
-    from training import Training
-    with StopSignal() as signal, Training(args, job, workers) as training:
-        while not training.stopping(signal):
-            training.observe()
-            training.save_if_due()
-            if training.finished() or training.stopping(signal):
-                break
-            training.update(signal)
-        training.say(training.finished() or f'{training.stopping(signal)}: stopping')
-
-
-def at_end(args: argparse.Namespace, job: Job) -> bool:
-    """Whether the run has nothing more to do, which is said."""
-    why = finished(args, job.state, job.train.total_size)
+def at_end(job: Job) -> bool:
+    """Whether the run has nothing more to do, which is printed."""
+    why = job.finished()
     if why:
-        print(f'{job.run_directory} is at its end after {job.state.step} steps already: {why}')
+        print(f'{job.settings.run_directory} is at its end after {job.state.step} steps already: {why}')
     return why is not None
+
+
+def train_locally(args: argparse.Namespace, devices: list[tuple[dict, set[int]]]) -> NoReturn:
+    """Trains with --local_workers processes, and ends with their status."""
+    if not args.no_cache:       # finds mistakes, and encodes the corpus for all, before they start
+        with contextlib.redirect_stdout(io.StringIO()):     # worker 0 prints it again
+            prepare(args).lock.close()
+    sys.exit(local.train(args, sys.argv, devices))
 
 
 def main() -> None:
     args = parse_flags()
-    if (args.local_workers or 1) > 1:
-        if not args.dry_run:
-            sys.exit(local_workers.train(args, sys.argv))
-        local_workers.places(args.local_workers)    # which finds GPUs that are too few
     cluster = find_cluster(args)
+    if (args.local_workers or 1) > 1:
+        devices = local.assign_devices(args.local_workers)      # which raises where there are too few GPUs
+        if not args.dry_run:
+            train_locally(args, devices)
     memory = available_memory()     # before the corpus takes some
     with contextlib.nullcontext() if args.dry_run else quiet(cluster):
         job = prepare(args, cluster)
         if args.dry_run:
-            print(plan(args, job, memory))
+            print(plan(job, memory))
             return
         with job.lock or contextlib.nullcontext():
-            if cluster.count > 1 or not at_end(args, job):
-                train(args, job, cluster)
+            if cluster.count > 1 or not at_end(job):
+                train(job, cluster)
 
 
 @contextlib.contextmanager

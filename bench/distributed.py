@@ -35,9 +35,9 @@ sys.path[:0] = [os.path.join(HERE, '..', 'src'), HERE]
 import network_model
 import slow_link
 
-from cluster import ONE_WORKER, Cluster
-from hparams import HParams
-from local_workers import free_ports
+from network.hparams import HParams
+from workers.cluster import ONE_WORKER, Cluster
+from workers.local import free_ports
 
 MODEL = HParams(n_vocab=8192, n_ctx=128, n_embd=512, n_head=8, n_layer=4)
 BATCH = 1                       # sequences of n_ctx tokens for each worker
@@ -103,14 +103,14 @@ def training_step(workers, dtype: str):
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    import fused
     import model
-    import optimize
-    with tf.Graph().as_default() as graph, fused.compiling():
+    from network import gradients
+    from training import optimizer
+    with tf.Graph().as_default() as graph, gradients.compiling():
         tokens = tf.placeholder(tf.int32, [BATCH, MODEL.n_ctx])
         loss = model.loss(model.model(MODEL, tokens), tokens)
         weights = tf.trainable_variables()
-        step = optimize.TrainStep(loss, weights, workers=workers, reduce_dtype=tf.as_dtype(dtype))
+        step = optimizer.TrainStep(loss, weights, workers=workers, reduce_dtype=tf.as_dtype(dtype))
         session = workers.session(graph)
         for variable in weights:
             session.run(variable.initializer)
@@ -122,9 +122,9 @@ def training_step(workers, dtype: str):
 def work(settings: dict) -> None:
     """Is one worker: takes a turn for each line of standard input, a JSON list of what and how often; prints its seconds."""
     os.sched_setaffinity(0, settings['cores'])
-    import runtime
-    runtime.load_tensorflow(several=True)
-    from distributed import Workers
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow(several=True)
+    from workers.collectives import Workers
     index, several = settings['index'], len(settings['addresses']) > 1
     cluster = Cluster(tuple(settings['addresses']), index) if several else ONE_WORKER
     ring = Ring([tuple(address) for address in settings['ring']], index) if several else None
@@ -299,8 +299,8 @@ def main() -> None:
     if args.worker:
         return work(args.worker)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))     # so that all is cleaned up
-    import runtime
-    runtime.load_tensorflow()
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow()
     print(f'{platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}\n')
     for group in args.only:
         print(f'{GROUPS[group](args.rounds)}\n', flush=True)

@@ -40,7 +40,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, '..', 'src')]
 
 import encoder
-import pieces
+from vocabulary import pieces, spelling
 
 TEXT_SIZE, SHORT_SIZE, FILE_SIZE, MEMORY_SIZE = 50_000_000, 10_000_000, 200_000_000, 1_000_000_000      # bytes
 PART = 2 ** 20              # characters that a contestant is given at a time
@@ -147,8 +147,8 @@ def tiktoken_encoding(directory: str):
     import tiktoken
     with open(os.path.join(directory, 'encoder.json'), encoding='utf-8') as file:
         ids = json.load(file)
-    special = {encoder.END_OF_TEXT: ids.pop(encoder.END_OF_TEXT)}
-    ranks = {token.translate(encoder.CHARACTER_BYTES).encode('latin-1'): id for token, id in ids.items()}
+    special = {spelling.END_OF_TEXT: ids.pop(spelling.END_OF_TEXT)}
+    ranks = {token.translate(spelling.CHARACTER_BYTES).encode('latin-1'): id for token, id in ids.items()}
     return tiktoken.Encoding('gpt2', pat_str=PUBLISHED_PIECE, mergeable_ranks=ranks, special_tokens=special)
 
 
@@ -167,7 +167,7 @@ def tokenizers(directory: str):
     import tokenizers
     tokenizer = tokenizers.ByteLevelBPETokenizer.from_file(*(os.path.join(directory, name)
                                                             for name in ('encoder.json', 'vocab.bpe')))
-    tokenizer.add_special_tokens([encoder.END_OF_TEXT])
+    tokenizer.add_special_tokens([spelling.END_OF_TEXT])
     return lambda parts: [np.array(tokenizer.encode(part).ids) for part in parts]
 
 
@@ -205,7 +205,7 @@ class Encoder2019:
     def encode(self, text: str) -> list[int]:
         ids = []
         for piece in self.pieces.findall(text):
-            spelled = ''.join(encoder.BYTE_CHARACTERS[byte] for byte in piece.encode())
+            spelled = ''.join(spelling.BYTE_CHARACTERS[byte] for byte in piece.encode())
             ids.extend(self.ids[token] for token in self.tokens(spelled).split(' '))
         return ids
 

@@ -20,7 +20,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'src'))
 
-import model_dir
+from storage import checkpoints
 
 FLAGS = ['--model_name', 'tiny', '--dataset', 'corpus.txt', '--seed', '1', '--noise', '0.05', '--learning_rate', '0.001',
          '--accumulate_gradients', '2', '--seq_length', '16', '--val_every', '7', '--val_batch_count', '2',
@@ -45,8 +45,8 @@ def finish(run: str, *flags: str) -> str:
 
 def newest(run: str) -> int:
     """The step that the `checkpoint` file names; 0 without one."""
-    prefix = model_dir.latest_checkpoint(os.path.join('checkpoint', run))
-    return model_dir.checkpoint_step(prefix) if prefix else 0
+    prefix = checkpoints.latest_checkpoint(os.path.join('checkpoint', run))
+    return checkpoints.checkpoint_step(prefix) if prefix else 0
 
 
 def kill_at_random(rng: random.Random) -> tuple[int, str]:

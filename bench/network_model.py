@@ -8,8 +8,8 @@ has it. Computation is a parameter. Nothing here is counted as going on beside a
 import dataclasses
 import math
 
-import model_dir
-from hparams import HParams, default_hparams
+from command import models
+from network.hparams import HParams, default_hparams
 
 WORKERS, GIGABITS = (8, 64, 512), (10, 100, 400)
 LATENCY = 20e-6             # seconds from one worker to the next; TCP through a switch or two
@@ -20,7 +20,7 @@ BACKWARD = 2 / 3            # of the computation of a step
 
 def published(name: str) -> HParams:
     """The sizes of a published GPT-2, '124M' to '1558M'; all have heads of as many features."""
-    smallest, (n_layer, n_embd) = default_hparams(), model_dir.SIZES[name]
+    smallest, (n_layer, n_embd) = default_hparams(), models.SIZES[name]
     return dataclasses.replace(smallest, n_layer=n_layer, n_embd=n_embd, n_head=n_embd // smallest.head_size)
 
 
@@ -51,7 +51,7 @@ def gradient_buckets(hparams: HParams, dtype: str) -> list[int]:
     """Bytes of each bucket in which a model's gradients travel as 'float32' or 'bfloat16', as src/optimize.py hands them on."""
     import tensorflow.compat.v1 as tf  # late, as everywhere
 
-    from distributed import buckets
+    from workers.collectives import buckets
     sizes = [math.prod(shape) for shape in reversed(hparams.shapes().values())] + [2]       # the loss, and whether to stop
     dtypes = [tf.as_dtype(dtype)] * (len(sizes) - 1) + [tf.float32]
     return [sum((stop - start) * dtypes[i].size for i, start, stop in bucket) for bucket in buckets(sizes, dtypes)]
@@ -71,7 +71,7 @@ def _table(beside: float) -> list[str]:
     heads = ['', 'gradients, MB', 'buckets', 'computation, s',
              *(f'{workers} at {gigabits} Gbit/s' for workers, gigabits in networks)]
     lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
-    for name in model_dir.PUBLISHED:
+    for name in models.PUBLISHED:
         compute = training_flops(published(name), BATCH, SEQUENCE) / FLOPS
         for dtype in ('float32', 'bfloat16'):
             sizes = gradient_buckets(published(name), dtype)

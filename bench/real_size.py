@@ -18,17 +18,17 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'src'))
 
-from hparams import default_hparams
+from network.hparams import default_hparams
 
 
 def make_model(vocabulary: str, directory: str) -> None:
     """Writes a model directory of the published size and vocabulary, with GPT-2's random initialisation."""
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 
-    import checkpoint
     import model
+    from storage import saver
     os.makedirs(directory)
     for name in ('encoder.json', 'vocab.bpe'):
         shutil.copyfile(os.path.join(vocabulary, name), os.path.join(directory, name))
@@ -38,7 +38,7 @@ def make_model(vocabulary: str, directory: str) -> None:
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         session.run(tf.global_variables_initializer())
-        checkpoint.save_model(session, directory)
+        saver.save_model(session, directory)
 
 
 def run(script: str, *flags: str, home: str, **kwargs) -> None:

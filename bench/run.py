@@ -24,9 +24,9 @@ from collections.abc import Callable
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'src'))
 
-import files
-from errors import UserError, run
-from flags import Parser
+from command import whole_files
+from command.errors import UserError, run
+from command.flags import Parser
 
 README = os.path.join(HERE, 'README.md')
 END = '<!-- end -->'
@@ -155,7 +155,7 @@ def main() -> None:
         else:       # each at once: the next one may take an hour and fail
             with open(README, encoding='utf-8') as file:
                 text = file.read()
-            files.write_text(README, rewrite(text, name, section))
+            whole_files.write_text(README, rewrite(text, name, section))
     if failed:
         raise UserError(f'failed, their sections are as they were: {", ".join(failed)}')
 

@@ -24,7 +24,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, '..', 'src'), HERE]
 
-from hparams import default_hparams
+from network.hparams import default_hparams
 
 CASES = {'256 tokens': (1, 256), '1,023 tokens': (1, 1023), '256 tokens, batch 8': (8, 256)}
 WARMUP = (1, 8)
@@ -46,26 +46,27 @@ class Numbers:
 
 def make_model(directory):
     """Writes a checkpoint of random weights."""
-    import runtime
-    runtime.load_tensorflow()
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow()
     import tensorflow.compat.v1 as tf
 
-    import checkpoint
     import model
+    from storage import saver
     with tf.Session() as session:
         model.model(HPARAMS, tf.placeholder(tf.int32, [None, None]))
         session.run(tf.global_variables_initializer())
-        checkpoint.save_model(session, directory)
+        saver.save_model(session, directory)
 
 
 def ours(directory):
     # In a process of its own, whose memory and threads do not count here.
     subprocess.run([sys.executable, os.path.abspath(__file__), '--make_model', directory], check=True)
-    import runtime
-    runtime.load_tensorflow()
-    from continuation import Settings
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow()
     from generator import Generator
-    generator = Generator(directory, HPARAMS, Numbers())
+    from sampling.continuation import Settings
+    from storage.model_directory import Model
+    generator = Generator(Model(directory, HPARAMS, Numbers(), os.path.join(directory, 'model.ckpt')))
 
     def write(batch, length):
         settings = Settings(length=length, top_k=TOP_K, stop_at_eot=False)
@@ -80,8 +81,8 @@ def ours(directory):
 
 def loop_2019(_):
     os.environ['TF_ENABLE_ONEDNN_OPTS'] = os.environ.get('TF_ENABLE_ONEDNN_OPTS', '0')     # as TensorFlow is installed
-    import runtime
-    runtime.load_tensorflow()
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow()
     import tensorflow.compat.v1 as tf
     from port_2019 import sample_2019
     session = tf.Session()

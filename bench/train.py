@@ -69,13 +69,13 @@ def gigaflops(work: dict) -> float:
 
 def tensorflow_step(work: dict, build):
     """A function that makes one step in a TensorFlow session; `build` turns tokens into such a step and one that initializes."""
-    import runtime
-    runtime.load_tensorflow()
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow()
     import numpy as np
     import tensorflow.compat.v1 as tf
     tokens = tf.placeholder(tf.int32, [work['batch'], work['sequence']])
     step, initialize = build(tf, tokens)
-    config = runtime.session_config() if work['kind'] == 'ours' else tf.ConfigProto()
+    config = tensorflow_setup.session_config() if work['kind'] == 'ours' else tf.ConfigProto()
     session = tf.Session(config=config)
     initialize(session)
     rng = np.random.default_rng(0)
@@ -84,13 +84,13 @@ def tensorflow_step(work: dict, build):
 
 def ours(work: dict):
     def build(tf, tokens):
-        import fused
         import model
-        import optimize
+        from network import gradients
+        from training import optimizer
         recompute = work.get('recompute', False)
-        with contextlib.nullcontext() if recompute else fused.compiling():
+        with contextlib.nullcontext() if recompute else gradients.compiling():
             loss = model.loss(model.model(model.HParams(**sizes(work)), tokens), tokens)
-            step = optimize.TrainStep(loss, tf.trainable_variables(), memory_saving=recompute)
+            step = optimizer.TrainStep(loss, tf.trainable_variables(), memory_saving=recompute)
 
         def initialize(session):
             for variable in tf.trainable_variables():   # one by one, as from a file: drawn all at once, they leave holes
@@ -106,7 +106,7 @@ def port(work: dict):
     def build(tf, tokens):
         from port_2019 import logits_2019
 
-        from hparams import HParams
+        from network.hparams import HParams
         logits = logits_2019(HParams(**sizes(work)), tokens)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tokens[:, 1:],
                                                                              logits=logits[:, :-1]))
@@ -140,12 +140,12 @@ def torch(work: dict):
 
 def roof(_):
     """A function that multiplies two large float32 matrices in TensorFlow, with the settings that the toolkit uses."""
-    import runtime
-    runtime.load_tensorflow()
+    from command import tensorflow_setup
+    tensorflow_setup.load_tensorflow()
     import tensorflow.compat.v1 as tf
     a, b = (tf.Variable(tf.random.normal([ROOF_SIZE, ROOF_SIZE])) for _ in range(2))
     product = tf.matmul(a, b).op
-    session = tf.Session(config=runtime.session_config())
+    session = tf.Session(config=tensorflow_setup.session_config())
     session.run(tf.global_variables_initializer())
     return lambda: [session.run(product) for _ in range(ROOF_TIMES)]
 

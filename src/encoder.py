@@ -17,125 +17,25 @@ which they were learned, a pair to a line. Both write bytes as printable charact
 
 import bisect
 import functools
-import json
-import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
-from errors import UserError, reason
-from merge_many import PairRanks, merge_many
-from model_dir import find_model
-from pieces import blocks, split
+from command.models import find_model
+from vocabulary.files import read_vocabulary
+from vocabulary.merge import merge, never_together
+from vocabulary.merge_many import PairRanks, merge_many
+from vocabulary.pieces import blocks, split
+from vocabulary.spelling import BYTE_CHARACTERS, CHARACTER_BYTES, END_OF_TEXT, well_formed
 
-END_OF_TEXT = '<|endoftext|>'
 CACHE_SIZE = 2 ** 17        # entries of the table, and as many old ones
 LONGEST_CACHED = 48         # bytes: longer parts seldom come twice, and would leave the table's size unbounded
 BLOCKS_AT_ONCE = 16         # whose unknown parts are worked out together, at most
 FEWEST_AT_ONCE = 200        # parts that `merge_many` works out sooner than `merge` one by one
 LONGEST_AT_ONCE = 32        # bytes: the few that are longer would keep all others waiting
-LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
-NOTHING = -1                # a symbol that is in no pair
 ONE_AT_A_TIME = threading.Lock()    # of the threads that encode: what is unknown in a table is for nobody else to see
-
-
-def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each of the 256 bytes, in the order of their ids.
-
-    Bytes that Latin-1 shows as a visible character stand for themselves; the others (controls, spaces, the soft
-    hyphen) take the characters from U+0100 on, in turn: 'a' -> 'a', 'é' -> 'Ã©', ' ' -> 'Ġ', newline -> 'Ċ'.
-    """
-    visible = [byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace()]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
-
-
-BYTE_CHARACTERS = byte_characters()
-CHARACTER_BYTES = {ord(character): byte for byte, character in BYTE_CHARACTERS.items()}      # for str.translate
-
-
-def spell(piece: str) -> str:
-    """One character for each UTF-8 byte: ' café' -> 'ĠcafÃ©'. Raises UnicodeEncodeError for a lone surrogate."""
-    return piece.encode().decode('latin-1').translate(BYTE_CHARACTERS)
-
-
-def well_formed(text: str) -> str:
-    """Joins pairs of surrogates and turns lone ones, which UTF-8 cannot hold, into U+FFFD: 'a\\ud83d' -> 'a\\ufffd'."""
-    return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
-
-
-def merge(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Sequence[int]) -> list[int]:
-    """Merges neighbours, the pair of lowest rank first and of equals the leftmost, until no neighbours have a rank.
-
-    Symbols are ids of tokens. ranks[left][right] is the rank of a pair, in the order of learning, and made[rank] what the
-    two become. With the tokens a, b, ba, aba and the merges 'b a', 'a ba':
-
-        merge([0, 1, 0, 1], [{2: 1}, {0: 0}, {}, {}, {}], [2, 3]) -> a b a b -> a ba b -> aba b = [3, 1]
-    """
-    symbols = list(symbols)
-    if len(symbols) > LONGEST_SIMPLE:
-        return merge_long(symbols, ranks, made)
-    never = len(made)
-    pair_ranks = [ranks[left].get(right, never) for left, right in pairwise(symbols)]
-    while pair_ranks and (lowest := min(pair_ranks)) != never:
-        i = pair_ranks.index(lowest)
-        symbols[i] = symbol = made[lowest]
-        del symbols[i + 1], pair_ranks[i]
-        if i > 0:
-            pair_ranks[i - 1] = ranks[symbols[i - 1]].get(symbol, never)
-        if i < len(pair_ranks):
-            pair_ranks[i] = ranks[symbol].get(symbols[i + 1], never)
-    return symbols
-
-
-def merge_long(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Sequence[int]) -> list[int]:
-    """What `merge` gives, in O(n log n) for n symbols: they are a doubly linked list, the pairs with a rank a heap.
-
-    Pairs that a merge has broken up stay in the heap and are passed over when they come out. ranks[NOTHING] must be empty.
-    """
-    symbols = [*symbols, NOTHING]       # it ends the list on the right and, as symbols[-1], on the left
-    size = len(symbols)
-    before = list(range(-1, size - 1))
-    after = list(range(1, size + 1))
-
-    # rank * size + position sorts as (rank, position) does, but an int is faster to compare than a tuple.
-    heap = [ranks[left][right] * size + i for i, (left, right) in enumerate(pairwise(symbols)) if right in ranks[left]]
-    heapify(heap)
-    while heap:
-        rank, i = divmod(heappop(heap), size)
-        j = after[i]
-        if ranks[symbols[i]].get(symbols[j]) != rank:
-            continue
-        symbols[i] = made[rank]
-        symbols[j] = NOTHING
-        after[i] = after[j]
-        before[after[j]] = i
-        for left, right in ((before[i], i), (i, after[i])):
-            new_rank = ranks[symbols[left]].get(symbols[right])
-            if new_rank is not None:
-                heappush(heap, new_rank * size + left)
-    return [symbol for symbol in symbols if symbol != NOTHING]
-
-
-def never_together(tokens: Iterable[str]) -> np.ndarray:
-    """For any two bytes, at 256 * first + second, 1 if they stand side by side in none of these tokens, else 0; uint8.
-
-    A merge across such a place would make a token in which they do, so there is none, in whatever order the merges were
-    learned. Always 0 if the second goes on with a character: it is faster to look up whole characters.
-    """
-    spelled = np.frombuffer(' '.join(tokens).encode('utf-16-le'), '<u2')       # ' ' spells no byte
-    byte = np.zeros(max(CHARACTER_BYTES) + 1, np.uint16)
-    byte[list(CHARACTER_BYTES)] = list(CHARACTER_BYTES.values())
-    first, second = spelled[:-1], spelled[1:]
-    within = (first != ord(' ')) & (second != ord(' '))
-    apart = np.ones([256, 256], np.uint8)
-    apart[byte[first[within]], byte[second[within]]] = 0
-    apart[:, 0x80:0xc0] = 0
-    return apart.reshape(-1)
 
 
 class _Table(dict):
@@ -273,69 +173,5 @@ def get_encoder(model_name: str, models_dir: str = 'models') -> Encoder:
 
 
 def load_encoder(directory: str) -> Encoder:
-    """Reads `encoder.json` and `vocab.bpe` of a model directory.
-
-    Raises UserError that names the file, and the line where it has lines, for anything that could make an encoder that
-    fails later or gives wrong ids.
-    """
-    ids = _load_ids(os.path.join(directory, 'encoder.json'))
-    return Encoder(ids, _load_merges(os.path.join(directory, 'vocab.bpe'), ids))
-
-
-def _load_ids(path: str) -> dict[str, int]:
-    """Reads `encoder.json`: token -> id."""
-    text = _read(path)
-    try:
-        ids = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} is not JSON: {error}') from None
-    if not isinstance(ids, dict) or not all(type(id) is int for id in ids.values()):
-        raise UserError(f'{path} must hold an object that gives each token its id, a whole number')
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise UserError(f'{path} holds {len(ids)} tokens, so their ids must be 0 to {len(ids) - 1}, each once')
-    if missing := [token for token in (*BYTE_CHARACTERS.values(), END_OF_TEXT) if token not in ids]:
-        raise UserError(f'{path} lacks the token {missing[0]!r}')
-    if foreign := set().union(*ids).difference(BYTE_CHARACTERS.values()):
-        raise UserError(f'{path}: tokens are spelled in the 256 characters that stand for bytes; {min(foreign)!r} is none')
-    return ids
-
-
-def _load_merges(path: str, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Reads `vocab.bpe`: a line with the version, then a merge to a line, its two parts separated by a space."""
-    version, *lines = _read(path).rstrip().split('\n')
-    if not version.startswith('#version:'):
-        raise UserError(f"{path} line 1: expected '#version: 0.2', not {version!r}")
-    merges = {}         # pair -> its line
-    made = set(BYTE_CHARACTERS.values())
-    for number, line in enumerate(lines, start=2):
-        pair = tuple(line.split())
-        if len(pair) != 2:
-            raise UserError(f'{path} line {number}: expected two tokens, not {line!r}')
-        for part in pair:
-            # An order in which parts come after what is made of them cannot have been learned, and would be ambiguous.
-            if part not in made:
-                raise UserError(f'{path} line {number}: {part!r} is neither a byte nor made by an earlier line')
-        if pair in merges:
-            raise UserError(f'{path} line {number}: {line!r} is on line {merges[pair]} already')
-        token = ''.join(pair)
-        if token not in ids:
-            raise UserError(f'{path} line {number}: {token!r} is not in encoder.json beside it')
-        merges[pair] = number
-        made.add(token)
-    # What comes after END_OF_TEXT may have been added later, as a token of its own.
-    if lost := [token for token, id in ids.items() if id < ids[END_OF_TEXT] and token not in made]:
-        raise UserError(f'{path} ends after {len(merges)} merges, none of which makes {lost[0]!r} of encoder.json beside it: is it '
-                        'cut off?')
-    return list(merges)
-
-
-def _read(path: str) -> str:
-    """The text of a UTF-8 file. Raises UserError."""
-    try:
-        with open(path, 'rb') as file:
-            return file.read().decode()
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {reason(error)}') from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b'\n', 0, error.start) + 1
-        raise UserError(f'{path} line {line} is not UTF-8: {error.reason}') from None
+    """The encoder of a model directory. Raises UserError as vocabulary.files.read_vocabulary does."""
+    return Encoder(*read_vocabulary(directory))

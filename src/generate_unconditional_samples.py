@@ -7,8 +7,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from errors import run
-from sampling_flags import Flags, parse, write_samples
+from command.errors import run
+from sampling.flags import Flags, parse
+from sampling.printing import write_samples
 
 
 @dataclasses.dataclass
@@ -18,7 +19,7 @@ class SampleFlags(Flags):
 
     def __post_init__(self):
         super().__post_init__()
-        self.settings = dataclasses.replace(self.settings, length=self.length or self.hparams.n_ctx)
+        self.settings = dataclasses.replace(self.settings, length=self.length or self.model.hparams.n_ctx)
 
 
 def main():
@@ -27,10 +28,10 @@ def main():
                   length="tokens of a sample; the model's whole window without it. What goes beyond the window sees the last "
                          'part alone.')
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     from generator import Generator
-    generator = Generator(flags.directory, flags.hparams, flags.encoder)
+    generator = Generator(flags.model)
     try:
         write_samples(generator, flags, [''])
     except KeyboardInterrupt:

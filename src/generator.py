@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import model_dir
 import sample
-from continuation import Continuation, Settings
-from decoder import Decoder
-from encoder import Encoder, load_encoder
-from errors import UserError
-from hparams import HParams, load_hparams
-from runtime import ctrl_c_held_back, session_config, shards_for
+from command.errors import UserError
+from command.tensorflow_setup import ctrl_c_held_back, session_config, shards_for
+from sampling.continuation import Continuation, Settings
+from sampling.inference import Decoder
+from storage.model_directory import Model, open_model
 
 ROOM = 256      # tokens by which the cache grows: attention reads all that it has room for
 
@@ -27,14 +25,12 @@ class Generator:
         for piece in generator.stream('Once upon a time', length=50):
             print(piece, end='', flush=True)
 
-    hparams and encoder are read from the directory too unless they are given. Raises UserError for a directory without a
-    complete model.
+    model: its directory, or what open_model gave for it. Raises UserError for a directory without a complete model.
     """
 
-    def __init__(self, directory: str, hparams: HParams | None = None, encoder: Encoder | None = None):
-        self.hparams = hparams or load_hparams(directory)
-        self.encoder = encoder or load_encoder(directory)
-        prefix = model_dir.find_checkpoint(directory)
+    def __init__(self, model: str | Model):
+        model = model if isinstance(model, Model) else open_model(model)
+        self.hparams, self.encoder = model.hparams, model.encoder
         graph, shards = tf.Graph(), shards_for(self.hparams.n_head)
         # First: the decoder's programs, too, would settle how many threads an op may use, and let the shards share them.
         self._session = tf.Session(graph=graph, config=session_config(shards))
@@ -42,7 +38,7 @@ class Generator:
             decoder = Decoder(self.hparams, shards)
             self._cache = decoder.cache
             self._build(decoder)
-            decoder.load(self._session, prefix)
+            decoder.load(self._session, model.checkpoint)
         graph.finalize()
         self._decode_call = None
         self._user = None       # of the cache: the call of `steps` that wrote it

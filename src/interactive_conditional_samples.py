@@ -7,8 +7,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from errors import UserError, run
-from sampling_flags import PromptFlags, parse, write_samples
+from command.errors import UserError, run
+from sampling.flags import PromptFlags, parse
+from sampling.printing import write_samples
 
 PROMPT = 'Model prompt >>> '
 SUMMARY = '''Continues each line you type, until the end of input (Ctrl-D), or the prompts you give.
@@ -48,10 +49,10 @@ def ask() -> str:
 def main():
     flags = parse(PromptFlags, SUMMARY)
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from runtime import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     from generator import Generator
-    generator = Generator(flags.directory, flags.hparams, flags.encoder)
+    generator = Generator(flags.model)
     for number, prompts in enumerate([flags.prompts] if flags.prompts else ([line] for line in typed_prompts(flags))):
         try:
             write_samples(generator, flags, prompts, first=number, rule=True)

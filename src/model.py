@@ -7,9 +7,12 @@ import math
 
 import tensorflow.compat.v1 as tf
 
-import fused
-from fused import shape_of
-from hparams import HParams, default_hparams, load_hparams  # noqa: F401  (a model and its sizes go together)
+from network import layers
+from network.attention import causal_masks, self_attention
+from network.cache import PastTensor
+from network.gradients import reshape, shape_of
+from network.head_loss import head_loss
+from network.hparams import HParams, default_hparams, load_hparams  # noqa: F401  (a model and its sizes go together)
 
 
 def gain_and_bias(scope, n):  # -> [n], [n], of a layer normalisation
@@ -18,7 +21,7 @@ def gain_and_bias(scope, n):  # -> [n], [n], of a layer normalisation
                 tf.get_variable('b', [n], initializer=tf.zeros_initializer()))
 
 
-def linear(x, scope, n_out, *, function=fused.linear, before=(), stddev=0.02, dtype=None):
+def linear(x, scope, n_out, *, function=layers.linear, before=(), stddev=0.02, dtype=None):
     """x w + b, [batch, sequence, n_in] -> [batch, sequence, n_out], by function(rows of x, *before, w, b).
 
     The weight's leading 1 is the published checkpoints' (a convolution of width one).
@@ -29,47 +32,23 @@ def linear(x, scope, n_out, *, function=fused.linear, before=(), stddev=0.02, dt
         w = tf.get_variable('w', [1, n_in, n_out], initializer=tf.random_normal_initializer(stddev=stddev))
         b = tf.get_variable('b', [n_out], initializer=tf.zeros_initializer())
         y = function(tf.reshape(x, [-1, n_in]), *before, tf.cast(tf.squeeze(w, 0), dtype), tf.cast(b, dtype))
-        return fused.reshape(y, [batch, sequence, n_out])
-
-
-class Past:
-    """Keys and values of the tokens before X, as one tensor (see past_shape). sample.Cache is another kind."""
-
-    def __init__(self, past, sequence):
-        self._layers = tf.unstack(past, axis=1)
-        start = shape_of(past)[-2]
-        self.positions = tf.range(start, start + sequence)[None]
-        self.mask = fused.causal_mask(sequence, start + sequence)
-
-    def extend(self, layer, k, v):  # [batch, heads, sequence, head] of X -> the same of all tokens that X may look at
-        past_k, past_v = tf.unstack(self._layers[layer], axis=1)
-        return tf.concat([past_k, k], axis=2), tf.concat([past_v, v], axis=2)
-
-
-def attend(qkv, layer, past, masks):  # [batch, sequence, 3, heads, head] -> [batch, sequence, heads, head], present
-    """Attention to the tokens of the past and to those up to the query's own."""
-    q, k, v = fused.split_heads(qkv)
-    present = tf.stack([k, v], axis=1)  # [batch, 2, heads, sequence, head]
-    if past is None:
-        return fused.causal_attention(qkv, *masks), present
-    keys, values = past.extend(layer, k, v)
-    return fused.swap_heads(tf.matmul(fused.attention_weights(q, keys, *masks), values)), present
+        return reshape(y, [batch, sequence, n_out])
 
 
 def attention(x, scope, *, norm, layer, past, masks, hparams, dtype):  # [batch, sequence, features] -> the same, keys and values
     with tf.variable_scope(scope):
         batch, sequence, n_features = shape_of(x)
-        qkv = linear(x, 'c_attn', 3 * n_features, function=fused.norm_linear, before=norm, dtype=dtype)
-        y, present = attend(fused.reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size]), layer, past,
-                            masks)
-        y = fused.reshape(y, [batch, sequence, n_features])
+        qkv = linear(x, 'c_attn', 3 * n_features, function=layers.norm_linear, before=norm, dtype=dtype)
+        y, present = self_attention(reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size]), layer, past,
+                                    masks)
+        y = reshape(y, [batch, sequence, n_features])
         return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams)), present
 
 
 def mlp(x, scope, *, norm, hparams, dtype):  # [batch, sequence, features] -> [batch, sequence, features]
     with tf.variable_scope(scope):
-        y = linear(x, 'c_fc', 4 * hparams.n_embd, function=fused.norm_linear, before=norm, dtype=dtype)
-        return linear(y, 'c_proj', hparams.n_embd, function=fused.gelu_linear, stddev=residual_stddev(hparams))
+        y = linear(x, 'c_fc', 4 * hparams.n_embd, function=layers.norm_linear, before=norm, dtype=dtype)
+        return linear(y, 'c_proj', hparams.n_embd, function=layers.gelu_linear, stddev=residual_stddev(hparams))
 
 
 def residual_stddev(hparams):
@@ -96,7 +75,7 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
     """Builds the network for token ids X [batch, sequence] int32.
 
     `past` holds the keys and values of tokens before X: a tensor (see past_shape), or something that gives the positions
-    of X, its mask and, by `extend`, the keys and values, as Past does. Past and X together must fit in n_ctx.
+    of X, its mask and, by `extend`, the keys and values (see network.cache). Past and X together must fit in n_ctx.
     Each block's output goes to the collection `checkpoints`, from which memory_saving_gradients recomputes.
     dtype: of the matrix multiplications; the weights, the residual stream, normalisation and softmax are float32.
 
@@ -110,20 +89,20 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
                               initializer=tf.random_normal_initializer(stddev=0.02))
         batch, sequence = shape_of(X)
         if isinstance(past, tf.Tensor):
-            past = Past(past, sequence)
+            past = PastTensor(past, sequence)
         positions = wpe[:sequence] if past is None else tf.gather(tf.convert_to_tensor(wpe), past.positions)
         # A value, and one of its own: gathering from the variable itself would make each later read of it a copy, and
         # what arrives at this read are the gradients of a few rows, which optimize.gradients_of can then keep apart.
         h = tf.gather(tf.convert_to_tensor(wte), X) + positions
-        masks = fused.causal_masks(sequence) if past is None else [past.mask]
+        masks = causal_masks(sequence) if past is None else [past.mask]
         presents = []
         for layer in range(hparams.n_layer):
             h, present = block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype)
             tf.add_to_collection('checkpoints', h)
             presents.append(present)
-        h = tf.cast(fused.layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
+        h = tf.cast(layers.layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
         wte = tf.cast(wte, dtype)
-        logits = fused.reshape(tf.matmul(tf.reshape(h, [-1, hparams.n_embd]), wte, transpose_b=True),
+        logits = reshape(tf.matmul(tf.reshape(h, [-1, hparams.n_embd]), wte, transpose_b=True),
                                [batch, sequence, hparams.n_vocab])
         return {'hidden': h, 'wte': wte, 'logits': logits, 'present': tf.stack(presents, axis=1)}
 
@@ -138,5 +117,5 @@ def loss(output: dict, labels, differentiable: bool = True):
     targets = tf.concat([labels[:, 1:], labels[:, :1]], axis=1)
     weights = tf.cast(tf.range(sequence) < sequence - 1, tf.float32) / tf.cast(batch * (sequence - 1), tf.float32)
     rows = tf.tile(weights[None], [batch, 1])
-    return fused.head_loss(tf.reshape(output['hidden'], [-1, output['hidden'].shape[-1]]), output['wte'],
+    return head_loss(tf.reshape(output['hidden'], [-1, output['hidden'].shape[-1]]), output['wte'],
                            tf.reshape(targets, [-1]), tf.reshape(rows, [-1]), differentiable=differentiable)

@@ -2,8 +2,9 @@
 
 import tensorflow.compat.v1 as tf
 
-import fused
 import model
+from network.cache import Cache, CachedPast
+from network.gradients import shape_of
 
 
 def top_k_logits(logits, k):  # [batch, n_vocab] -> the same, -inf outside the k largest
@@ -40,7 +41,7 @@ def log_probability(logits, tokens):  # [batch, n_vocab], [batch] -> [batch], in
 
 def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 -> [batch, n_vocab]
     """Keskar et al. 2019: the logits of tokens in the row's history (-1 is none) become less likely by a factor."""
-    batch, n_vocab = fused.shape_of(logits)
+    batch, n_vocab = shape_of(logits)
     rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(history))
     places = tf.boolean_mask(tf.stack([rows, history], axis=-1), history >= 0)
     times = tf.scatter_nd(places, tf.ones(tf.shape(places)[:1]), [batch, n_vocab])
@@ -49,7 +50,7 @@ def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 
 
 def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], scalars -> [batch] int32
     """Draws as top_k_logits says, but sorts out and adds up only the k largest, unless others tie with the last of them."""
-    n_vocab = fused.shape_of(logits)[-1]
+    n_vocab = shape_of(logits)[-1]
     k = tf.clip_by_value(k, 1, n_vocab)
     best = tf.nn.top_k(logits, tf.minimum(k + 1, n_vocab))
     tie = tf.equal(best.values[:, k - 1], best.values[:, -1])
@@ -70,61 +71,26 @@ def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_voca
                    default=lambda: draw_top_k(logits, uniform, top_k, temperature))
 
 
-class Cache:
-    """Keys and values of the tokens so far, in memory set aside for `capacity` tokens a row, and written in place.
+def read_context(hparams, tokens, lengths, capacity):
+    """Reads texts [rows, sequence], padded on the right to one length, of `lengths` [rows].
 
-    tensors: the keys, then the values of each block, [rows, heads, capacity, head]. positions [rows]: where each row's next
-    token stands; what the memory holds at later positions counts for nothing. So rows may be of unequal length. It is a
-    `past` of model.model for X [rows, 1].
-    """
-
-    def __init__(self, tensors: list, positions):
-        self.tensors = list(tensors)
-        rows, heads, capacity, _ = fused.shape_of(self.tensors[0])
-        self._at = places(tf.range(rows), positions[:, None], heads=heads, capacity=capacity)
-        self.positions = positions[:, None]
-        self.mask = mask(positions, capacity)
-
-    def extend(self, layer, k, v):  # [rows, heads, 1, head] of the new token -> [rows, heads, capacity, head]
-        for i, new in enumerate((k, v), start=2 * layer):
-            self.tensors[i] = write(self.tensors[i], self._at, new)
-        return self.tensors[2 * layer:2 * layer + 2]
-
-
-def places(rows, positions, *, heads, capacity):  # [n], [n, sequence] -> [n * heads * sequence]
-    """Where in a cache the keys of `rows` at `positions` are, counted in heads' features."""
-    heads_of_rows = rows[:, None] * heads + tf.range(heads)[None]
-    return tf.reshape(heads_of_rows[:, :, None] * capacity + positions[:, None, :], [-1])
-
-
-def mask(positions, capacity):  # [rows] -> [rows, 1, 1, capacity]: 0 up to each row's position, -inf on what lies behind
-    shape = [tf.size(positions), capacity]
-    visible = tf.range(capacity)[None] <= positions[:, None]
-    return tf.where(visible, tf.zeros(shape), tf.fill(shape, tf.float32.min))[:, None, None]
-
-
-def write(tensor, at, new):  # [rows, heads, capacity, head], [n], n times [head] -> the same memory with `new` in it
-    """Where several are written to one place, the last one stays."""
-    flat = tf.reshape(tensor, [-1, tensor.shape[-1]])
-    updated = tf.raw_ops.InplaceUpdate(x=flat, i=at, v=tf.reshape(new, [-1, tensor.shape[-1]]))
-    return tf.reshape(updated, fused.shape_of(tensor))
-
-
-def prefill(hparams, tokens, lengths):
-    """Reads prompts [rows, sequence], padded on the right to one length.
-
-    Returns logits [rows, n_vocab] behind the last token of each, and what a cache needs of them: the keys, then the values
-    of each block, [rows, heads, sequence, head].
+    Returns logits [rows, n_vocab] behind the last token of each, and the memory of a Cache with room for `capacity` tokens.
     """
     output = model.model(hparams, tokens)
     last = tf.gather(output['hidden'], lengths - 1, batch_dims=1)
-    of_blocks = tf.unstack(output['present'], axis=1)
-    return tf.matmul(last, output['wte'], transpose_b=True), [x for block in of_blocks for x in tf.unstack(block, axis=1)]
+    room = [[0, 0], [0, 0], [0, capacity - shape_of(tokens)[1]], [0, 0]]
+    memory = {(layer, 0): [tf.reshape(tf.pad(x, room), [-1, hparams.head_size]) for x in tf.unstack(present, axis=1)]
+              for layer, present in enumerate(tf.unstack(output['present'], axis=1))}
+    return tf.matmul(last, output['wte'], transpose_b=True), memory
 
 
-def decode(hparams, tokens, cache: Cache):  # [rows] -> [rows, n_vocab]
-    """Logits behind one more token of each row, which goes into the cache."""
-    return model.model(hparams, tokens[:, None], past=cache)['logits'][:, 0]
+def read_token(hparams, tokens, cache: Cache, positions):
+    """Reads one more token of each row, [rows], which stands at positions [rows], into the cache.
+
+    Returns logits [rows, n_vocab] behind it, and the cache's memory with it.
+    """
+    past = CachedPast(cache, positions)
+    return model.model(hparams, tokens[:, None], past=past)['logits'][:, 0], past.written
 
 
 def read_once():
@@ -165,15 +131,15 @@ def sample_sequence(*, hparams, length, start_token=None, batch_size=None, conte
     def body(count, tokens, logits, memory):
         token = next_token(logits, uniform[:, count], **settings)
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
-            cache = Cache(memory, tf.fill([batch], start + count))
-            logits = decode(hparams, token, cache)
-        return count + 1, tokens.write(count, token), logits, cache.tensors
+            cache = Cache(memory, [hparams.n_head], capacity)
+            logits, memory = read_token(hparams, token, cache, tf.fill([batch], start + count))
+        return count + 1, tokens.write(count, token), logits, memory
 
     with tf.name_scope('sample_sequence'):
-        batch, start = fused.shape_of(context)
+        batch, start = shape_of(context)
+        capacity = start + length - 1
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
-            logits, present = prefill(hparams, context, tf.fill([batch], start))
-        memory = [tf.pad(x, [[0, 0], [0, 0], [0, length - 1], [0, 0]]) for x in present]
+            logits, memory = read_context(hparams, context, tf.fill([batch], start), capacity)
         tokens = tf.TensorArray(tf.int32, length)
         count, tokens, logits, _ = tf.while_loop(lambda count, *_: count < length - 1, body, [0, tokens, logits, memory],
                                                  back_prop=False)

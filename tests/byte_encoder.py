@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from corpus_files import find_files
-from errors import UserError
+from command.errors import UserError
+from corpus.find_files import find_files
+from corpus.read_text import TextFormat
+from corpus.token_files import token_dtype
 from load_dataset import load_dataset, save_files
-from read_text import TextFormat
-from token_files import token_dtype
 
 END = 256
 

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-import runtime
-import tensor_files
+from command import tensorflow_setup
 from encoder import load_encoder
-from hparams import HParams
-from learn_vocabulary import learn_vocabulary, write_vocabulary
+from network.hparams import HParams
+from storage import bundle
 from text_samples import CODE, LETTERS, SAMPLES
+from vocabulary.files import write_vocabulary
+from vocabulary.learn import learn_vocabulary
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TEXT = 'the quick brown fox jumps over the lazy dog; the dog sleeps, and the fox goes on.\n' * 40
@@ -29,7 +30,7 @@ def interruptible():
 @pytest.fixture(scope='session')
 def tf():
     """tensorflow.compat.v1, imported as the scripts import it."""
-    runtime.load_tensorflow()
+    tensorflow_setup.load_tensorflow()
     import tensorflow.compat.v1
     return tensorflow.compat.v1
 
@@ -69,10 +70,10 @@ def settings_directory(tmp_path_factory):
 @pytest.fixture(scope='session')
 def model_directory(tf, settings_directory, tmp_path_factory):
     """A model directory `models/toy` with random weights, larger than a new model's so that every term shows."""
-    import checkpoint
     import model
-    from hparams import load_hparams
+    from network.hparams import load_hparams
     from reference import random_params
+    from storage import saver
     directory = tmp_path_factory.mktemp('home') / 'models' / 'toy'
     directory.mkdir(parents=True)
     for file in settings_directory.iterdir():
@@ -81,7 +82,7 @@ def model_directory(tf, settings_directory, tmp_path_factory):
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         load_params(session, random_params(hparams, seed=0))
-        checkpoint.save_model(session, str(directory))
+        saver.save_model(session, str(directory))
     return directory
 
 
@@ -89,7 +90,7 @@ def write_zeros(prefix, shapes):
     """A checkpoint of zeros (name -> shape), without TensorFlow."""
     shapes = dict(sorted(shapes.items()))
     with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
-        tensor_files.write_bundle(data, index, shapes, map(np.zeros, shapes.values()))
+        bundle.write_bundle(data, index, shapes, map(np.zeros, shapes.values()))
 
 
 def load_params(session, params):

@@ -1,5 +1,5 @@
 """Imported by the process that tests' workers are forked from; see worker_group."""
 
-import runtime
+from command import tensorflow_setup
 
-runtime.load_tensorflow(devices=False, several=True)
+tensorflow_setup.load_tensorflow(devices=False, several=True)

@@ -14,11 +14,11 @@ import pytest
 import tqdm
 
 import download_model
-import model_dir
+from command import models as model_names
 from download_model import WEIGHTS, Patience
 
 HASTY = Patience(timeout=5, retries=2, first_wait=0.001)
-BODIES = {file: file.encode() * 50 for file in model_dir.FILES} | {WEIGHTS: b'\0' + random.Random(0).randbytes(100_000)}
+BODIES = {file: file.encode() * 50 for file in model_names.FILES} | {WEIGHTS: b'\0' + random.Random(0).randbytes(100_000)}
 TOTAL = sum(map(len, BODIES.values()))
 SHA256 = {file: hashlib.sha256(BODIES[file]).hexdigest() for file in ('encoder.json', 'vocab.bpe')}
 XML = b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'
@@ -92,7 +92,7 @@ class Server(http.server.ThreadingHTTPServer):
 def server(monkeypatch):
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     monkeypatch.setattr(download_model, 'CHUNK', 1000)
-    monkeypatch.setattr(download_model, 'KNOWN_SIZES', dict.fromkeys(model_dir.PUBLISHED, len(BODIES[WEIGHTS])))
+    monkeypatch.setattr(download_model, 'KNOWN_SIZES', dict.fromkeys(model_names.PUBLISHED, len(BODIES[WEIGHTS])))
     monkeypatch.setattr(download_model, 'KNOWN_SHA256', SHA256)
     server = Server()
     threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()

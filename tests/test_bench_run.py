@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from command.errors import UserError
 from conftest import ROOT
-from errors import UserError
 
 SECTION = '<!-- bench/run.py --only train -->\nold\n<!-- end -->'
 

@@ -8,12 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-import tensor_files
+from command.errors import UserError
+from command.models import FILES
 from conftest import ROOT, load_params, one_line_error
-from encoder import END_OF_TEXT, load_encoder
-from errors import UserError
-from hparams import HParams, load_hparams
-from model_dir import FILES
+from encoder import load_encoder
+from network.hparams import HParams, load_hparams
+from storage import bundle
+from storage import safetensors as safetensors_format
+from vocabulary.spelling import END_OF_TEXT
 
 safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-huggingface.txt)')
 TINY = f'{ROOT}/models/tiny'
@@ -68,12 +70,12 @@ def same_weights(tf, one, other):
 
 
 def our_logits(tf, directory, tokens):
-    import checkpoint
     import model
+    from storage import saver
     with tf.Graph().as_default(), tf.Session() as session:
         inputs = tf.placeholder(tf.int32, [None, None])
         logits = model.model(load_hparams(str(directory)), inputs)['logits']
-        checkpoint.restore(session, str(directory / 'model.ckpt'), tf.trainable_variables())
+        saver.restore(session, str(directory / 'model.ckpt'), tf.trainable_variables())
         return session.run(logits, {inputs: tokens})
 
 
@@ -117,7 +119,7 @@ def test_the_numbers_are_aligned_whatever_the_names(length):
     from safetensors.numpy import save
     weights = {'a' * length: np.arange(3, dtype=np.float32), 'b': np.ones([2, 2], np.float32)}
     file = io.BytesIO()
-    tensor_files.write_safetensors(file, {name: list(array.shape) for name, array in weights.items()}, weights.values())
+    safetensors_format.write_safetensors(file, {name: list(array.shape) for name, array in weights.items()}, weights.values())
     assert file.getvalue() == save(weights, metadata={'format': 'pt'})
 
 
@@ -132,7 +134,7 @@ def test_the_index_of_many_and_large_weights_is_what_tensorflow_writes(tf, sessi
     prefix = str(tmp_path / 'model.ckpt')
     tf.train.Saver(variables).save(session, prefix)
     data, index = io.BytesIO(), io.BytesIO()
-    tensor_files.write_bundle(data, index, {name: list(array.shape) for name, array in arrays.items()}, arrays.values())
+    bundle.write_bundle(data, index, {name: list(array.shape) for name, array in arrays.items()}, arrays.values())
     for suffix, file in (('data-00000-of-00001', data), ('index', index)):
         assert file.getvalue() == (tmp_path / f'model.ckpt.{suffix}').read_bytes()
 
@@ -147,18 +149,18 @@ def test_checksums(size):
                 register = register >> 1 ^ (0x82f63b78 if register & 1 else 0)
         return register ^ 0xffffffff
 
-    assert tensor_files.crc32c(np.frombuffer(b'123456789', np.uint8)) == 0xe3069283
+    assert bundle.crc32c(np.frombuffer(b'123456789', np.uint8)) == 0xe3069283
     if size <= 257:
         content = np.random.default_rng(size).integers(256, size=size, dtype=np.uint8)
-        assert tensor_files.crc32c(content) == by_definition(content.tobytes())
+        assert bundle.crc32c(content) == by_definition(content.tobytes())
     else:       # the same bytes, cut into blocks elsewhere
         content = np.random.default_rng(size).integers(256, size=size, dtype=np.uint8)
-        whole = tensor_files.crc32c(content)
+        whole = bundle.crc32c(content)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tensor_files, 'CRC_LANES', 64)
-            tensor_files._crc_tables.cache_clear()
-            assert tensor_files.crc32c(content) == whole
-        tensor_files._crc_tables.cache_clear()
+            patch.setattr(bundle, 'CRC_LANES', 64)
+            bundle._crc_tables.cache_clear()
+            assert bundle.crc32c(content) == whole
+        bundle._crc_tables.cache_clear()
 
 
 def test_transformers_computes_the_same(tf, auto, convert, home):
@@ -248,16 +250,16 @@ def test_half_precision_becomes_float32(tf, convert, there, home, model_director
 
 
 def test_six_blocks_as_distilgpt2_has_them(tf, convert, home, model_directory):
-    import checkpoint
     import model
     import reference
+    from storage import saver
     hparams = HParams(**(vars(load_hparams(str(model_directory))) | {'n_layer': 6}))
     shutil.copytree(model_directory, home / 'models/six')
     (home / 'models/six/hparams.json').write_text(json.dumps(vars(hparams)))
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         load_params(session, reference.random_params(hparams, seed=6))
-        checkpoint.save_model(session, str(home / 'models/six'))
+        saver.save_model(session, str(home / 'models/six'))
     convert('to_hf', 'six', 'there')
     convert('from_hf', 'there', 'back')
     assert load_hparams(str(home / 'models/back')).n_layer == 6
@@ -354,7 +356,7 @@ def test_a_damaged_checkpoint_leaves_nothing(convert, home, model_directory):
 def test_a_disk_that_fills_up_leaves_nothing(convert, home, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(tensor_files, 'write_safetensors', full)
+    monkeypatch.setattr(safetensors_format, 'write_safetensors', full)
     assert refused(convert, home, 'to_hf', 'toy', 'new') == 'cannot write new: No space left on device'
 
 

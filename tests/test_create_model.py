@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from command.errors import UserError
+from command.models import FILES
 from conftest import one_line_error
 from encoder import load_encoder
-from errors import UserError
-from hparams import load_hparams
-from model_dir import FILES
+from network.hparams import load_hparams
 
 SIZE = ['--vocab_size', '280', '--n_ctx', '16', '--n_embd', '12', '--n_head', '2', '--n_layer', '2']
 

@@ -7,9 +7,9 @@ import time
 import pytest
 
 import download_model
-import model_dir
+from command import models as model_names
+from command.errors import UserError
 from download_model import WEIGHTS, Patience, download
-from errors import UserError
 from model_server import BODIES, HASTY, SHA256, TOTAL, XML, break_off, contents, ignore_range, only, write
 
 pytest_plugins = ['model_server']
@@ -96,7 +96,7 @@ def test_breaking_off_at_the_same_place_ends_and_the_next_run_resumes(server, mo
     here = contents(os.path.join(models, '124M'))
     assert here.pop(WEIGHTS + '.part') == BODIES[WEIGHTS][:30_000]
     assert here == {file: BODIES[file] for file in here}
-    assert model_dir.list_models(models) == []      # half a model is not taken for one
+    assert model_names.list_models(models) == []      # half a model is not taken for one
 
     server.misbehave = lambda *request: False
     server.seen.clear()
@@ -180,7 +180,7 @@ def test_a_web_page_in_disguise_is_removed(server, models, monkeypatch, page):
     monkeypatch.setitem(BODIES, 'hparams.json', page)
     with pytest.raises(UserError, match='/hparams.json is a web page, not a model file and was removed'):
         download('124M', models, server.url, HASTY)
-    assert sorted(os.listdir(os.path.join(models, '124M'))) == sorted(set(model_dir.FILES) - {'hparams.json'})
+    assert sorted(os.listdir(os.path.join(models, '124M'))) == sorted(set(model_names.FILES) - {'hparams.json'})
 
 
 @pytest.mark.parametrize('file', ['encoder.json', 'vocab.bpe'])

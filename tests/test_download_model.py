@@ -11,10 +11,10 @@ import time
 import pytest
 
 import download_model
-import errors
-import model_dir
+from command import errors
+from command import models as model_names
+from command.errors import UserError
 from download_model import WEIGHTS, download
-from errors import UserError
 from model_server import BODIES, HASTY, SHA256, TOTAL, XML, contents, only, write
 
 pytest_plugins = ['model_server']
@@ -90,7 +90,7 @@ def test_a_file_is_on_disk_before_it_has_its_name(server, models, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda *args: calls.append('fsync') or fsync(*args))
     monkeypatch.setattr(os, 'replace', lambda *args: calls.append('replace') or replace(*args))
     download('124M', models, server.url, HASTY)
-    assert calls == ['fsync', 'replace'] * len(model_dir.FILES)
+    assert calls == ['fsync', 'replace'] * len(model_names.FILES)
 
 
 def test_the_published_expectations():
@@ -101,7 +101,7 @@ def test_the_published_expectations():
     sizes = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}
     assert download_model.KNOWN_SIZES == {name: 4 * parameters(*size) for name, size in sizes.items()}
     assert all(re.fullmatch('[0-9a-f]{64}', value) for value in download_model.KNOWN_SHA256.values())
-    assert sorted(download_model.ORDER) == sorted(model_dir.FILES)
+    assert sorted(download_model.ORDER) == sorted(model_names.FILES)
 
 
 def test_a_disk_too_small_is_told_before_the_download(server, models, monkeypatch):
@@ -141,7 +141,7 @@ def run(*args, cwd, code=None):
 
 def toy_script():
     """The script with the expectations of the toy files."""
-    return (f'import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\nimport download_model as d, errors\n'
+    return (f'import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\nimport download_model as d\nfrom command import errors\n'
             f'd.KNOWN_SIZES["124M"] = {len(BODIES[WEIGHTS])}\nd.KNOWN_SHA256 = {SHA256}\nd.CHUNK = 1000\n'
             'errors.run(d.main)')
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import encode as encode_script
-import errors
+from command import errors
 from conftest import ROOT, TEXT, one_line_error
 from encoder import load_encoder
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import reference
-import windows
+from command.errors import UserError
 from conftest import one_line_error
-from encoder import END_OF_TEXT, load_encoder
-from errors import UserError
-from hparams import load_hparams
+from encoder import load_encoder
+from evaluation import windows
+from network.hparams import load_hparams
+from storage.model_directory import open_model
+from vocabulary.spelling import END_OF_TEXT
 
 
 @pytest.fixture
@@ -77,9 +79,9 @@ def unigram_params(hparams, probabilities):
 
 
 def test_a_hand_computed_example(tf, evaluate, home, model_directory):
-    import checkpoint
     import model
     from conftest import load_params
+    from storage import saver
     hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
     # One token in two is a space, one in four an x; the others share the last quarter.
     [x], [space] = encoder.encode('x'), encoder.encode(' ')
@@ -92,7 +94,7 @@ def test_a_hand_computed_example(tf, evaluate, home, model_directory):
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         load_params(session, unigram_params(hparams, probabilities))
-        checkpoint.save_model(session, str(directory))
+        saver.save_model(session, str(directory))
     chunk = [space, x, space, space, x, x, space, x]       # ' x  xx x': scored are 'x  xx x', 3 words, 7 bytes
     np.savez(home / 'tokens.npz', chunk)
     result = json.loads(evaluate('--model_name', 'unigram', '--dataset', 'tokens.npz', '--json', '--seq_length', 4))
@@ -144,17 +146,17 @@ def test_bytes_and_words_of_a_text(model_directory, monkeypatch):
 
 
 def test_only_the_logits_that_count_are_computed(tf, model_directory, monkeypatch):
-    import fused
-    from evaluation import Evaluation
-    computed, head_loss = [], fused.head_loss
-    monkeypatch.setattr(fused, 'HEAD_ROWS', 6)      # of three windows: two positions at a time
-    monkeypatch.setattr(fused, 'head_loss', lambda h, *rest, **more: computed.append(h) or head_loss(h, *rest, **more))
-    Evaluation(str(model_directory / 'model.ckpt'), load_hparams(str(model_directory)), length=20, stride=5, batch_size=3)
+    from evaluation import losses
+    from network import block_sizes
+    computed, head_loss = [], losses.head_loss
+    monkeypatch.setattr(block_sizes, 'HEAD_ROWS', 6)      # of three windows: two positions at a time
+    monkeypatch.setattr(losses, 'head_loss', lambda h, *rest, **more: computed.append(h) or head_loss(h, *rest, **more))
+    losses.Evaluation(open_model(str(model_directory)), length=20, stride=5, batch_size=3)
     assert len(computed) == 10 + 3      # for the first windows; for the others
 
 
 def test_figures_that_do_not_exist():
-    from evaluation import figures
+    from evaluation.losses import figures
     found = figures(10.0, tokens=2, words=0, n_bytes=0)
     assert (found['loss'], found['word_perplexity'], found['bits_per_byte']) == (5, None, None)
     assert figures(1e6, tokens=100000, words=1, n_bytes=1)['word_perplexity'] is None
@@ -175,8 +177,8 @@ def test_a_run_is_evaluated_and_a_damaged_one_refused(evaluate, train, home):
 
 
 def test_a_damaged_model_and_one_that_gives_no_numbers_are_refused(tf, evaluate, home, model_directory):
-    import checkpoint
     import model
+    from storage import saver
     for name in ('cut', 'nan'):
         shutil.copytree(model_directory, home / 'models' / name)
     data = home / 'models/cut/model.ckpt.data-00000-of-00001'
@@ -188,7 +190,7 @@ def test_a_damaged_model_and_one_that_gives_no_numbers_are_refused(tf, evaluate,
         session.run(tf.global_variables_initializer())
         wpe = tf.trainable_variables()[0]
         wpe.load(np.full(wpe.shape, np.nan), session)
-        checkpoint.save_model(session, str(home / 'models/nan'))
+        saver.save_model(session, str(home / 'models/nan'))
     with pytest.raises(UserError, match='the loss is nan'):
         evaluate('--model_name', 'nan', '--dataset', 'corpus.txt')
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench import network_model
-from hparams import HParams
+from network.hparams import HParams
 
 
 def test_a_ring_of_three_in_two_buckets():
@@ -38,13 +38,13 @@ def test_a_published_size():
 
 
 def test_gradients_in_the_buckets_in_which_they_travel(tf):
-    import distributed
+    from workers import collectives
     size = network_model.published('124M')
     parameters = 124_439_808
     assert sum(network_model.gradient_buckets(size, 'float32')) == 4 * parameters + 8    # 8: loss and stop flag
     bfloat16 = network_model.gradient_buckets(size, 'bfloat16')
     assert sum(bfloat16) == 2 * parameters + 8 and bfloat16[-1] == 8        # of another dtype: a bucket of its own
-    assert set(bfloat16[:-2]) == {distributed.BUCKET}
+    assert set(bfloat16[:-2]) == {collectives.BUCKET}
 
 
 def test_the_tables_on_paper_have_every_size_and_network(tf):

@@ -18,7 +18,7 @@ from multiprocessing.connection import Client, Listener
 
 import pytest
 
-import runtime
+from command import machine
 from conftest import ROOT, TEXT
 
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
@@ -191,7 +191,7 @@ def project(stand_in, tmp_path, monkeypatch):
     (tmp_path / 'stories.jsonl').write_text('{"story": "The quick brown fox jumps over the lazy dog."}\n' * 60)
     (tmp_path / 'prompts.txt').write_text('ROMEO:\nThe king\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runtime, 'available_processors', lambda: 1)     # sampling in one shard, which compiles half as much
+    monkeypatch.setattr(machine, 'available_processors', lambda: 1)     # sampling in one shard, which compiles half as much
     return tmp_path
 
 

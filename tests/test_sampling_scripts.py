@@ -12,8 +12,8 @@ import types
 
 import pytest
 
-import sampling_flags
 from conftest import ROOT, one_line_error
+from sampling import printing
 
 INTERACTIVE = 'src/interactive_conditional_samples.py'
 UNCONDITIONAL = 'src/generate_unconditional_samples.py'
@@ -59,7 +59,7 @@ def test_greedy_text_is_the_oracle_s(ask, model_directory, tf):
 
     import reference
     from encoder import load_encoder
-    from hparams import load_hparams
+    from network.hparams import load_hparams
     hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
     reader = tf.train.load_checkpoint(str(model_directory))
     params = {name.removeprefix('model/'): reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
@@ -122,7 +122,7 @@ def test_one_prompt_with_stops(ask):
 
 def test_a_sample_is_shown_token_by_token(ask, monkeypatch):
     shown = []
-    monkeypatch.setattr(sampling_flags, 'print', lambda *parts, end='\n', flush=False: shown.append(''.join(parts) + end),
+    monkeypatch.setattr(printing, 'print', lambda *parts, end='\n', flush=False: shown.append(''.join(parts) + end),
                         raising=False)
     ask(INTERACTIVE, '', '--prompt', 'the', '--length', 20, '--seed', 2, '--nostop_at_eot')
     assert shown[0].startswith('======== SAMPLE 1 ========\n')
@@ -212,13 +212,13 @@ def test_the_question_is_not_written_into_a_pipe(at_terminal):
 @pytest.mark.parametrize(('width', 'expected'), [(200, 80), (60, 60), (None, 80)])
 def test_the_line_below_samples_fits_the_window(monkeypatch, width, expected):
     """None: there is no window."""
-    monkeypatch.setattr(sampling_flags.shutil, 'get_terminal_size', lambda: os.terminal_size((width or 60, 24)))
+    monkeypatch.setattr(printing.shutil, 'get_terminal_size', lambda: os.terminal_size((width or 60, 24)))
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: width is not None, raising=False)
     text, flags = types.SimpleNamespace(seed=[0, 0, 1]), types.SimpleNamespace(nsamples=2)
-    assert sampling_flags.below(text, flags, rule=True) == '\n' + '=' * expected
+    assert printing.below(text, flags, rule=True) == '\n' + '=' * expected
     for other in ({'nsamples': 3}, {'nsamples': 1}, {'nsamples': 0}):
-        assert sampling_flags.below(text, types.SimpleNamespace(**other), rule=True) == ''
-    assert sampling_flags.below(text, flags, rule=False) == ''
+        assert printing.below(text, types.SimpleNamespace(**other), rule=True) == ''
+    assert printing.below(text, flags, rule=False) == ''
 
 
 @pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])

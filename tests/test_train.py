@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from command.errors import UserError
 from conftest import ROOT, one_line_error
-from errors import UserError
 
 LINE = re.compile(r'\[(\d+) \| (\d+\.\d\d)\] loss=(\d+\.\d\d) avg=(\d+\.\d\d)')
 
@@ -136,14 +136,11 @@ def test_a_default_that_does_not_fit_the_model_is_said(train):
 
 
 def test_recomputation_is_on_by_default_for_large_models_only():
-    from types import SimpleNamespace
-
-    import job
-    from hparams import HParams, default_hparams
+    from network.hparams import HParams, default_hparams
+    from training import settings
     medium = HParams(n_vocab=50257, n_ctx=1024, n_embd=1024, n_head=16, n_layer=24)
-    asked = [SimpleNamespace(memory_saving_gradients=value) for value in (None, True, False)]
-    assert [job.recompute(args, default_hparams()) for args in asked] == [False, True, False]
-    assert [job.recompute(args, medium) for args in asked] == [True, True, False]
+    assert [settings._recompute(given, default_hparams()) for given in (None, True, False)] == [False, True, False]
+    assert [settings._recompute(given, medium) for given in (None, True, False)] == [True, True, False]
 
 
 def test_restore_from_another_run_a_prefix_and_a_model(train, home):
@@ -197,9 +194,9 @@ def test_a_checkpoint_of_another_size_is_named(train, home, model_directory, cha
 
 
 def test_a_published_model_is_recognised():
-    import tensor_files
+    from storage import check
     blocks = {f'model/h{i}/ln_1/g': [1024] for i in range(24)}
-    assert tensor_files._model_of({'model/wte': [50257, 1024], **blocks}) == '355M'
+    assert check._model_of({'model/wte': [50257, 1024], **blocks}) == '355M'
 
 
 def test_a_damaged_checkpoint_is_named(train, home, model_directory):
@@ -231,22 +228,21 @@ def test_bfloat16_learns_as_float32_does(train, home):
 
 
 def test_out_of_memory_says_what_to_try_and_leaves_the_run_safe(tf, train, home, monkeypatch):
-    import optimize
+    from training import optimizer
     train('--max_steps', 2, '--sample_every', 0)
     before = (home / 'checkpoint/run1/checkpoint').read_text()
 
     def fail(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
 
-    monkeypatch.setattr(optimize.TrainStep, 'run', fail)
+    monkeypatch.setattr(optimizer.TrainStep, 'run', fail)
     with pytest.raises(UserError) as error:
         train('--max_steps', 4, '--sample_every', 0, '--batch_size', 2)
     assert str(error.value) == (
-        'out of memory in step 3 (checkpoint/run1/model-2 is safe); try, in this order: a smaller --batch_size, '
-        '--memory_saving_gradients, --accumulate_gradients for a large batch from small ones, --optimizer sgd, '
-        '--only_train_transformer_layers, a shorter --seq_length')
+        'out of memory in step 3 (checkpoint/run1/model-2 is safe); try, in this order, each with those before it: '
+        '--batch_size 1, --memory_saving_gradients, --optimizer sgd, --seq_length 8')
     assert (home / 'checkpoint/run1/checkpoint').read_text() == before
-    with pytest.raises(UserError, match=r'try, in this order: --only_train_transformer_layers, a shorter --seq_length$'):
+    with pytest.raises(UserError, match=r'those before it: --seq_length 8$'):
         train('--max_steps', 4, '--sample_every', 0, '--memory_saving_gradients', '--optimizer', 'sgd')
 
 
@@ -254,7 +250,7 @@ def test_a_real_lack_of_memory_is_one_line(script):
     """What TensorFlow's allocator of CPUs may have is limited; only oneDNN's has such a limit."""
     line = one_line_error(script('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1,
                                  '--batch_size', 512, env=os.environ | {'TF_MKL_ALLOC_MAX_BYTES': '20000000'}))
-    assert 'out of memory in step 1 (models/toy/model.ckpt is safe); try, in this order: a smaller --batch_size' in line
+    assert 'out of memory in step 1 (models/toy/model.ckpt is safe); try, in this order, each with those before it: --batch_size 1' in line
 
 
 BAD_FLAGS = [

@@ -7,7 +7,7 @@ import random
 
 from hypothesis import strategies as st
 
-from encoder import BYTE_CHARACTERS, END_OF_TEXT
+from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
 
 # As published: alternatives that share nothing, against which pieces.PIECE is held.
 PUBLISHED_PIECE = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -15,7 +15,7 @@ from multiprocessing import forkserver
 
 import pytest
 
-from local_workers import free_ports
+from workers.local import free_ports
 
 TIMEOUT = 120.0     # seconds for a whole group, on a slow machine
 
@@ -104,7 +104,7 @@ def _within(directory: str, paths: list[str], target: Callable, args: tuple) -> 
 def train(addresses: list[str], index: int, *flags) -> None:
     """train.py with these workers, as `errors.run` ends it. A flag may be a list: of what each worker gets."""
     import train
-    from errors import run
+    from command.errors import run
     flags = [flag[index] if isinstance(flag, list) else flag for flag in flags]
     sys.argv = ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--workers', ','.join(addresses),
                 '--worker_index', str(index), *map(str, flags)]

@@ -1,0 +1,46 @@
+"""Command-line flags: argparse whose mistakes are one line, and checks for the values of a flag."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+from command.errors import UserError
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends '(default: …)' to a flag's help where there is a default worth showing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UserError where argparse prints its usage; flags cannot be abbreviated."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> None:
+        raise UserError(f'{message} (see {self.prog} --help)')
+
+
+def number(kind: type, expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
+    """An argparse type: text -> a finite int or float that `accept` takes; `expected` says which in the error."""
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not accept(value):
+            raise argparse.ArgumentTypeError(f'expected {expected}, not {text!r}')
+        return value
+    return parse
+
+
+positive_int = number(int, 'a whole number above 0', lambda value: value > 0)
+non_negative_int = number(int, 'a whole number, 0 or more', lambda value: value >= 0)
+positive_float = number(float, 'a number above 0', lambda value: value > 0)
+non_negative_float = number(float, 'a number, 0 or more', lambda value: value >= 0)
+fraction = number(float, 'a number from 0 to 1', lambda value: 0 <= value <= 1)

@@ -1,0 +1,89 @@
+"""The loss of a model on a corpus, over windows that slide (see windows.py), and the figures that follow from it."""
+
+import itertools
+import math
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tqdm import tqdm
+
+import model
+from command.errors import UserError
+from command.tensorflow_setup import ctrl_c_held_back, session_config
+from evaluation import windows
+from network import block_sizes
+from network.head_loss import head_loss
+from storage import saver
+from storage.model_directory import Model
+
+
+class Evaluation:
+    """The graph that scores windows of `length` tokens, `stride` apart, with the weights of a model.
+
+    batch_size windows are scored at a time, and of their logits no more than block_sizes.HEAD_ROWS rows exist at once. Raises
+    UserError if the checkpoint is damaged, or another model's.
+    """
+
+    def __init__(self, opened: Model, *, length: int, stride: int, batch_size: int):
+        self._length, self._stride, self._batch_size = length, stride, batch_size
+        with tf.Graph().as_default() as graph:
+            self._batch = windows.Batch(*(tf.placeholder(dtype, [None, length])
+                                          for dtype in (tf.int32, tf.int32, tf.float32)))
+            output = model.model(opened.hparams, self._batch.inputs)
+            self._losses = {width: self._summed_loss(output, width) for width in {length, stride}}
+            self._session = tf.Session(graph=graph, config=session_config())
+            saver.restore(self._session, opened.checkpoint, tf.trainable_variables())
+        graph.finalize()
+
+    def _summed_loss(self, output: dict, width: int) -> tf.Tensor:
+        """Sum of weight * cross-entropy over the last `width` predictions of each window, in nats; float64."""
+        step = max(block_sizes.HEAD_ROWS // self._batch_size, 1)      # positions, of all windows of the batch
+        losses = []
+        for start in range(self._length - width, self._length, step):
+            positions = slice(start, min(start + step, self._length))
+            with tf.control_dependencies(losses[-1:]):
+                hidden = tf.reshape(output['hidden'][:, positions], [-1, output['hidden'].shape[-1]])
+            loss = head_loss(hidden, output['wte'], tf.reshape(self._batch.labels[:, positions], [-1]),
+                                   tf.reshape(self._batch.weights[:, positions], [-1]), differentiable=False)
+            losses.append(tf.cast(loss, tf.float64))
+        return tf.add_n(losses)
+
+    def total_loss(self, chunks: list[np.ndarray]) -> float:
+        """Sum over all scored tokens of the corpus of minus the logarithm of their probability, in nats.
+
+        Shows a bar on standard error, if that is a terminal. Raises UserError if memory runs out, or the loss is no number.
+        """
+        length, stride = self._length, self._stride
+        kinds = [(length, windows.first_windows(chunks, length)), (stride, windows.later_windows(chunks, length, stride))]
+        batches = itertools.chain.from_iterable(
+            zip(itertools.repeat(width), windows.batches(some, length, self._batch_size)) for width, some in kinds)
+        total = 0.0
+        with tqdm(total=windows.scored_tokens(chunks), unit='token', unit_scale=True, leave=False, disable=None) as bar:
+            for width, batch in batches:
+                try:
+                    with ctrl_c_held_back():
+                        total += float(self._session.run(self._losses[width], dict(zip(self._batch, batch))))
+                except tf.errors.ResourceExhaustedError:
+                    raise UserError(f'out of memory with --batch_size {self._batch_size} and --seq_length {length}: make '
+                                    'the first smaller, then the second') from None
+                bar.update(int(batch.weights.sum()))
+        if not math.isfinite(total):
+            raise UserError(f'the loss is {total}: the model\'s weights are no good')
+        return total
+
+
+def figures(total_loss: float, *, tokens: int, words: int, n_bytes: int) -> dict:
+    """What a sum of losses, in nats, says of a text that the scored tokens stand for.
+
+    None for a figure that does not exist, of a text without words or bytes, or that no float can hold.
+    """
+    return {'loss': total_loss / tokens, 'perplexity': _perplexity(total_loss, tokens),
+            'word_perplexity': _perplexity(total_loss, words),
+            'bits_per_byte': total_loss / math.log(2) / n_bytes if n_bytes else None}
+
+
+def _perplexity(total_loss: float, n: int) -> float | None:
+    try:
+        return math.exp(total_loss / n) if n else None
+    except OverflowError:
+        return None

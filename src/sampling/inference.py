@@ -1,0 +1,212 @@
+"""The network as a Generator runs it, a token or a prompt at a time: as fast as memory gives out the weights.
+
+The same mathematics as model.py, laid out for few tokens. They are columns, [features, columns], and each weight is kept as
+[n_out, n_in]: rows of memory that are read once, one after the other, however many columns there are. The network is cut
+into shards, one for each core: each has some heads of every attention, some features of every mlp, some rows of wte, and
+adds its part to the residual stream (Shoeybi et al. 2019, "Megatron-LM", within one machine). A core goes through its shard
+alone, and the cores meet twice in a block, where matmuls on all cores would have them wait for one another at each. On
+CPUs, what a shard does between two meetings is a program compiled by XLA.
+
+Shapes: rows (of a batch), sequence, columns (rows * sequence), features (n_embd), heads (of a shard), head (features of a
+head), hidden (features of an mlp in a shard), tokens (rows of wte in a shard).
+"""
+
+import math
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from network import layers
+from network.attention import attend, causal_mask
+from network.cache import ResizableCache
+from network.gradients import shape_of
+from network.hparams import HParams
+from storage import saver
+
+COMPILED_SIZE = 2 ** 20     # weights of a block from which on compiled code gains more than it takes to compile
+ALIGNMENT = 64              # bytes, of memory that TensorFlow takes over as it is
+
+
+def project(w, b, x):  # [n_out, n_in], [n_out], [n_in, columns] -> [n_out, columns]
+    return tf.matmul(w, x) + b[:, None]
+
+
+def normalize_columns(x, g, b):
+    """Layer normalisation of each column (Ba et al. 2016)."""
+    centred = x - tf.reduce_mean(x, axis=0, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axis=0, keepdims=True)
+    return centred * tf.rsqrt(variance + layers.LAYER_NORM_EPSILON) * g[:, None] + b[:, None]
+
+
+def add_up(x, bias, parts):  # [features, columns], [features], of each shard [features, columns] -> the residual stream
+    return sum(parts, x) + bias[:, None]
+
+
+def shard_attention(q, keys, values, mask, w):
+    """A shard's part of what an attention adds to the residual stream: [features, columns].
+
+    q [rows, heads, n_query, head], keys and values [rows * heads * n_key, head], w [features, heads * head].
+    """
+    rows, heads, _, head_size = shape_of(q)
+    keys, values = (tf.reshape(x, [rows, heads, -1, head_size]) for x in (keys, values))
+    y = attend(q, keys, values, mask)
+    return tf.matmul(w, tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.shape[1], -1]))
+
+
+def mlp(x, bias, g, b, w_fc, b_fc, w_proj, *parts):  # w_fc [hidden, features], w_proj [features, hidden]
+    """The residual stream behind an attention, and a shard's part of what the mlp adds to it."""
+    x = add_up(x, bias, parts)
+    return x, tf.matmul(w_proj, layers.gelu(project(w_fc, b_fc, normalize_columns(x, g, b))))
+
+
+def head(x, bias, g, b, wte, *parts):  # -> [tokens, columns]
+    return tf.matmul(wte, normalize_columns(add_up(x, bias, parts), g, b))
+
+
+class _Programs:
+    """What a shard does between two meetings. columns: [rows, sequence], one of them -1. make: see Decoder.program."""
+
+    def __init__(self, head_size: int, columns: list, make=lambda function: function):
+        self._head_size, self._columns = head_size, columns
+        self.before, self.attention, self.mlp, self.head = map(make, (self._before, shard_attention, mlp, head))
+
+    def _before(self, x, bias, g, b, w, b_qkv, *parts):  # w [3 * heads * head, features]
+        """The residual stream at the beginning of a block, and q / sqrt(head), k, v of [rows, heads, sequence, head].
+
+        k and v are flat, [rows * heads * sequence, head], as they stand in the cache.
+        """
+        x = add_up(x, bias, parts)
+        heads = w.shape[0] // 3 // self._head_size
+        qkv = tf.reshape(project(w, b_qkv, normalize_columns(x, g, b)), [3, heads, self._head_size, *self._columns])
+        q, k, v = tf.unstack(tf.transpose(qkv, [0, 3, 1, 4, 2]))
+        return x, q * (1 / math.sqrt(self._head_size)), *(tf.reshape(new, [-1, self._head_size]) for new in (k, v))
+
+
+class Decoder:
+    """The network in the current graph, with variables and a cache of its own.
+
+    shards: how many. compiled: whether by XLA; as is best for this machine and size if None.
+    """
+
+    def __init__(self, hparams: HParams, shards: int, compiled: bool | None = None):
+        if compiled is None:
+            compiled = 12 * hparams.n_embd ** 2 >= COMPILED_SIZE and not tf.config.list_physical_devices('GPU')
+        self._hparams, self._compiled, self._shards = hparams, compiled, shards
+        self._variables = {name: self._make(name, shape) for name, shape in hparams.shapes().items()}
+        self._values = {name: [tf.convert_to_tensor(part) for part in parts] for name, parts in self._variables.items()}
+        self.cache = ResizableCache(hparams, [len(part) for part in np.array_split(range(hparams.n_head), shards)])
+
+    def _make(self, name: str, shape: list) -> list:
+        """The variable of a name, for each shard its part. Its value is to be fed."""
+        parts = _split_weight(name, np.broadcast_to(np.float32(0), shape), self._hparams, self._shards)
+        return [tf.Variable(tf.placeholder(tf.float32, part.shape), name=name) for part in parts]
+
+    def load(self, session: tf.Session, prefix: str) -> None:
+        """Reads the weights from a checkpoint. Raises UserError if it is damaged, or of another model."""
+        with saver.named_in_errors(prefix):
+            saver.checked_shapes(prefix, self._hparams.shapes())
+            reader = tf.train.load_checkpoint(prefix)
+            memory = _LargePages(sum(4 * math.prod(variable.shape) + ALIGNMENT
+                                     for variables in self._variables.values() for variable in variables))
+            for name, variables in self._variables.items():
+                for variable, part in zip(variables, _split_weight(name, reader.get_tensor(name), self._hparams, self._shards)):
+                    session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
+        session.run(self.cache.initializer)
+
+    def program(self, function):
+        """The function, compiled for each shape once, if that is what this decoder does."""
+        return tf.function(function, jit_compile=True, autograph=False) if self._compiled else function
+
+    def prefill(self, tokens, lengths, rows):
+        """Reads prompts [n, sequence], padded on the right to one length, into `rows` [n] of the cache.
+
+        Returns logits [n, n_vocab] behind the last token of each, and the op that writes into the cache.
+        """
+        n, sequence = shape_of(tokens)
+        mask, offsets, written = causal_mask(sequence, sequence), self.cache.offsets(rows, tf.range(sequence)[None]), []
+
+        def seen(layer, shard, k, v):
+            written.extend(tensor.op for tensor in self.cache.write(layer, shard, offsets, k, v))
+            return k, v, mask
+
+        programs = _Programs(self._hparams.head_size, [n, -1])
+        stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, seen)
+        last = tf.range(n) * sequence + lengths - 1
+        return self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream)), tf.group(*written)
+
+    def decode(self, tokens, positions):
+        """Logits [rows, n_vocab] behind one more token of each row, [rows], which stands at positions [rows]."""
+        mask = self.cache.mask(positions)
+        offsets = self.cache.offsets(tf.range(tf.size(tokens)), positions[:, None])
+
+        def seen(layer, shard, k, v):
+            return *self.cache.write(layer, shard, offsets, k, v), mask
+
+        programs = _Programs(self._hparams.head_size, [-1, 1], self.program)
+        return self._logits(programs, *self._stream(tokens, positions, programs, seen))
+
+    def _stream(self, tokens, positions, programs, seen) -> list:
+        """The network without its head: x [features, columns], and what the shards of the last block add to it.
+
+        seen(layer, shard, k, v): keys and values that the queries see, and a mask.
+        """
+        wte, (wpe, *_) = self._values['model/wte'], self._values['model/wpe']
+        # 'div' is how array_split cuts wte.
+        embedding = tf.nn.embedding_lookup(wte, tokens, partition_strategy='div')
+        x, parts = tf.transpose(embedding), [tf.transpose(tf.gather(wpe, positions))]
+        biases = [tf.zeros([self._hparams.n_embd])] * self._shards
+        for layer in range(self._hparams.n_layer):
+            qkv = [programs.before(x, biases[shard], *self._block(layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'),
+                                   *parts) for shard in range(self._shards)]
+            x = qkv[0][0]
+            parts = [programs.attention(q, *seen(layer, shard, k, v), *self._block(layer, shard, 'attn/c_proj/w'))
+                     for shard, (_, q, k, v) in enumerate(qkv)]
+            pairs = [programs.mlp(x, *self._block(layer, shard, 'attn/c_proj/b', 'ln_2/g', 'ln_2/b', 'mlp/c_fc/w',
+                                                  'mlp/c_fc/b', 'mlp/c_proj/w'), *parts) for shard in range(self._shards)]
+            x, parts = pairs[0][0], [part for _, part in pairs]
+            biases = self._values[f'model/h{layer}/mlp/c_proj/b']
+        return [x, *parts]
+
+    def _block(self, layer: int, shard: int, *names: str) -> list:
+        return [self._values[f'model/h{layer}/{name}'][shard] for name in names]
+
+    def _logits(self, programs, x, *parts):  # [features, rows], of each shard [features, rows] -> [rows, n_vocab]
+        names = (f'model/h{self._hparams.n_layer - 1}/mlp/c_proj/b', 'model/ln_f/g', 'model/ln_f/b', 'model/wte')
+        of_shards = [programs.head(x, *weights, *parts) for weights in zip(*(self._values[name] for name in names))]
+        # Turned around outside: XLA would turn its matmul around, too, and read the weights in a slower order.
+        return tf.transpose(tf.concat(of_shards, axis=0))
+
+
+def _split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[np.ndarray]:
+    """A checkpoint's variable as the shards keep it: for each its part, or the whole of a small one."""
+    name = name.split('/', 2)[-1] if name.startswith('model/h') else name
+    if array.ndim == 3:
+        array = array[0].T
+    if name.startswith('attn/c_attn'):      # [3 * features, ...], of which a shard has some heads
+        by_head = array.reshape(3, hparams.n_head, hparams.head_size, *array.shape[1:])
+        return [part.reshape(-1, *array.shape[1:]) for part in np.array_split(by_head, shards, axis=1)]
+    if name == 'attn/c_proj/w':             # [features, features]: the columns of these heads
+        by_head = array.reshape(len(array), hparams.n_head, hparams.head_size)
+        return [part.reshape(len(array), -1) for part in np.array_split(by_head, shards, axis=1)]
+    if name == 'mlp/c_proj/w':              # [features, 4 * features]
+        return np.array_split(array, shards, axis=1)
+    if name.startswith('mlp/c_fc') or name == 'model/wte':
+        return np.array_split(array, shards)
+    return [array] * (1 if name == 'model/wpe' else shards)
+
+
+class _LargePages:
+    """Memory for arrays, that TensorFlow takes over as it is.
+
+    numpy asks the kernel for large pages where it allocates much, TensorFlow does not; weights are read faster from them.
+    """
+
+    def __init__(self, size: int):
+        self._memory = np.empty(size + ALIGNMENT, np.uint8)
+        self._end = -self._memory.ctypes.data % ALIGNMENT
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        start, self._end = self._end, self._end - -array.nbytes // ALIGNMENT * ALIGNMENT
+        result = self._memory[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
+        result[...] = array
+        return result

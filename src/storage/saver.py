@@ -1,0 +1,122 @@
+"""Saving and restoring weights with TensorFlow, and the files that make a run a model directory."""
+
+import contextlib
+import os
+import shutil
+
+import tensorflow.compat.v1 as tf
+
+from command import models, whole_files
+from command.errors import UserError, reason
+from storage import check, checkpoints, run_state
+from storage.run_state import RunState
+
+READS = 3       # a Saver reads all that it has before it assigns the first, and so holds all that twice
+
+
+def restore(session: tf.Session, prefix: str, weights: list) -> bool:
+    """Restores every variable of the graph from the checkpoint `prefix`, or `weights` alone if it holds no more.
+
+    Shapes are compared first. Returns whether all were restored, the optimizer's state included. Raises UserError that
+    names the variable if the checkpoint belongs to another model, or the file if it is damaged.
+    """
+    with session.graph.as_default(), named_in_errors(prefix):
+        stored = checked_shapes(prefix, shapes_of(weights))
+        everything = tf.global_variables()
+        complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
+        variables = everything if complete else weights
+        for start in range(READS):
+            tf.train.Saver(variables[start::READS]).restore(session, prefix)
+    return complete
+
+
+@contextlib.contextmanager
+def named_in_errors(prefix: str):
+    """Turns what TensorFlow raises for a damaged checkpoint into a UserError that names it."""
+    try:
+        yield
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:     # IndexError: a file that is too short
+        raise UserError(f'cannot read the checkpoint {prefix}: {_cause(error)}') from None
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, out of all that TensorFlow tells: the line above the one with the node that it happened in."""
+    lines = str(getattr(error, 'message', error)).splitlines()
+    node = next((i for i, line in enumerate(lines) if line.startswith('\t [[{{node')), 1)
+    return lines[node - 1]
+
+
+def shapes_of(variables: list) -> dict[str, list[int]]:
+    """Name -> shape, as in a checkpoint."""
+    return {variable.op.name: variable.shape.as_list() for variable in variables}
+
+
+def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
+    """Name -> shape of all that a checkpoint holds. Raises UserError unless it holds these weights, in these shapes."""
+    stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    check.check_shapes(prefix, stored, weights)
+    return stored
+
+
+class Run:
+    """The directory of a training run: numbered checkpoints, the step counter, and a model directory's other files.
+
+    keep: checkpoints that stay, the last written; 0 for all. That of the best validation stays besides, with keep_best.
+    """
+
+    def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
+        self.directory, self._keep, self._keep_best = directory, keep, keep_best
+        self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
+        for name in models.SETTING_FILES:
+            if not os.path.exists(os.path.join(directory, name)):
+                shutil.copyfile(os.path.join(from_model_dir, name), os.path.join(directory, name))
+
+    def save(self, session: tf.Session, state: RunState) -> None:
+        """Writes a checkpoint: all of it on disk, then named in `checkpoint`, then older ones removed.
+
+        Raises UserError if it cannot be written; what was there before is as it was.
+        """
+        prefix = os.path.join(self.directory, f'model-{state.step}')
+        try:
+            self._saver.save(session, os.path.join(self.directory, 'model'), global_step=state.step, write_state=False)
+            for suffix in run_state.SUFFIXES:
+                whole_files.sync(prefix + suffix)
+            run_state.write(prefix, state)
+            whole_files.sync(self.directory)
+            self._name(state)
+        except (OSError, UserError, tf.errors.OpError) as error:
+            with contextlib.suppress(OSError):
+                checkpoints.clean(self.directory)
+                if checkpoints.latest_checkpoint(self.directory) != prefix:
+                    checkpoints.remove_checkpoint(prefix)
+            why = reason(error) if isinstance(error, OSError) else _cause(error)
+            kept = checkpoints.latest_checkpoint(self.directory)
+            raise UserError(f'cannot save {prefix}: {why}; '
+                            f'{f"{kept} is as it was" if kept else "there is no earlier checkpoint"}') from None
+
+    def _name(self, state: RunState) -> None:
+        """Makes the new checkpoint the one that the run goes on from, and removes those that are not to be kept."""
+        spared = {state.step} | ({state.best_step} if self._keep_best else set())
+        outdated = checkpoints.outdated(self.directory, self._keep, spared)
+        kept = [os.path.basename(path) for path in checkpoints.list_checkpoints(self.directory) if path not in outdated]
+        lines = [f'model_checkpoint_path: "model-{state.step}"', *(f'all_model_checkpoint_paths: "{name}"' for name in kept)]
+        whole_files.write_text(os.path.join(self.directory, 'checkpoint'), '\n'.join(lines) + '\n')
+        whole_files.write_text(os.path.join(self.directory, 'counter'), f'{state.step}\n')
+        for prefix in outdated:
+            checkpoints.remove_checkpoint(prefix)
+
+
+def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:
+    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given.
+
+    Raises UserError that names the directory if it cannot be written.
+    """
+    saver = tf.train.Saver()
+    if from_checkpoint:
+        with named_in_errors(from_checkpoint):
+            checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))
+            saver.restore(session, from_checkpoint)
+    try:
+        saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+    except tf.errors.OpError as error:
+        raise UserError(f'cannot write {directory}: {_cause(error).rpartition("; ")[2]}') from None     # before it, a file's name

@@ -1,0 +1,91 @@
+"""The graph of a training run in a session: one update, the validation loss, samples, restoring the weights."""
+
+import contextlib
+import os
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import model
+import sample
+from network.gradients import compiling
+from storage import saver
+from training.optimizer import TrainStep
+from training.prepare import Job
+from workers.collectives import Workers
+
+
+class TrainingGraph:
+    """What a run computes. Every worker has the whole graph, worker 0 alone the part that samples.
+
+    session: in which it runs.
+    """
+
+    def __init__(self, job: Job, workers: Workers):
+        self._job, self._settings, self._workers = job, job.settings, workers
+        with tf.Graph().as_default() as graph:
+            self._build_update()
+            if self._settings.val_every:
+                self._build_validation()
+            if self._settings.sample_every and workers.leads:
+                self._build_samples()
+            self.session = workers.session(graph)
+
+    def _build_update(self) -> None:
+        settings = self._settings
+        tf.config.experimental.enable_tensor_float_32_execution(settings.precision == 'tf32')
+        self._inputs, self._labels = (tf.placeholder(tf.int32, [settings.batch_size, settings.seq_length]) for _ in range(2))
+        recompute = settings.memory_saving_gradients
+        with contextlib.nullcontext() if recompute else compiling():
+            loss = model.loss(self._model(self._inputs), self._labels)
+            self._weights = tf.trainable_variables()
+            trained = [v for v in self._weights if '/h' in v.name or not settings.only_train_transformer_layers]
+            self._step = TrainStep(loss, trained, optimizer=settings.optimizer, accumulate=settings.accumulate_gradients,
+                                   memory_saving=recompute, clip_norm=settings.clip_norm,
+                                   weight_decay=settings.weight_decay, workers=self._workers,
+                                   reduce_dtype=tf.as_dtype(settings.reduce_precision))
+
+    def _build_validation(self) -> None:
+        self._validation_batch = tf.placeholder(tf.int32, [self._settings.val_batch_size, self._settings.seq_length])
+        self._validation_loss = model.loss(self._model(self._validation_batch), self._validation_batch, differentiable=False)
+
+    def _build_samples(self) -> None:
+        settings = self._settings
+        self._context = tf.placeholder(tf.int32, [None, 1])
+        self._uniform = tf.placeholder(tf.float32, [None, settings.sample_length])
+        self._samples = sample.sample_sequence(
+            hparams=self._job.model.hparams, length=settings.sample_length, context=self._context, uniform=self._uniform,
+            top_k=settings.top_k, top_p=settings.top_p)
+
+    def _model(self, tokens) -> dict:
+        dtype = tf.bfloat16 if self._settings.precision == 'bfloat16' else tf.float32
+        return model.model(self._job.model.hparams, tokens, dtype=dtype)
+
+    def restore(self) -> None:
+        """Restores the weights from the job's checkpoint, and the optimizer's state if it holds one, else starts that."""
+        checkpoint = self._job.checkpoint
+        print(f'Loading checkpoint {checkpoint}', flush=True)
+        self._step.initialize(self.session)
+        complete = saver.restore(self.session, checkpoint, self._weights)
+        if not complete and os.path.dirname(checkpoint) != self._job.model.directory:
+            print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts afresh')
+
+    def broadcast(self) -> None:
+        """Gives all workers the values that worker 0 has."""
+        self._workers.broadcast(self.session, self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
+
+    def update(self, batches: list[tuple], rate: float, stop: bool) -> tuple[float, float, bool]:
+        """Makes one update from pairs (inputs, labels), [batch, sequence] each, one pair for each accumulated gradient.
+
+        Returns the mean loss, the gradient's norm, and whether any worker was asked to stop.
+        """
+        feeds = [{self._inputs: inputs, self._labels: labels} for inputs, labels in batches]
+        return self._step.run(self.session, feeds, rate, stop=stop)
+
+    def validation_loss(self, batch: np.ndarray) -> float:
+        """Mean loss over a batch [val_batch_size, sequence], in nats per token."""
+        return self.session.run(self._validation_loss, {self._validation_batch: batch})
+
+    def sample(self, contexts: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Continues contexts [n, 1] by sample_length tokens: [n, 1 + sample_length]. uniform [n, sample_length]: in [0, 1)."""
+        return self.session.run(self._samples, {self._context: contexts, self._uniform: uniform})

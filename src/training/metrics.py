@@ -1,0 +1,126 @@
+"""What a run tells: a line for each step, metrics.jsonl, scalars for TensorBoard."""
+
+import json
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+from command import whole_files
+from command.errors import UserError, reason
+from storage import run_directory
+
+DECAY = 0.99
+
+
+class Average:
+    """Exponentially weighted mean of the values added; not biased towards zero at the start.
+
+    state: [total, weight], from which it goes on; it is changed in place.
+    """
+
+    def __init__(self, state: list | None = None):
+        self._state = [0.0, 0.0] if state is None else state
+
+    def add(self, value: float) -> float:
+        total, weight = self._state
+        self._state[:] = [total * DECAY + value, weight * DECAY + 1.0]
+        return self._state[0] / self._state[1]
+
+
+def read_metrics(path: str) -> list[dict]:
+    """The rows of a metrics.jsonl; none where there is no file. A line that was cut off is passed over."""
+    rows = []
+    if os.path.exists(path):
+        with open(path, encoding='utf-8', errors='replace') as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict) and 'step' in row:
+                    rows.append(row)
+    return rows
+
+
+class NoLog:
+    """The log of a worker that keeps none: worker 0 tells everything."""
+
+    def train(self, step: int, **values: float) -> None:
+        pass
+
+    def validation(self, step: int, loss: float) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Log:
+    """Prints `[step | seconds] loss=… avg=…`, writes metrics.jsonl, and TensorBoard's scalars, into the run directory.
+
+    Goes on from `state`: rows of later steps, which a checkpoint did not keep, are dropped. With last_step, and a terminal,
+    a bar shows the time left.
+    """
+
+    def __init__(self, directory: str, state, last_step: int = 0):
+        import tensorflow.compat.v1 as tf
+        self._tf, self._start = tf, time.time()
+        self._average = Average(state.average)
+        self._path = os.path.join(directory, run_directory.METRICS)
+        rows = [row for row in read_metrics(self._path)
+                if row['step'] <= (state.validated if 'val_loss' in row else state.step)]
+        try:
+            whole_files.write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
+            self._file = open(self._path, 'a', encoding='utf-8')    # noqa: SIM115  (open until close)
+            self._writer = tf.summary.FileWriter(directory)
+            # Tells TensorBoard to forget what an earlier process wrote of later steps.
+            self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), global_step=state.step + 1)
+        except OSError as error:
+            raise UserError(f'cannot write {self._path}: {reason(error)}') from None
+        terminal = last_step > 0 and sys.stdout.isatty()
+        self._bar = tqdm(total=last_step, initial=state.step, unit='step', file=sys.stdout) if terminal else None
+
+    def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
+              epoch: float) -> None:
+        average = self._average.add(loss)
+        self._line(step, f'loss={loss:.2f} avg={average:.2f} tokens/s={tokens_per_second:.0f} epoch={epoch:.3f} '
+                         f'lr={learning_rate:.3g} norm={gradient_norm:.2f}')
+        self._row(step, loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm,
+                  tokens_per_second=tokens_per_second, epoch=epoch)
+        if self._bar is not None:
+            self._bar.update()
+
+    def validation(self, step: int, loss: float) -> None:
+        self._line(step, f'validation loss = {loss:.2f}')
+        self._row(step, val_loss=loss)
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text, file=sys.stdout)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._file.close()
+        self._writer.close()
+
+    def _line(self, step: int, text: str) -> None:
+        self.say(f'[{step} | {time.time() - self._start:.2f}] {text}')
+
+    def _row(self, step: int, **values: float) -> None:
+        try:
+            self._file.write(json.dumps({'step': step} | values) + '\n')
+            self._file.flush()
+            summary = self._tf.Summary(value=[self._tf.Summary.Value(tag=tag, simple_value=value)
+                                              for tag, value in values.items()])
+            self._writer.add_summary(summary, step)
+        except OSError as error:
+            raise UserError(f'cannot write {self._path}: {reason(error)}') from None

@@ -1,0 +1,168 @@
+"""From a loss to one update of the weights: schedule, gradients, clipping, accumulation, optimizer."""
+
+import math
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import memory_saving_gradients
+from accumulate import Accumulator
+from workers.collectives import Workers
+
+IN_FLIGHT = 4       # blocks whose gradients may be on their way between workers while the backward pass goes on
+
+# How much of the learning rate is left at a share of the run, 0 to 1 (Loshchilov & Hutter 2017 for the cosine).
+SCHEDULES = {
+    'constant': lambda done: 1.0,
+    'linear': lambda done: 1 - done,
+    'cosine': lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+
+
+def learning_rate(step: int, *, peak: float, schedule: str = 'constant', warmup_steps: int = 0,
+                  max_steps: int = 0) -> float:
+    """The learning rate of update `step`, counted from 1: a linear rise over warmup_steps, then the schedule.
+
+    The schedule ends at max_steps, which every one but 'constant' needs.
+    """
+    if step <= warmup_steps:
+        return peak * step / warmup_steps
+    return peak * SCHEDULES[schedule](min((step - warmup_steps - 1) / max(max_steps - warmup_steps, 1), 1))
+
+
+class _AdamW(tf.train.AdamOptimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), on matrices only."""
+
+    def __init__(self, learning_rate, weight_decay: float):
+        super().__init__(learning_rate)
+        self._factor = 1 - learning_rate * weight_decay
+
+    def _resource_apply_dense(self, grad, handle):
+        if sum(size > 1 for size in handle.shape) < 2:      # gains and biases
+            return super()._resource_apply_dense(grad, handle)
+        with tf.control_dependencies([grad]):
+            decayed = handle.assign(handle * tf.cast(self._factor, handle.dtype), read_value=False)
+        with tf.control_dependencies([decayed]):
+            return super()._resource_apply_dense(grad, handle)
+
+
+def make_optimizer(name: str, rate: tf.Tensor, weight_decay: float) -> tf.train.Optimizer:
+    """'adam' (Kingma & Ba 2015), 'adamw' or 'sgd'. Raises KeyError for another name."""
+    return {'adam': lambda: tf.train.AdamOptimizer(rate), 'adamw': lambda: _AdamW(rate, weight_decay),
+            'sgd': lambda: tf.train.GradientDescentOptimizer(rate)}[name]()
+
+
+def gradients_of(loss, variables: list, tensors: list = (), differentiate=tf.gradients) -> tuple[list, list]:
+    """Dense gradients of a scalar with respect to variables, and those with respect to tensors, by a function as tf.gradients.
+
+    Differentiates with respect to every read of a variable, and puts the parts together itself: tf.gradients would turn a
+    dense gradient, met by that of a few gathered rows, into sparse ones and back, in several copies of the whole variable.
+    """
+    reads = [[op.outputs[0] for op in variable.handle.consumers() if op.type == 'ReadVariableOp']
+             for variable in variables]
+    arrived = iter(differentiate(loss, [read for of_variable in reads for read in of_variable] + list(tensors)))
+    totals = [_total(variable, [next(arrived) for _ in of_variable]) for variable, of_variable in zip(variables, reads)]
+    return totals, list(arrived)
+
+
+def _total(variable, parts):
+    """The sum of gradients of a variable, dense or of some rows (IndexedSlices); those that are None count as zero.
+
+    Rows are added to a dense part in place, so nothing else may read that part.
+    """
+    dense = [part for part in parts if isinstance(part, tf.Tensor)]
+    total = tf.add_n(dense) if len(dense) > 1 else dense[0] if dense else tf.zeros(variable.shape, variable.dtype)
+    for part in parts:
+        if isinstance(part, tf.IndexedSlices):
+            rows, place = tf.unique(part.indices)       # each row once: a GPU writes them all at the same time
+            sums = tf.math.unsorted_segment_sum(part.values, place, tf.size(rows))
+            total = tf.raw_ops.InplaceAdd(x=total, i=rows, v=sums)
+    return total
+
+
+def update_on_the_way(variables: list, arrivals: list, behind: int = 0) -> None:
+    """Makes the backward pass wait, at each of `arrivals`, for the updates that could be made by then, or `behind` before it.
+
+    arrivals: gradients that follow from one another, the first first, such as those of the blocks' outputs. One after the
+    other, an executor may well leave the updates for the end, when all gradients are there and take as much memory as the
+    weights.
+    """
+    last = {arrival.op: i for i, arrival in enumerate(arrivals)}    # the last arrival that an op depends on, by its number
+    for op in arrivals[0].graph.get_operations():
+        sources = [*op.control_inputs, *(source.op for source in op.inputs)]
+        last[op] = max([last.get(op, -1), *(last.get(source, -1) for source in sources)])
+    for op in {op for variable in variables for op in variable.handle.consumers() if op.type.startswith('ResourceApply')}:
+        for arrival in arrivals[last[op] + 1 + behind:][:1]:
+            arrival.op._add_control_input(op)       # as TensorFlow's automatic control dependencies do
+
+
+def global_norm(gradients: list):
+    """The Euclidean length of all gradients as one vector."""
+    return tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+
+
+def clip(gradients: list, norm, most: float) -> list:
+    """Scales gradients of length `norm` down to the length `most`, if they are longer (Pascanu et al. 2013)."""
+    factor = most / tf.maximum(norm, most)
+    return [gradient * factor for gradient in gradients]
+
+
+class TrainStep:
+    """One update of `variables` against the gradient of `loss`, averaged over `accumulate` batches and over all workers.
+
+    memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: most length
+    of the gradient; 0 leaves it as it is, and lets each variable be updated as soon as its own gradient is there.
+    reduce_dtype: in which gradients travel from worker to worker.
+    """
+
+    def __init__(self, loss, variables, *, optimizer='adam', accumulate=1, memory_saving=False, clip_norm=0.0,
+                 weight_decay=0.0, workers: Workers | None = None, reduce_dtype=tf.float32):
+        self._accumulate = accumulate
+        self._rate = tf.placeholder(tf.float32, [], 'learning_rate')
+        self._stop = tf.placeholder(tf.float32, [], 'stop')
+        differentiate = memory_saving_gradients.gradients if memory_saving else tf.gradients
+        gradients, at_checkpoints = gradients_of(loss, variables, loss.graph.get_collection('checkpoints'), differentiate)
+        if accumulate > 1:
+            self._accumulator = Accumulator([*gradients, loss])
+            *gradients, loss = self._accumulator.mean(accumulate)
+        self._workers = workers or Workers()
+        gradients, self._loss, self._stops = _over_all(self._workers, gradients, loss, self._stop, reduce_dtype)
+        self._norm = global_norm(gradients)
+        if clip_norm:
+            gradients = clip(gradients, self._norm, clip_norm)
+        optimizer = make_optimizer(optimizer, self._rate, weight_decay)
+        self._update = optimizer.apply_gradients(zip(gradients, variables))
+        arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
+        if arrivals and accumulate == 1:
+            update_on_the_way(variables, arrivals, IN_FLIGHT if self._workers.count > 1 else 0)
+        self._state = optimizer.variables()
+
+    def initialize(self, session: tf.Session) -> None:
+        """Sets the optimizer's state to its beginning: moments to zero, the rest by their own initializers.
+
+        The zeros are fed. Those in the graph are folded into constants, which the session keeps for good, as much memory
+        again as the moments.
+        """
+        moments = [variable.initializer for variable in self._state if variable.shape.rank]
+        session.run([variable.initializer for variable in self._state],
+                    {assign.inputs[1]: np.zeros(assign.inputs[1].shape, np.float32) for assign in moments})
+
+    def run(self, session: tf.Session, feeds: list[dict], rate: float, stop: bool = False) -> tuple[float, float, bool]:
+        """Makes one update from `accumulate` feeds, one for each batch.
+
+        Returns their mean loss, the gradient's norm, and whether any worker said stop: with every worker the same.
+        """
+        feed = {self._rate: rate, self._stop: float(stop)}
+        if self._accumulate == 1:
+            feed |= feeds[0]
+        else:
+            for batch, op in zip(feeds, [self._accumulator.first] + [self._accumulator.add] * (len(feeds) - 1)):
+                session.run(op, batch)
+        loss, norm, stops, _ = self._workers.run(session, [self._loss, self._norm, self._stops, self._update], feed)
+        return float(loss), float(norm), bool(stops > 0)
+
+
+def _over_all(workers: Workers, gradients: list, loss, stop, dtype) -> tuple[list, tf.Tensor, tf.Tensor]:
+    """Means over all workers: gradients, loss, and a stop flag, in one go. The last gradients come first out of backpropagation."""
+    *means, report = workers.mean([*(tf.cast(gradient, dtype) for gradient in reversed(gradients)), tf.stack([loss, stop])])
+    return means[::-1], report[0], report[1]

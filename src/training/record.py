@@ -1,0 +1,91 @@
+"""settings.json, the record of a run: its flags, its corpus, the versions it ran with, and what has changed since."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+
+import numpy as np
+
+from command import whole_files
+from corpus.token_files import PIECE, release
+from storage.run_directory import SETTINGS
+from training.settings import Settings
+
+# Flags that change what a run computes. The others decide when it stops, saves or shows something.
+MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line', 'noise',
+               'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers', 'optimizer',
+               'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm', 'weight_decay', 'precision',
+               'val_split')
+
+
+def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> dict:
+    """The content of settings.json for a run on these chunks of tokens.
+
+    key: of the corpus (see corpus.cache). If the run's record has the same, its checksum of the tokens is taken over; else,
+    and without a key, the tokens are read.
+    """
+    key = key and hashlib.sha256(f'{key} {settings.val_split}'.encode()).hexdigest()
+    before = (read_record(settings.run_directory) or {}).get('corpus', {})
+    checksum = before['sha256'] if key and before.get('key') == key and 'sha256' in before else _checksum(chunks)
+    versions = {'python': platform.python_version()}
+    for package in ('tensorflow', 'tensorflow-cpu', 'numpy'):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    flags = dataclasses.asdict(settings)
+    return {'workers': flags.pop('worker_count'), 'flags': flags, 'versions': versions,
+            'corpus': {'name': settings.dataset, 'tokens': sum(map(len, chunks)), 'chunks': len(chunks),
+                       'sha256': checksum, 'key': key}}
+
+
+def _checksum(chunks: list[np.ndarray]) -> str:
+    """A checksum of tokens, the same however many bytes each takes."""
+    digest, touched = hashlib.sha256(), 0
+    for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            piece = chunk[start:start + PIECE]
+            digest.update(piece.astype(np.int32))
+            touched += piece.nbytes
+            if touched >= PIECE:
+                release([chunk])
+                touched = 0
+        digest.update(b'|')
+    return digest.hexdigest()
+
+
+def read_record(directory: str) -> dict | None:
+    """The record of a run's last start; None if there are none, or none that can be read."""
+    try:
+        with open(os.path.join(directory, SETTINGS), encoding='utf-8') as file:
+            record = json.load(file)
+        return record if {'flags', 'corpus'} <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def changes(before: dict, now: dict) -> list[str]:
+    """The differences between two records that change what a run computes: '--batch_size: 2 before, 4 now'."""
+    found = []
+    for flag in MATHEMATICS:
+        old, new = before['flags'].get(flag), now['flags'][flag]
+        # None: earlier versions recorded a default that depends on the model so.
+        if old != new and flag in before['flags'] and not (old is None and flag in ('seq_length', 'weight_decay')):
+            found.append(f'--{flag}: {old} before, {new} now')
+    old, new = before['flags'].get('max_steps'), now['flags']['max_steps']
+    if old != new and now['flags']['learning_rate_schedule'] != 'constant':
+        found.append(f'--max_steps, where the learning rate ends: {old} before, {new} now')
+    old, new = before.get('workers', 1), now['workers']
+    if old != new:
+        found.append(f'the number of workers, each with --batch_size sequences: {old} before, {new} now')
+    if before['corpus'].get('sha256') != now['corpus']['sha256']:
+        found.append(f'the corpus: {before["corpus"].get("name")} of {before["corpus"].get("tokens")} tokens before, '
+                    f'{now["corpus"]["name"]} of {now["corpus"]["tokens"]} now')
+    return found
+
+
+def write_record(directory: str, record: dict) -> None:
+    whole_files.write_text(os.path.join(directory, SETTINGS), json.dumps(record, indent=1) + '\n')

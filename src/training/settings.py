@@ -1,0 +1,148 @@
+"""The settings of a run: the flags of train.py, checked, with every default that depends on the model made definite."""
+
+import argparse
+import dataclasses
+import os
+
+from command.errors import UserError
+from command.models import CHECKPOINT_DIR, SAMPLE_DIR
+from network.hparams import HParams
+from training import plot
+
+DEFAULT_SAMPLE_LENGTH = 1023
+DEFAULT_WEIGHT_DECAY = 0.01
+RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on activations outweigh the weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that a run is told: one field for each flag, under its name, and the number of workers."""
+    # data
+    dataset: str
+    encoding: str
+    encoding_errors: str
+    text_column: str | None
+    document_per_line: bool
+    combine: int
+    processes: int
+    no_cache: bool
+    noise: float
+    # model
+    model_name: str
+    models_dir: str
+    seq_length: int
+    # training
+    batch_size: int
+    accumulate_gradients: int
+    only_train_transformer_layers: bool
+    max_steps: int
+    epochs: float
+    warn_epochs: float
+    seed: int | None
+    # optimizer
+    optimizer: str
+    learning_rate: float
+    learning_rate_schedule: str
+    warmup_steps: int
+    clip_norm: float
+    weight_decay: float
+    # memory and speed
+    memory_saving_gradients: bool
+    precision: str
+    # run
+    run_name: str
+    restore_from: str
+    overwrite: bool
+    save_every: int
+    save_secs: float
+    keep: int
+    plot: bool
+    dry_run: bool
+    # samples
+    sample_every: int
+    sample_length: int
+    sample_num: int
+    top_k: int
+    top_p: float
+    # validation
+    val_dataset: str | None
+    val_split: float
+    val_batch_size: int
+    val_batch_count: int
+    val_every: int
+    keep_best: bool
+    patience: int
+    # several workers
+    local_workers: int | None
+    max_restarts: int | None
+    workers: str | None
+    worker_index: int | None
+    slurm: bool
+    reduce_precision: str
+    dist_timeout: float
+    dist_startup_timeout: float
+    worker_count: int       # no flag: how many workers these flags make
+
+    @property
+    def run_directory(self) -> str:
+        return os.path.join(CHECKPOINT_DIR, self.run_name)
+
+    @property
+    def sample_directory(self) -> str:
+        return os.path.join(SAMPLE_DIR, self.run_name)
+
+
+def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:
+    """The settings that the flags of train.py mean for a model of this size; prints the defaults that follow the model.
+
+    Raises UserError for a flag that the model cannot have.
+    """
+    seq_length = _within_window('seq_length', args.seq_length, hparams, hparams.n_ctx)
+    if seq_length < 2:
+        raise UserError('--seq_length must be 2 or more: the first token is there to predict the second')
+    return Settings(**vars(args) | {
+        'seq_length': seq_length,
+        'sample_length': _within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH,
+                                        matters=args.sample_every > 0),
+        'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
+        'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
+
+
+def _within_window(flag: str, given: int | None, hparams: HParams, default: int, matters: bool = True) -> int:
+    """The value given for a flag, if it fits the model's window; else the default, shortened to fit, which is printed."""
+    if given is not None:
+        if given > hparams.n_ctx:
+            raise UserError(f'--{flag} {given} is more than the model\'s window of {hparams.n_ctx} tokens')
+        return given
+    if default > hparams.n_ctx:
+        if matters:
+            print(f'The model\'s window holds {hparams.n_ctx} tokens: --{flag} is {hparams.n_ctx - 1}')
+        return hparams.n_ctx - 1
+    return default
+
+
+def _recompute(given: bool | None, hparams: HParams) -> bool:
+    """Whether to save memory by recomputation: as the user says, else by the size of the model."""
+    if given is not None:
+        return given
+    large = hparams.n_layer * hparams.n_embd >= RECOMPUTE_FROM
+    if large:
+        print('A model of this size: --memory_saving_gradients is on (--no-memory_saving_gradients turns it off)')
+    return large
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that do not go together, whatever the model."""
+    if args.learning_rate_schedule != 'constant' and not args.max_steps:
+        raise UserError(f'--learning_rate_schedule {args.learning_rate_schedule} falls until --max_steps: give that too')
+    if args.max_steps and args.warmup_steps >= args.max_steps:
+        raise UserError(f'--warmup_steps {args.warmup_steps} must be fewer than --max_steps {args.max_steps}')
+    if args.weight_decay is not None and args.optimizer != 'adamw':
+        raise UserError('--weight_decay goes with --optimizer adamw')
+    if args.val_split and args.val_dataset:
+        raise UserError('--val_split and --val_dataset: give one of them')
+    for flag in ('keep_best', 'patience'):
+        if getattr(args, flag) and not args.val_every:
+            raise UserError(f'--{flag} goes by the validation loss: give --val_every too')
+    if args.plot:
+        plot.check()

@@ -1,0 +1,57 @@
+"""draw_ahead.py: the order is that of drawing when asked, and the states are those before what is not taken yet."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from corpus.batches import DrawAhead
+
+
+@pytest.fixture
+def drawing():
+    """(a DrawAhead of three random numbers, its generator, the event that each draw sets)"""
+    rng, drawn = np.random.default_rng(5), threading.Event()
+
+    def draw():
+        values = rng.random(3).tolist()
+        drawn.set()
+        return values
+    ahead = DrawAhead(draw, {'data': rng})
+    yield ahead, rng, drawn
+    ahead.close()
+
+
+def test_order(drawing):
+    ahead, _, _ = drawing
+    rng = np.random.default_rng(5)
+    assert [ahead.take() for _ in range(4)] == [rng.random(3).tolist() for _ in range(4)]
+
+
+def test_nothing_is_drawn_before_it_is_asked_for_and_one_after_that(drawing):
+    ahead, rng, drawn = drawing
+    assert ahead.states() == {'data': np.random.default_rng(5).bit_generator.state} and not drawn.is_set()
+    ahead.take()
+    drawn.clear()
+    ahead.take()
+    assert drawn.wait(30)       # by the thread
+    ahead.close()
+    reference = np.random.default_rng(5)
+    reference.random(9)
+    assert rng.bit_generator.state == reference.bit_generator.state
+
+
+def test_states_are_those_of_what_was_taken(drawing):
+    ahead, _, _ = drawing
+    for taken in range(4):
+        reference = np.random.default_rng(5)
+        reference.random(3 * taken)
+        assert ahead.states() == {'data': reference.bit_generator.state}
+        ahead.take()
+
+
+def test_mistakes_come_to_who_takes():
+    ahead = DrawAhead(lambda: 1 / 0, {})
+    with pytest.raises(ZeroDivisionError):
+        ahead.take()
+    ahead.close()

@@ -1,0 +1,249 @@
+"""token_cache.py: tokens are made once, and anew when anything that they depend on is another."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from command.errors import UserError
+from corpus import cache
+from corpus.read_text import TextFormat
+from corpus.token_files import mappings
+from encoder import load_encoder
+
+PLAIN = TextFormat()
+
+
+class Place:
+    """A corpus, a place for the cache, and load(), which tells what was said and how often text was encoded."""
+
+    def __init__(self, directory, enc, capsys, monkeypatch):
+        self.corpus, self.cache = directory / 'a.txt', directory / 'run'
+        self.corpus.write_text('the quick brown fox')
+        self.cache.mkdir()
+        self.enc, self.capsys, self.encoded = enc, capsys, 0
+        for name in ('load_files', 'save_files'):
+            monkeypatch.setattr(cache, name, self.counting(getattr(cache, name)))
+
+    def counting(self, function):
+        def counted(*args):
+            self.encoded += 1
+            return function(*args)
+        return counted
+
+    def load(self, path=None, combine=50000, format=PLAIN, place='dataset', vocabulary='v', write=True):
+        self.encoded = 0
+        chunks, self.key = cache.load_corpus(self.enc, str(path or self.corpus), combine, format, 1,
+                                                   place=place and str(self.cache / place), vocabulary=vocabulary,
+                                                   write=write)
+        self.said = self.capsys.readouterr().out.replace(str(self.cache), 'RUN')
+        return chunks
+
+    def files(self):
+        return sorted(os.listdir(self.cache))
+
+
+@pytest.fixture
+def place(tmp_path, settings_directory, capsys, monkeypatch):
+    return Place(tmp_path, load_encoder(str(settings_directory)), capsys, monkeypatch)
+
+
+def test_the_second_start_does_not_encode(place):
+    expected = place.enc.encode('the quick brown fox')
+    [chunk] = place.load()
+    assert chunk.tolist() == expected and place.encoded == 1
+    assert place.said == 'encoding it into RUN/dataset.npz, for the next start (--no_cache: only for this one)\n'
+    assert place.files() == ['dataset.json', 'dataset.npz']
+    key = place.key
+    [again] = place.load()
+    assert again.tolist() == expected and again.dtype == chunk.dtype and place.encoded == 0
+    assert place.said == 'its tokens are in RUN/dataset.npz\n'
+    assert place.key == key and len(mappings([again])) == 1
+
+
+def test_no_cache(place):
+    [chunk] = place.load(place=None)
+    assert place.encoded == 1 and place.said == '' and place.files() == []
+    assert chunk.tolist() == place.load()[0].tolist()
+
+
+@pytest.mark.parametrize('change', [{'combine': 3}, {'format': TextFormat(document_per_line=True)}, {'vocabulary': 'w'},
+                                    {'format': TextFormat(encoding_errors='ignore')}])
+def test_other_flags_or_another_vocabulary(place, change):
+    place.load()
+    key = place.key
+    place.load(**change)
+    assert place.encoded == 1 and place.key != key
+    place.load(**change)
+    assert place.encoded == 0
+
+
+def test_another_text(place):
+    place.load()
+    place.corpus.write_text('the lazy dog jumps.')       # of the same size
+    os.utime(place.corpus, ns=(1, 1))
+    assert place.enc.decode(place.load()[0].tolist()) == 'the lazy dog jumps.'
+    assert place.said.endswith('for the next start (--no_cache: only for this one)\n')
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[188] ^= 1       # in a token: nothing else of the file tells
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))       # not in the same tick of the clock as before
+
+
+@pytest.mark.parametrize('harm', [
+    lambda run: flip(run / 'dataset.npz'),
+    lambda run: (run / 'dataset.npz').write_bytes((run / 'dataset.npz').read_bytes()[:-40]),
+    lambda run: (run / 'dataset.npz').unlink(),
+    lambda run: (run / 'dataset.json').unlink(),
+    lambda run: (run / 'dataset.json').write_text('{"key'),
+    lambda run: (run / 'dataset.json').write_text('[]'),
+])
+def test_a_damaged_cache_is_made_anew(place, harm):
+    expected = place.load()[0].tolist()     # now: it is mapped
+    before = (place.cache / 'dataset.npz').read_bytes()
+    harm(place.cache)
+    assert place.load()[0].tolist() == expected and place.encoded == 1
+    assert place.said.startswith('encoding it into RUN/dataset.npz, ')
+    assert (place.cache / 'dataset.npz').read_bytes() == before
+    place.load()
+    assert place.encoded == 0
+
+
+def test_a_cache_that_was_cut_behind_its_back(place):
+    """With the time of change put back, its own structure tells."""
+    expected = place.load()[0].tolist()     # now: it is mapped
+    note, cache = place.cache / 'dataset.json', place.cache / 'dataset.npz'
+    cache.write_bytes(cache.read_bytes()[:-40])
+    status = cache.stat()
+    note.write_text(json.dumps(json.loads(note.read_text()) | {'cache': [status.st_size, status.st_mtime_ns]}))
+    assert place.load()[0].tolist() == expected and place.encoded == 1
+    assert 'which is not as it was written' in place.said
+
+
+def test_a_corpus_of_tokens_is_checked_once_and_not_copied(place, tmp_path, monkeypatch):
+    place.load()
+    np.savez(tmp_path / 'a.npz', np.arange(5))
+    assert place.load(tmp_path / 'a.npz')[0].tolist() == [*range(5)] and place.encoded == 1
+    assert place.files() == ['dataset.json'] and place.said == ''
+    assert place.load(tmp_path / 'a.npz')[0].tolist() == [*range(5)] and place.encoded == 0
+    np.savez(tmp_path / 'a.npz', np.arange(7) + 999)
+    with pytest.raises(UserError, match='holds the id 999'):
+        place.load(tmp_path / 'a.npz')
+
+
+def contents(place):
+    return {name: (place.cache / name).read_bytes() for name in place.files()}
+
+
+def test_a_cache_that_may_not_be_written_is_read(place, tmp_path):
+    expected = place.enc.encode('the quick brown fox')
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert place.files() == [] and place.said == ''
+    place.load()
+    before = contents(place)
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 0
+    assert place.said == 'its tokens are in RUN/dataset.npz\n'
+    place.load(combine=3, write=False)
+    assert place.encoded == 1 and place.said == ''
+    np.savez(tmp_path / 'a.npz', np.arange(5))
+    assert place.load(tmp_path / 'a.npz', write=False)[0].tolist() == [*range(5)]
+    flip(place.cache / 'dataset.npz')
+    damaged = (place.cache / 'dataset.npz').read_bytes()
+    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert contents(place) == before | {'dataset.npz': damaged}
+
+
+def test_a_pipe_is_not_kept(place):
+    reader, writer = os.pipe()
+    os.write(writer, b'hi')
+    os.close(writer)
+    assert place.load(f'/dev/fd/{reader}')[0].tolist() == place.enc.encode('hi')
+    assert place.key is None and place.files() == []
+    os.close(reader)
+
+
+def test_a_text_that_cannot_be_read_leaves_what_was_there(place):
+    place.load()
+    place.corpus.write_bytes(b'\xff' * 19)
+    before = [(place.cache / name).read_bytes() for name in place.files()]
+    with pytest.raises(UserError, match='is not utf-8 text'):
+        place.load()
+    assert [(place.cache / name).read_bytes() for name in place.files()] == before
+
+
+def test_the_checksum_tells_files_apart(tmp_path):
+    for name, content in (('a', 'x'), ('b', 'y'), ('c', 'x')):
+        (tmp_path / name).write_text(content)
+    one, other, same = (cache.checksum([tmp_path / name, tmp_path / 'a']) for name in 'abc')
+    assert one == same != other
+
+
+# train.py
+
+FLAGS = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01, '--seed', 4)
+
+
+def losses(output):
+    return re.findall(r'\[(\d+) .* loss=(\S+)', output)
+
+
+def test_training_is_the_same_with_tokens_kept_or_not_or_given(train, home, settings_directory):
+    kept = train('--run_name', 'kept', '--max_steps', 3, *FLAGS)
+    assert 'encoding it into checkpoint/kept/dataset.npz, for the next start' in kept
+    fresh = train('--run_name', 'fresh', '--max_steps', 3, '--no_cache', *FLAGS)
+    assert not (home / 'checkpoint/fresh/dataset.npz').exists()
+    for name, save in (('mapped', np.savez), ('compressed', np.savez_compressed)):
+        save(home / f'{name}.npz', np.load(home / 'checkpoint/kept/dataset.npz')['arr_0'])
+    given = [train('--run_name', name, '--max_steps', 3, '--dataset', f'{name}.npz', *FLAGS)
+             for name in ('mapped', 'compressed')]
+    assert losses(kept) == losses(fresh) == losses(given[0]) == losses(given[1]) != []
+    settings = [json.loads((home / f'checkpoint/{name}/settings.json').read_text())['corpus']['sha256']
+                for name in ('kept', 'fresh', 'mapped', 'compressed')]
+    assert len(set(settings)) == 1
+    again = train('--run_name', 'kept', '--max_steps', 4, *FLAGS)
+    assert 'its tokens are in checkpoint/kept/dataset.npz' in again and 'other settings' not in again
+
+
+def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeypatch):
+    from training import record
+    train('--max_steps', 1, *FLAGS)
+    monkeypatch.setattr(record, '_checksum', None)
+    train('--max_steps', 2, *FLAGS)
+
+
+def test_tokens_that_are_cut_during_training_end_it_in_one_line(train, home, monkeypatch):
+    from training import loop
+    np.savez(home / 'given.npz', np.arange(5000) % 250)
+    observe = loop.Training.observe
+
+    def cut(self):
+        observe(self)
+        os.truncate(home / 'given.npz', 100)
+    monkeypatch.setattr(loop.Training, 'observe', cut)
+    with pytest.raises(UserError, match='given.npz was cut while it was read'):
+        train('--dataset', 'given.npz', '--max_steps', 9, *FLAGS)
+
+
+def test_validation_texts_are_kept_too(train, home):
+    (home / 'other.txt').write_text('the fox goes on and on. ' * 30)
+    flags = ('--val_dataset', 'other.txt', '--val_every', 1, '--val_batch_count', 2, *FLAGS)
+    one = train('--max_steps', 1, *flags)
+    two = train('--max_steps', 2, *flags)
+    assert 'encoding it into checkpoint/run1/val_dataset.npz' in one
+    assert 'its tokens are in checkpoint/run1/val_dataset.npz' in two
+    assert re.findall(r'\[1 .*validation loss = (\S+)', one) != []
+
+
+@pytest.mark.parametrize('flags', [['--val_split', 0.5], ['--dataset', 'short.txt'], ['--dataset', 'latin.txt']])
+def test_a_run_that_cannot_begin_leaves_nothing(train, home, flags):
+    (home / 'short.txt').write_text('short')
+    (home / 'latin.txt').write_bytes(b'\xe9')
+    before = sorted(os.listdir(home))
+    with pytest.raises(UserError):
+        train('--run_name', 'sub/run', *flags)
+    assert sorted(os.listdir(home)) == before

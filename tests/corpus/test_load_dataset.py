@@ -1,0 +1,309 @@
+"""load_dataset.py: files -> chunks -> samples, with a stand-in for the encoder."""
+
+import itertools
+import os
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from byte_encoder import ENC, END, WideEncoder, error_of, load, write
+from command.errors import UserError
+from corpus import hold_out as hold_out_module
+from corpus.hold_out import hold_out
+from corpus.read_text import check_encoding
+from corpus.token_files import Joined, mappings, token_dtype
+from load_dataset import Sampler, load_dataset, read_texts
+from vocabulary.learn import count_pieces
+
+# Text
+
+
+def test_one_document_is_its_tokens_and_nothing_else(tmp_path):
+    text = 'a line\n<|endoftext|>another – with a dash\n'
+    chunks = load_dataset(ENC, write(tmp_path / 'a.txt', text), 50000)
+    assert [chunk.tolist() for chunk in chunks] == [ENC.encode_with_special(text)]
+    assert chunks[0].dtype == np.uint16
+
+
+def test_dtype_holds_every_id():
+    assert token_dtype(50257) == token_dtype(65536) == np.uint16
+    assert token_dtype(65537) == np.uint32
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.npz'])
+def test_wide_vocabulary_takes_four_bytes(tmp_path, name):
+    path = write(tmp_path / name, 'ab')
+    if name.endswith('.npz'):
+        np.savez_compressed(path, np.array([65536]))
+    assert load_dataset(WideEncoder(), path, 50000)[0].dtype == np.uint32
+
+
+def test_documents_are_separated_by_end_of_text(tmp_path):
+    for name, text in (('1', 'a'), ('2', ''), ('3', 'bc'), ('4', '\ufeff'), ('5', 'd')):
+        write(tmp_path / name, text)
+    assert load(tmp_path) == [[*b'a', END, *b'bc', END, *b'd']]
+
+
+@pytest.mark.parametrize('combine, chunks', [
+    (1, ['aaa', 'bb', 'cccc', 'd']),
+    (3, ['aaa', 'bb|cccc', 'd']),
+    (4, ['aaa|bb', 'cccc', 'd']),
+    (5, ['aaa|bb', 'cccc|d']),
+    (6, ['aaa|bb|cccc', 'd']),
+    (10, ['aaa|bb|cccc|d']),
+    (11, ['aaa|bb|cccc|d']),
+])
+def test_combine_packs_whole_documents(tmp_path, combine, chunks):
+    for name, text in (('1', 'aaa'), ('2', 'bb'), ('3', 'cccc'), ('4', 'd')):
+        write(tmp_path / name, text)
+    expected = [ENC.encode_with_special(chunk.replace('|', '<|endoftext|>')) for chunk in chunks]
+    assert load(tmp_path, combine) == expected
+
+
+def test_combine_counts_characters_not_bytes(tmp_path):
+    write(tmp_path / '1', 'äöü')
+    write(tmp_path / '2', 'b')
+    assert len(load(tmp_path, combine=4)) == 1
+    assert len(load(tmp_path, combine=3)) == 2
+
+
+def test_text_between_arrays(tmp_path):
+    write(tmp_path / '1.txt', 'a')
+    np.savez(tmp_path / '2.npz', np.array([7, 8]))
+    write(tmp_path / '3.txt', 'b')
+    assert load(tmp_path) == [[*b'a'], [7, 8], [*b'b']]
+
+
+def test_newlines_and_byte_order_mark(tmp_path):
+    path = write(tmp_path / 'a.txt', b'\xef\xbb\xbfa\r\nb\rc\n\r\nd')
+    assert load(path) == load(path, encoding='utf-8-sig') == [[*b'a\nb\nc\n\nd']]
+    with open(path, encoding='utf-8-sig') as file:
+        assert list(read_texts(path)) == [file.read()]
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-32', 'latin-1', 'UTF8'])
+def test_other_encodings(tmp_path, encoding):
+    path = write(tmp_path / 'a.txt', 'é\r\n'.encode(encoding))
+    assert load(path, encoding=encoding) == [[*'é\n'.encode()]]
+
+
+@pytest.mark.parametrize('content, encoding, message', [
+    (b'abc\xff', 'utf-8', 'is not utf-8 text: byte 0xff at offset 3 (invalid start byte)'),
+    (b'\xef\xbb\xbfabc\xff', 'utf-8', 'byte 0xff at offset 6 '),
+    (b'\xef\xbb\xbfabc\xff', 'UTF_8_SIG', 'is not UTF_8_SIG text: byte 0xff at offset 6 '),
+    (b'\r\n' * 100_000 + b'\xe9', 'utf-8', 'byte 0xe9 at offset 200000 (unexpected end of data)'),
+    (b'a\xe9', 'ascii', 'is not ascii text: byte 0xe9 at offset 1 '),
+    (b'a\0b', 'utf-16-le', 'byte 0x62 at offset 2 (truncated data)'),
+])
+def test_undecodable_text_names_file_and_offset(tmp_path, content, encoding, message):
+    write(tmp_path / 'a.txt', 'good')
+    path = write(tmp_path / 'b.txt', content)
+    error = error_of(load, tmp_path, encoding=encoding)
+    assert error.startswith(path) and message in error
+    assert error.endswith('; give its --encoding, or --encoding_errors replace, or leave the file out by a glob such as '
+                          '*.txt')
+
+
+@pytest.mark.parametrize('encoding', ['utf8x', 'rot13', 'base64', 'undefined', ''])
+def test_unknown_encoding(tmp_path, encoding):
+    assert error_of(check_encoding, encoding).startswith(f'unknown text encoding {encoding!r}; expected ')
+    path = write(tmp_path / 'a.txt', '')
+    assert 'unknown text encoding' in error_of(load, path, encoding=encoding)
+
+
+def test_empty_corpus_names_what_it_matched(tmp_path):
+    path = write(tmp_path / '1.txt', '')
+    assert error_of(load, path) == f'the corpus {path} is empty: 0 tokens in {path}'
+    for name in '2345':
+        write(tmp_path / f'{name}.txt', '')
+    for function in (load, lambda path: list(read_texts(path))):
+        assert error_of(function, f'{tmp_path}/*') == (
+            f'the corpus {tmp_path}/* is empty: 0 tokens in {path}, {tmp_path}/2.txt, {tmp_path}/3.txt and 2 more')
+
+
+def test_read_texts(tmp_path):
+    for name, text in (('b', 'two\r\n'), ('a', 'one'), ('c', '')):
+        write(tmp_path / name, text)
+    assert list(read_texts(str(tmp_path))) == ['one', 'two\n']
+    np.savez(tmp_path / 'd.npz', np.array([1]))
+    assert error_of(list, read_texts(str(tmp_path))) == f'{tmp_path}/d.npz holds tokens; expected text'
+
+
+def test_texts_are_read_in_pieces_that_are_cut_between_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules['load_dataset'], 'TASK', 50)
+    texts = ['many words ' * 60, 'x' * 200, 'the end<|endoftext|>' * 20]
+    for number, text in enumerate(texts):
+        write(tmp_path / str(number), text)
+    found = list(read_texts(str(tmp_path)))
+    assert ''.join(found) == ''.join(texts) and len(found) > 20
+    assert max(map(len, found)) == 200
+    assert count_pieces(found) == count_pieces(texts)
+
+
+def test_no_progress_bar_where_standard_error_is_no_terminal(tmp_path, capfd):
+    load(write(tmp_path / 'a.txt', 'a'))
+    assert capfd.readouterr() == ('', '')
+
+
+# Held-out documents
+
+
+def test_documents_that_are_held_out_are_not_trained_on():
+    chunks = [np.array([1, 1, 9, 2, 2, 9, 3]), np.array([9, 4, 9]), np.array([5, 9, 6, 6])]
+    train, [held_out] = hold_out(chunks, 9, 0.34)
+    documents = {token for chunk in train for token in chunk[:].tolist()} - {9}
+    held_out = held_out[:].tolist()
+    assert documents | set(held_out) - {9} == {1, 2, 3, 4, 5, 6}
+    assert not documents & set(held_out)
+    assert len(set(held_out) - {9}) == 2
+    assert [len(chunk.pieces) for chunk in train if isinstance(chunk, Joined)] == []      # neighbours are one view
+    again, _ = hold_out(chunks, 9, 0.34)
+    assert [chunk[:].tolist() for chunk in again] == [chunk[:].tolist() for chunk in train]
+    with pytest.raises(UserError, match='two documents or more'):
+        hold_out([np.array([1, 2, 9])], 9, 0.5)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_documents_are_held_out_whole_and_in_order(seed):
+    rng = np.random.default_rng(seed)
+    chunks = [np.concatenate([np.append(np.full(rng.integers(4), document + 10 * number), 0) for document in range(1, 8)])
+              for number in range(4)]
+    documents = [sorted(set(chunk.tolist()) - {0}) for chunk in chunks]
+    train, [held_out] = hold_out(chunks, 0, 0.3)
+    out = split_at_zero(held_out[:])
+    assert len(out) == round(0.3 * sum(map(len, documents))) and held_out[:].tolist().count(0) == len(out) - 1
+    expected = [[part for part in split_at_zero(chunk) if part not in out] for chunk in chunks]
+    assert [split_at_zero(chunk[:]) for chunk in train] == [parts for parts in expected if parts]
+    assert all(chunk[:].tolist().count(0) == len(parts) - 1 for chunk, parts in zip(train, filter(None, expected)))
+
+
+def split_at_zero(tokens):
+    return [part for part in (list(group) for is_zero, group in itertools.groupby(tokens.tolist(), lambda token: token == 0)
+                              if not is_zero)]
+
+
+def test_held_out_documents_stay_in_a_mapped_file(tmp_path, monkeypatch):
+    """Nothing is copied but what is drawn, and what was looked at is given back."""
+    released = []
+    monkeypatch.setattr(hold_out_module, 'release', released.extend)
+    np.savez(tmp_path / 'a.npz', np.tile(np.append(np.zeros(99_999, int), 9), 40))
+    chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
+    tracemalloc.start()
+    try:
+        train, held_out = hold_out(chunks, 9, 0.5)
+        assert len(released) == 4 and all(chunk is chunks[0] for chunk in released)
+        for part in (train, held_out):
+            assert len(part[0]) == 20 * 100_000 - 1 and mappings(part) == mappings(chunks)
+            assert Sampler(part, seed=0).sample(100_001).tolist().count(9) in (1, 2)
+        assert tracemalloc.get_traced_memory()[1] < chunks[0].nbytes / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_that_samples_of_joined_documents_fill_is_given_back(tmp_path, monkeypatch):
+    np.savez(tmp_path / 'a.npz', np.tile([1, 9], 40))
+    _, held_out = hold_out(load_dataset(ENC, str(tmp_path / 'a.npz'), 1), 9, 0.5)
+    released = []
+    monkeypatch.setattr(sys.modules['load_dataset'], 'release_mappings', released.append)
+    monkeypatch.setattr(sys.modules['load_dataset'], '_RELEASE', 10 * sys.modules['load_dataset']._TOUCHED)
+    sampler = Sampler(held_out, seed=0)
+    for _ in range(6):
+        sampler.sample(4)       # in 4 places at most
+    assert len(released) == 2
+
+
+# Sampler
+
+
+def numbered(*sizes):
+    """Chunks in which each token is different, so that a sample tells where it starts."""
+    return [np.arange(size) + 100 * number for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize('share', [0, 0.5])
+def test_a_file_that_is_cut_while_samples_are_drawn_is_named(tmp_path, share):
+    """To look at what is gone would end the process."""
+    np.savez(tmp_path / 'a.npz', np.arange(9_000) % 50)
+    chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
+    if share:
+        chunks, _ = hold_out(chunks, 9, share)
+    sampler = Sampler(chunks, seed=1)
+    size = (tmp_path / 'a.npz').stat().st_size
+    with open(tmp_path / 'a.npz', 'ab') as file:
+        file.write(b'more')     # does no harm
+    sampler.sample(5)
+    os.truncate(tmp_path / 'a.npz', 5_000)
+    with pytest.raises(UserError, match=f'a.npz was cut while it was read: it had {size:,} bytes, and has 5,000 now; '):
+        sampler.sample(5)
+
+
+def test_every_start_is_equally_likely():
+    sampler = Sampler(numbered(7, 2, 3, 12, 1, 5), seed=0)
+    starts = [*range(5), *range(200, 201), *range(300, 310), *range(500, 503)]      # of three tokens
+    draws = [int(sampler.sample(3)[0]) for _ in range(20_000)]
+    assert set(draws) == set(starts)
+    expected = len(draws) / len(starts)
+    chi_square = sum((draws.count(start) - expected) ** 2 / expected for start in starts)
+    assert chi_square < 42.3        # 18 degrees of freedom, p = 0.001
+
+
+def test_each_place_is_drawn_once_in_turn():
+    """With the draws replaced by 0, 1, 2, ..., every possible start comes once, in order."""
+    sampler = Sampler(numbered(1, 4, 2, 3, 1), seed=0)
+
+    class Counter:
+        def integers(self, high):
+            self.high, self.count = high, getattr(self, 'count', -1) + 1
+            return np.int64(self.count)
+
+    sampler.rng = Counter()
+    samples = [sampler.sample(2).tolist() for _ in range(6)]
+    assert sampler.rng.high == 6
+    assert samples == [[100, 101], [101, 102], [102, 103], [200, 201], [300, 301], [301, 302]]
+
+
+def test_sample_lies_within_one_chunk():
+    sampler = Sampler(numbered(9, 3, 5), seed=1)
+    for length in (1, 2, 3, 4, 5, 6, 9):
+        for _ in range(200):
+            sample = sampler.sample(length)
+            assert sample.shape == (length,)
+            assert sample.tolist() == list(range(sample[0], sample[0] + length))
+            assert sample[0] // 100 == sample[-1] // 100
+
+
+def test_exact_fit_is_accepted_and_shorter_chunks_ignored():
+    sampler = Sampler(numbered(3, 5, 4), seed=2)
+    sampler.check(5)
+    assert all(sampler.sample(5).tolist() == [100, 101, 102, 103, 104] for _ in range(50))
+
+
+def test_all_chunks_too_short():
+    sampler = Sampler(numbered(3, 5, 4))
+    for function in (sampler.check, sampler.sample):
+        assert error_of(function, 6) == ('the corpus is too short: 6 tokens are needed in one piece, and its longest '
+                                         'chunk has 5; give a smaller --seq_length, or more text')
+    assert 'longest chunk has 0;' in error_of(Sampler([]).sample, 1)
+
+
+def test_total_size():
+    assert Sampler(numbered(3, 5, 4)).total_size == 12
+    assert Sampler([]).total_size == 0
+
+
+def test_seed_makes_samples_repeat():
+    def draw(seed):
+        sampler = Sampler(numbered(90, 50), seed=seed)
+        return [sampler.sample(length).tolist() for length in (2, 3, 2, 10) * 10]
+
+    assert draw(7) == draw(7) != draw(8)
+    assert draw(np.random.SeedSequence(7)) == draw(7)
+    assert draw(None) != draw(None)
+
+
+def test_check_takes_no_draw():
+    plain, checked = Sampler(numbered(90), seed=3), Sampler(numbered(90), seed=3)
+    checked.check(5)
+    assert plain.sample(5).tolist() == checked.sample(5).tolist()

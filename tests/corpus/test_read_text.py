@@ -1,0 +1,254 @@
+"""read_text.py: bytes on disk -> documents, and what is wrong with a file, by its place."""
+
+import codecs
+import gzip
+import json
+import os
+import random
+import sys
+
+import pytest
+
+from command.errors import UserError
+from corpus import read_text
+from corpus.read_text import TextFormat, read_documents
+
+
+@pytest.fixture(params=[1, 2, 3, 7, 1 << 18])
+def block(request, monkeypatch):
+    """Files are read this many bytes at a time."""
+    monkeypatch.setattr(read_text, 'BLOCK', request.param)
+    return request.param
+
+
+def documents(path, **format):
+    found = ['']
+    for text, ends in read_documents(str(path), TextFormat(**format)):
+        found[-1] += text
+        if ends:
+            found.append('')
+    assert found.pop() == ''
+    return found
+
+
+def error_of(path, content, **format):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        documents(path, **format)
+    message = str(error.value)
+    assert message.startswith(str(path)) and '\n' not in message
+    return message.removeprefix(str(path))
+
+
+def test_a_file_is_one_document(tmp_path, block):
+    (tmp_path / 'a').write_bytes('\ufeffé\r\n\r\nb\ufeff\rc\n'.encode())
+    assert documents(tmp_path / 'a') == ['é\n\nb\ufeff\nc\n']
+
+
+def test_lines_are_documents(tmp_path, block):
+    (tmp_path / 'a').write_bytes('\ufeffone\r\n\r\ntwo\u2028 more\x0b\rthree'.encode())
+    assert documents(tmp_path / 'a', document_per_line=True) == ['one', '', 'two\u2028 more\x0b', 'three']
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be', 'utf-32', 'shift_jis', 'gb18030', 'ascii'])
+def test_what_cannot_be_decoded_is_named_by_its_offset_in_the_file(tmp_path, block, encoding):
+    """As decoding the whole file at once names it."""
+    rng = random.Random(block)
+    for _ in range(20):
+        content = bytearray(''.join(rng.choice('ab\r\n語é ') for _ in range(30)).encode(encoding, 'ignore'))
+        content[rng.randrange(len(content))] = rng.choice((0xff, 0x81, 0xd8, 0xc3))
+        (tmp_path / 'a').write_bytes(content)
+        try:
+            expected = content.decode('utf-8' if encoding == 'utf-8-sig' else encoding).removeprefix('\ufeff')
+        except UnicodeDecodeError as error:
+            expected = f' is not {encoding} text: byte 0x{content[error.start]:02x} at offset {error.start} ({error.reason})'
+            assert error_of(tmp_path / 'a', bytes(content), encoding=encoding).startswith(expected)
+        else:
+            if '\0' not in expected:
+                assert documents(tmp_path / 'a', encoding=encoding) == [expected.replace('\r\n', '\n').replace('\r', '\n')]
+
+
+@pytest.mark.parametrize('encoding, mark', [('utf-8', b''), ('utf-8', codecs.BOM_UTF8), ('utf-16', codecs.BOM_UTF16_LE),
+                                            ('utf-16-le', b''), ('latin-1', b'')])
+def test_a_binary_file_is_named(tmp_path, block, encoding, mark):
+    before = mark + 'né'.encode('utf-16-le' if encoding == 'utf-16' else encoding)
+    content = before + '\0x'.encode('utf-16-le' if encoding == 'utf-16' else encoding)
+    assert f'byte 0x00 at offset {len(before)} (a binary file?); give its --encoding, or' in error_of(
+        tmp_path / 'a', content, encoding=encoding)
+    assert documents(tmp_path / 'a', encoding=encoding, encoding_errors='replace') == ['né\0x']
+
+
+def test_encodings_and_their_errors(tmp_path, block):
+    (tmp_path / 'utf-16').write_bytes('no mark'.encode(f'utf-16-{sys.byteorder[0]}e'))
+    assert documents(tmp_path / 'utf-16', encoding='UTF16') == ['no mark']
+    (tmp_path / 'a').write_bytes(b'a\xffb\xe9')
+    assert documents(tmp_path / 'a', encoding_errors='replace') == ['a\ufffdb\ufffd']
+    assert documents(tmp_path / 'a', encoding_errors='ignore') == ['ab']
+
+
+@pytest.mark.parametrize('content, end', [('x' * 500, 101), ('word ' + 'y' * 120, 105), (' ' * 500, 101), ('é' * 500, 202)])
+def test_a_word_that_is_too_long(tmp_path, monkeypatch, content, end):
+    """The byte up to which it was read is named: with blocks of a byte, the first one too many."""
+    monkeypatch.setattr(read_text, 'LONGEST_WORD', 100)
+    monkeypatch.setattr(read_text, 'BLOCK', 1)
+    assert error_of(tmp_path / 'a', content) == (
+        f' has more than 100 characters up to the byte at offset {end} in which no word ends: is it text? break it into '
+        'lines, or leave the file out by a glob such as *.txt')
+    for before in ('', 'some words '):
+        (tmp_path / 'a').write_text(before + f'{"z" * 99} ' * 3)
+        assert documents(tmp_path / 'a') == [before + f'{"z" * 99} ' * 3]
+
+
+# Compressed
+
+
+def packed(suffix, data):
+    if suffix == '.gz':
+        return gzip.compress(data)
+    return pytest.importorskip('zstandard').ZstdCompressor(write_checksum=True).compress(data)
+
+
+@pytest.mark.parametrize('suffix', ['.gz', '.zst'])
+def test_compressed_files_of_several_members(tmp_path, block, suffix):
+    texts = ['first\r\n' * 9, '', 'sécond']
+    (tmp_path / f'a.txt{suffix}').write_bytes(b''.join(packed(suffix, text.encode()) for text in texts))
+    assert documents(tmp_path / f'a.txt{suffix}') == ['first\n' * 9 + 'sécond']
+    (tmp_path / f'a.JSONL{suffix}').write_bytes(packed(suffix, b'{"t": "x"}\n{"t": "y"}'))
+    assert documents(tmp_path / f'a.JSONL{suffix}', text_column='t') == ['x', 'y']
+
+
+def test_what_is_compressed_well_comes_out_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setitem(read_text._STEPS, '.gz', 100)
+    (tmp_path / 'a.gz').write_bytes(gzip.compress(b'words ' * 500_000))
+    sizes = [len(text) for text, _ in read_documents(str(tmp_path / 'a.gz'), TextFormat())]
+    assert sum(sizes) == 3_000_000 and max(sizes) < 200_000
+
+
+@pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
+def test_compressed_files_cut_off_or_damaged(tmp_path, block, suffix, kind):
+    path, whole, again = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode()), '; copy, download or make it again'
+    cut, damaged = f' is cut off: its {kind} data ends too early{again}', f' is damaged: its {kind} data is not as it was written{again}'
+    for size in (1, 3, 11, len(whole) - 1):
+        assert error_of(path, whole[:size]) == cut
+    first = packed(suffix, b'x')
+    assert error_of(path, first + whole[:-1]) == cut
+    for place in (5 if suffix == '.zst' else 2, 20, len(whole) - 3):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        assert error_of(path, first + changed) == damaged
+    assert ' is not utf-8 text: byte 0xff at offset 700 (invalid start byte)' in error_of(
+        path, packed(suffix, b'x' * 700 + b'\xff'))
+
+
+@pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
+def test_what_is_not_compressed_at_all_or_only_at_first(tmp_path, block, suffix, kind):
+    path, whole, todo = tmp_path / f'a{suffix}', packed(suffix, b'text'), '; give it another name, or leave it out by a glob such as *.txt'
+    for content in (b'plain text', b'p', bytes(100), whole[1:]):
+        assert error_of(path, content) == f' is no {kind} file: it begins otherwise{todo}'
+    assert error_of(path, b'') == f' is no {kind} file: it is empty{todo}'
+    for rest in (b'plain text', b'p', bytes(100)):
+        assert error_of(path, whole + rest) == (f' is damaged: its {kind} data ends before the byte at offset {len(whole)}, and '
+                                                'something else follows; copy, download or make it again')
+
+
+@pytest.mark.parametrize('content', [b'a' * 9 + b'\xff' + b'b' * 90, b'{"t": "x"' + b'\n' * 90])
+def test_nonsense_that_damage_has_made_is_told_as_damage(tmp_path, monkeypatch, content):
+    """A text that will not do, in a file whose checksum tells that it was another; far behind it, that is not looked for."""
+    monkeypatch.setattr(read_text, 'BLOCK', 8)
+    path, whole = tmp_path / 'a.jsonl.gz', gzip.compress(content, 0)
+    monkeypatch.setattr(read_text, 'LONGEST_WORD', 1000)
+    text_error = error_of(path, whole, text_column='t')
+    assert ' is not utf-8 text' in text_error or ' line 1 is not JSON' in text_error
+    changed = whole[:-8] + bytes(4) + whole[-4:]
+    assert error_of(path, changed, text_column='t').startswith(' is damaged: its gzip data is not as it was written')
+    monkeypatch.setattr(read_text, '_LOOK_ON', 20)
+    assert error_of(path, changed, text_column='t') == text_error
+
+
+def test_zst_of_long_range_and_frames_to_be_skipped(tmp_path):
+    zstandard = pytest.importorskip('zstandard')
+    compressor = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=31)).compressobj()
+    (tmp_path / 'a.zst').write_bytes(b'\x50\x2a\x4d\x18\x02\0\0\0no' + compressor.compress(b'text') + compressor.flush())
+    assert documents(tmp_path / 'a.zst') == ['text']
+
+
+def test_the_package_for_zst_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'zstandard', None)
+    assert error_of(tmp_path / 'a.zst', b'') == ': reading .zst needs a package: pip install zstandard'
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_text, 'BLOCK', 4)
+    path = tmp_path / 'a'
+    path.write_text('twelve bytes')
+    pieces = read_documents(str(path), TextFormat())
+    assert next(pieces) == ('twel', False)
+    os.truncate(path, 6)
+    with pytest.raises(UserError, match='shrank while it was read: it had 12 bytes, and ended after 6'):
+        list(pieces)
+
+
+def test_the_bytes_that_were_read_are_told(tmp_path, block):
+    path, counts = tmp_path / 'a.gz', []
+    path.write_bytes(gzip.compress(b'x' * 999))
+    list(read_documents(str(path), TextFormat(), counts.append))
+    assert sum(counts) == path.stat().st_size and max(counts) <= block
+
+
+# Records
+
+
+def test_records_of_jsonl(tmp_path, block):
+    texts = ['ä "quoted"\nline', '', '\U0001f600', 'x' * 50]
+    lines = [json.dumps({'n': 1, 'text': text}, ensure_ascii=number % 2 == 0) for number, text in enumerate(texts)]
+    (tmp_path / 'a.jsonl').write_text('\r\n'.join([*lines, '', ' ', '{"text": "a\\r\\nb\\rc \\ud800", "n": {}}']), newline='')
+    assert documents(tmp_path / 'a.jsonl', text_column='text') == [*texts, 'a\nb\nc \ufffd']
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"t": "a"}\n\n{"u": 1, "v": 2}\n', " line 3 has no column 't' (--text_column); it has 'u', 'v'"),
+    ('{}', " line 1 has no column 't' (--text_column); it has none"),
+    ('{"t": "a"}\n["t"]', " line 2 must hold an object, with the column 't'"),
+    ('{"t": null}', " line 1: the column 't' holds null; expected text"),
+    ('{"t": "a"}\n{"t": "b"', ' line 2 is not JSON: '),
+    ('[' * 100_000, ' line 1 is not JSON: '),
+])
+def test_mistakes_in_jsonl(tmp_path, content, message):
+    assert error_of(tmp_path / 'a.jsonl', content, text_column='t').startswith(message)
+
+
+@pytest.mark.parametrize('suffix', ['jsonl', 'csv'])
+def test_a_record_that_is_too_long(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(read_text, 'LONGEST_RECORD', 1000)
+    monkeypatch.setattr(read_text, 'BLOCK', 10)
+    line = {'jsonl': '{"t": "%s"}\n', 'csv': 't\n"%s"\n'}[suffix]
+    (tmp_path / f'a.{suffix}').write_text(line % ('a ' * 490) + (line % 'short').replace('t\n"', '"') * 200)
+    assert documents(tmp_path / f'a.{suffix}', text_column='t') == ['a ' * 490] + ['short'] * 200
+    assert error_of(tmp_path / f'a.{suffix}', line % 'a\n' + line % ('a ' * 510) if suffix == 'csv' else '{"t": ""}\n' + line % (
+        'a ' * 510), text_column='t').endswith('has more than 1000 characters, too many for a record, which is read whole: '
+                                              'break it into several')
+    assert 'field larger than field limit' in error_of(tmp_path / 'a.csv', 't\n"' + 'a line\n' * 200, text_column='t')
+
+
+def test_jsonl_without_a_column(tmp_path):
+    assert error_of(tmp_path / 'a.jsonl', '{}') == ' holds records: name the column of its text (--text_column)'
+
+
+def test_records_of_csv(tmp_path, block):
+    long = 'y' * 200_000        # more than the csv module takes by itself
+    (tmp_path / 'a.csv').write_bytes(f'id,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,\r\n3,{long}'.encode())
+    if block > 9:
+        assert documents(tmp_path / 'a.csv', text_column='text') == ['two\nlines, "quoted"', '', long]
+        assert documents(tmp_path / 'a.csv')[0].startswith('id,text\n1,"two\n')
+
+
+@pytest.mark.parametrize('content, message', [
+    ('a,b\n1,2\n', " line 1 has no column 't' (--text_column); it has 'a', 'b'"),
+    ('a,t\n1,2\n\n1,2,3\n', ' line 4 has 3 columns, but the header 2'),
+    ('a,t\n1,2\n1\n', ' line 3 has 1 columns, but the header 2'),
+    ('a,t\n1,"2\n3\n', ' line 3 is not CSV: '),
+    ('a,t\n1,"2"3\n', ' line 2 is not CSV: '),
+])
+def test_mistakes_in_csv(tmp_path, content, message):
+    assert error_of(tmp_path / 'a.csv', content, text_column='t').startswith(message)

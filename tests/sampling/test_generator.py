@@ -1,0 +1,172 @@
+"""Batches of prompts through the cache: each row as if alone, and as the oracle, which has no cache, would have it."""
+
+import signal
+
+import numpy as np
+import pytest
+
+import reference
+from network.hparams import load_hparams
+
+PROMPTS = ['the', 'the quick brown fox jumps', 'dog', 'over the lazy dog; the', 'a']
+
+
+@pytest.fixture(scope='module')
+def generator(tf, model_directory):
+    from generator import Generator
+    return Generator(str(model_directory))
+
+
+@pytest.fixture(scope='module')
+def oracle(tf, model_directory):
+    """logits(tokens): of the next token, without a cache, from the window that a text of these tokens has."""
+    hparams = load_hparams(str(model_directory))
+    reader = tf.train.load_checkpoint(str(model_directory))
+    params = {name.removeprefix('model/'): reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return lambda window: reference.gpt2(np.array([window]), params, hparams)[0, -1]
+
+
+@pytest.fixture(params=[256, 5], ids=['room at once', 'room by and by'])
+def room(request, tf, monkeypatch):
+    import generator
+    monkeypatch.setattr(generator, 'ROOM', request.param)
+
+
+def greedy(oracle, tokens, n, n_ctx, likely=lambda logits, tokens: logits):
+    """n greedy tokens after these, the window falling to its last half whenever it overflows."""
+    tokens, window = list(tokens), 0
+    for _ in range(n):
+        if len(tokens) - window > n_ctx:
+            window = len(tokens) - n_ctx // 2
+        tokens.append(int(likely(oracle(tokens[window:]), tokens).argmax()))
+    return tokens[-n:]
+
+
+def ids_of(generator, prompts, batch_size, **settings):
+    from sampling.continuation import Settings
+    seed = settings.pop('seed', 3)
+    texts = [generator.continuation(prompt, Settings(**settings), [seed, i]) for i, prompt in enumerate(prompts)]
+    return [text.ids for text in generator.finish(texts, batch_size)]
+
+
+def test_greedy_equals_the_oracle_past_several_windows(generator, oracle, room):
+    rows = ids_of(generator, PROMPTS[:3], 3, temperature=0, length=200, stop_at_eot=False)
+    n_ctx = generator.hparams.n_ctx
+    assert n_ctx == 32
+    for prompt, ids in zip(PROMPTS, rows):
+        assert ids == greedy(oracle, generator.encoder.encode(prompt), 200, n_ctx), prompt
+
+
+@pytest.mark.parametrize('settings', [{'top_k': 40}, {'temperature': 1.5}, {'top_p': 0.9, 'repetition_penalty': 1.3},
+                                      {'stop': ('e', 'o'), 'truncate': True}], ids=str)
+def test_rows_equal_those_sampled_alone(generator, room, settings):
+    alone = [generator.generate([''] * i + [prompt], batch_size=1, length=70, seed=3, **settings)[i]
+             for i, prompt in enumerate(PROMPTS)]
+    assert len(set(alone)) == len(PROMPTS)
+    for batch_size in (2, 5, 8):
+        assert generator.generate(PROMPTS, batch_size=batch_size, length=70, seed=3, **settings) == alone
+    assert generator.generate(PROMPTS, length=70, seed=4, **settings) != alone
+
+
+def test_a_row_that_is_done_makes_place_for_the_next(generator):
+    from sampling.continuation import Settings
+    texts = [generator.continuation('the', Settings(length=n), [0, n]) for n in (9, 1, 1, 5, 2)]
+    begun = [texts.index(text) for text in generator.steps(texts, 2) if len(text.ids) == 1 and texts[0].stop_reason is None]
+    assert begun == [0, 1, 2, 3, 4]     # all others in the second row, while the first grows
+    assert [len(text.ids) for text in texts] == [9, 1, 1, 5, 2]
+    assert [text.stop_reason for text in texts] == ['length'] * 5
+
+
+def test_finish_keeps_the_order(generator):
+    from sampling.continuation import Settings
+    texts = [generator.continuation('the', Settings(length=n), [0, n]) for n in (9, 1, 3)]
+    assert list(generator.finish(texts, 3)) == texts
+
+
+def test_a_stream_is_the_text_even_if_another_call_comes_between(generator):
+    [expected] = generator.generate(['the fox'], length=50, seed=5, stop_at_eot=False)
+    pieces = []
+    for piece in generator.stream('the fox', length=50, seed=5, stop_at_eot=False):
+        pieces.append(piece)
+        if len(pieces) % 7 == 0:
+            generator.generate(PROMPTS, length=3)
+    assert ''.join(pieces) == expected
+    assert len(pieces) > 10
+
+
+def test_the_repetition_penalty_is_the_oracle_s(generator, oracle):
+    def penalized(logits, tokens):
+        seen = np.isin(np.arange(len(logits)), tokens)
+        return np.where(seen, np.where(logits > 0, logits / 1.7, logits * 1.7), logits)
+    rows = ids_of(generator, PROMPTS, 5, temperature=0, length=60, repetition_penalty=1.7, stop_at_eot=False)
+    for prompt, ids in zip(PROMPTS, rows):
+        assert ids == greedy(oracle, generator.encoder.encode(prompt), 60, 32, penalized)
+    assert rows != ids_of(generator, PROMPTS, 5, temperature=0, length=60, stop_at_eot=False)
+
+
+def test_the_log_probability_is_the_model_s_own(generator, oracle):
+    from sampling.continuation import Settings
+    texts = [generator.continuation(prompt, Settings(length=6, top_k=3, temperature=0.5), [1, i])
+             for i, prompt in enumerate(PROMPTS)]
+    for text in generator.finish(texts, 3):
+        expected = 0
+        for i, token in enumerate(text.ids):
+            logits = oracle(text.tokens[:len(text.tokens) - len(text.ids) + i])
+            expected += logits[token] - np.log(np.exp(logits).sum())
+        assert text.log_probability == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_setting_changes_the_graph(generator, tf):
+    graph = generator._session.graph
+    before = len(graph.get_operations())
+    generator.generate(PROMPTS, length=40, temperature=0.7, top_k=5)
+    generator.generate(PROMPTS[:2], length=3, top_p=0.5, repetition_penalty=1.2)
+    assert len(graph.get_operations()) == before
+    assert graph.finalized
+
+
+@pytest.mark.parametrize('number', [1, 2, 3], ids=['making room', 'the prompt', 'a token'])
+def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
+    run, ended = generator._session.run, []
+
+    def interrupted(*args, **kwargs):
+        if len(ended) == number - 1:
+            signal.raise_signal(signal.SIGINT)
+        ended.append(run(*args, **kwargs))
+        return ended[-1]
+
+    [expected] = generator.generate(['the'], length=5, seed=1)
+    monkeypatch.setattr(generator._session, 'run', interrupted)
+    monkeypatch.setattr(generator, '_decode_call', None)        # which would know the other run
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(['the'], length=5, seed=1)
+    assert len(ended) == number
+    assert generator.generate(['the'], length=5, seed=1) == [expected]
+
+
+def test_its_session_settles_the_threads_before_its_programs_do(tf, model_directory, monkeypatch):
+    """With a pool of threads for all of them, compiled programs cut their matmuls up for it: a seventh of the speed was lost."""
+    import generator
+    made = []
+    session, decoder = tf.Session, generator.Decoder
+    monkeypatch.setattr(generator.tf, 'Session', lambda **kwargs: made.append('session') or session(**kwargs))
+    monkeypatch.setattr(generator, 'Decoder', lambda *args: made.append('programs') or decoder(*args))
+    generator.Generator(str(model_directory))
+    assert made == ['session', 'programs']
+
+
+def test_ids_beyond_the_vocabulary_are_never_drawn(tf, model_directory):
+    """As in a model whose n_vocab was rounded up."""
+    from generator import Generator
+    from storage.model_directory import open_model
+    opened = open_model(str(model_directory))
+    encoder = opened.encoder
+    encoder.n_vocab -= 30
+    texts = ids_of(Generator(opened), PROMPTS, 5, length=60, temperature=5, stop_at_eot=False)
+    assert max(map(max, texts)) < encoder.n_vocab
+
+
+def test_a_prompt_longer_than_the_window_is_refused(generator):
+    from command.errors import UserError
+    with pytest.raises(UserError, match=r"the prompt has \d+ tokens, the model's window holds 32"):
+        generator.generate(['z' * 40])

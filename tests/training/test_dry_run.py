@@ -1,0 +1,311 @@
+"""train.py --dry_run: a plan, without TensorFlow and without a byte written; its formula against what was measured."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+
+import pytest
+
+from command import machine
+from command.errors import UserError
+from conftest import TEXT, write_zeros
+from encoder import load_encoder
+from network.hparams import load_hparams
+from storage import lock
+from training import dry_run as planning
+from training import memory, prepare
+from training.memory import MEASURED, MEDIUM, SMALL, Step
+
+MEMORY = 'memory of a training step on a CPU, in float32, by formula'
+BENCH = 'measured (bench/README.md; one sequence of 1,024 tokens where nothing else is said)'
+
+
+def total(step):
+    return sum(memory.memory(step).values())
+
+
+@pytest.fixture
+def place(settings_directory, tmp_path):
+    """A working directory with a corpus and `models/toy`, whose weights are zeros."""
+    shutil.copytree(settings_directory, tmp_path / 'models/toy')
+    (tmp_path / 'models/toy/checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
+    write_zeros(tmp_path / 'models/toy/model.ckpt', load_hparams(str(settings_directory)).shapes())
+    (tmp_path / 'corpus.txt').write_text(TEXT)
+    return tmp_path
+
+
+@pytest.fixture
+def dry_run(place, monkeypatch, capsys):
+    """Runs train.py --dry_run in this process: its plan, as {section: {row: (value, remark)}}, and all that it prints."""
+    def contents():
+        return {path: path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in place.rglob('*')}
+
+    def run(*flags):
+        import train
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--dry_run',
+                                          *map(str, flags)])
+        for name in ('tensorflow', 'tensorflow.compat.v1'):     # which makes an import of it fail
+            monkeypatch.setitem(sys.modules, name, None)
+        before = contents()
+        try:
+            train.main()
+        finally:
+            assert contents() == before
+        output = capsys.readouterr().out
+        return sections(output), output
+    return run
+
+
+def sections(output):
+    found, section = {}, None
+    for line in output.splitlines():
+        if not line.startswith(' '):
+            section = found.setdefault(line.split(':')[0], {})
+        elif row := re.fullmatch(r'  (.{40}) +(\S+(?: GB)?)(?:  (.*))?', line):
+            section[row[1].strip()] = (row[2], row[3])
+    return found
+
+
+@pytest.mark.parametrize('measured', MEASURED, ids=lambda measured: f'{measured.step.hparams.n_layer}{measured.flags}')
+def test_the_formula_is_never_below_what_was_measured_and_little_above(measured):
+    assert measured.peak <= total(measured.step) / 1e9 <= 1.1 * measured.peak
+
+
+def test_the_measured_figures_are_of_both_sizes_with_and_without_recomputation():
+    assert {(row.step.hparams, row.step.memory_saving) for row in MEASURED} == {
+        (hparams, saving) for hparams in (SMALL, MEDIUM) for saving in (False, True)}
+
+
+def test_parameters_of_the_published_models():
+    assert memory.parameters(SMALL) == {
+        'token embeddings': 50257 * 768, 'position embeddings': 1024 * 768,
+        'attention': 12 * (768 * 2304 + 2304 + 768 * 768 + 768),
+        'mlp': 12 * (2 * 768 * 3072 + 3072 + 768), 'normalisation': 25 * 2 * 768}
+    assert sum(memory.parameters(SMALL).values()) == 124_439_808
+    assert sum(memory.parameters(MEDIUM).values()) == 354_823_168
+    assert memory.trained_parameters(Step(SMALL)) == 124_439_808
+    assert memory.trained_parameters(Step(SMALL, only_layers=True)) == 12 * (12 * 768 ** 2 + 13 * 768)
+
+
+def test_what_each_flag_changes():
+    weights = 4 * 124_439_808
+    parts = memory.memory(Step(SMALL))
+    assert (parts['weights'], parts['optimizer'], parts['sums of gradients']) == (weights, 2 * weights, 0)
+    assert memory.memory(Step(SMALL, optimizer='sgd'))['optimizer'] == 0
+    assert memory.memory(Step(SMALL, accumulate=2))['sums of gradients'] == weights
+    assert memory.memory(Step(SMALL, memory_saving=True))['activations'] == parts['activations'] / 10
+    assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
+    # A gradient is gone once its weight is updated, except where all gradients are needed together.
+    assert memory.memory(Step(MEDIUM, memory_saving=True))['gradients'] == 4 * 50257 * 1024
+    assert memory.memory(Step(MEDIUM, memory_saving=True, accumulate=2))['gradients'] == 4 * 354_823_168
+    parts = memory.memory(Step(MEDIUM, memory_saving=True, clip_norm=1.0))
+    assert parts['activations'] + parts['gradients'] == 4 * 354_823_168
+
+
+def test_the_plan_of_a_corpus_and_a_model(dry_run, place):
+    (place / 'corpus').mkdir()
+    (place / 'corpus/a.txt').write_text(TEXT)
+    (place / 'corpus/b.txt').write_text('the lazy dog')
+    told, output = dry_run('--dataset', 'corpus', '--batch_size', 3, '--accumulate_gradients', 2, '--seq_length', 16,
+                           '--max_steps', 100, '--epochs', 1.5)
+    encoder = load_encoder(str(place / 'models/toy'))
+    tokens = len(encoder.encode(TEXT)) + len(encoder.encode('the lazy dog')) + 1      # and <|endoftext|> between them
+    assert told['corpus'] == {
+        'files': ('2', None), 'bytes': (f'{len(TEXT) + 12:,}', None), 'tokens': (f'{tokens:,}', None),
+        'tokens in a step': ('96', None), 'steps in an epoch': (str(-(-tokens // 96)), None),
+        'epochs': (f'{9600 / tokens:.1f}', 'in --max_steps 100'),
+        'steps': (str(-(-3 * tokens // 192)), 'in --epochs 1.5')}
+    assert told['model']['mlp'] == (f'{2 * (2 * 24 * 96 + 96 + 24):,}', None)
+    assert told['model']['trained'] == (told['model']['parameters'][0], 'with adam, from models/toy/model.ckpt')
+    assert told[MEMORY]['available'][1] == 'fits'
+    assert 'what takes less' not in output
+    assert told[BENCH]['124M'] == ('3.32 GB', None)
+
+
+def test_the_plan_of_several_workers(dry_run):
+    """They share each step; on one machine they share its memory too."""
+    flags = ('--batch_size', 2, '--seq_length', 16, '--max_steps', 100)
+    alone, _ = dry_run(*flags)
+    here, _ = dry_run(*flags, '--local_workers', 3)
+    elsewhere, _ = dry_run(*flags, '--workers', 'a:1,b:1,c:1', '--worker_index', 2)
+    tokens = int(alone['corpus']['tokens'][0].replace(',', ''))
+    for told in (here, elsewhere):
+        assert told['corpus']['workers'] == ('3', 'share each step')
+        assert told['corpus']['tokens in a step'] == ('96', None)
+        assert told['corpus']['steps in an epoch'] == (str(-(-tokens // 96)), None)
+        assert told['corpus']['epochs'][0] == f'{9600 / tokens:.1f}'
+        assert told[MEMORY]['in all'] == (alone[MEMORY]['in all'][0], 'for each worker, and some more for sums')
+    assert 'workers' not in alone['corpus'] and alone[MEMORY]['in all'][1] is None
+    assert '3 workers on this machine' in here[MEMORY] and '3 workers on this machine' not in elsewhere[MEMORY]
+    assert elsewhere['model']['trained'][1] == 'with adam, from worker 0'
+
+
+def test_workers_on_one_machine_share_its_memory():
+    needed = total(Step(SMALL))
+    told = sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2, 2)))
+    assert told[MEMORY]['2 workers on this machine'] == (f'{2 * needed / 1e9:.2f} GB', None)
+    assert told[MEMORY]['available'][1] == 'may just fit'
+    smaller = 2 * total(Step(SMALL, memory_saving=True))
+    assert told['what takes less, each with all above it'] == {'--memory_saving_gradients': (f'{smaller / 1e9:.2f} GB', 'fits')}
+    assert sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2)))[MEMORY]['available'][1] == 'fits'
+
+
+def test_a_dry_run_of_more_local_workers_than_gpus(dry_run, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+    with pytest.raises(UserError, match='--local_workers 2: there are 1 GPUs, and each worker takes one'):
+        dry_run('--local_workers', 2)
+
+
+def test_the_number_of_workers_of_a_run_that_goes_on(dry_run, place):
+    settings = {'flags': {}, 'corpus': {}, 'workers': 2}
+    (run_of_seven_steps(place) / 'settings.json').write_text(json.dumps(settings))
+    assert 'the number of workers' not in dry_run('--local_workers', 2)[1]
+    assert '--batch_size sequences: 2 before, 3 now' in dry_run('--local_workers', 3)[1]
+
+
+def test_what_is_held_out_is_not_trained_on(dry_run, place):
+    (place / 'corpus.txt').write_text('<|endoftext|>'.join([TEXT] * 4))
+    whole, rest = (dry_run(*flags)[0]['corpus']['tokens'][0] for flags in ((), ('--val_split', 0.25, '--val_every', 1)))
+    assert int(rest.replace(',', '')) < 0.8 * int(whole.replace(',', ''))
+
+
+def run_of_seven_steps(place):
+    run = place / 'checkpoint/run1'
+    shutil.copytree(place / 'models/toy', run)
+    (run / 'checkpoint').write_text('model_checkpoint_path: "model-7"\n')
+    for suffix in ('index', 'data-00000-of-00001'):
+        (run / f'model.ckpt.{suffix}').rename(run / f'model-7.{suffix}')
+    return run
+
+
+def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
+    run = run_of_seven_steps(place)
+    (run / 'model-9.index.part').write_text('what a start of the run would clean up')
+    told, output = dry_run('--optimizer', 'sgd', '--only_train_transformer_layers')
+    assert told['model']['trained'][1] == 'with sgd, from checkpoint/run1/model-7'
+    assert int(told['model']['trained'][0].replace(',', '')) == 2 * (12 * 24 ** 2 + 13 * 24)
+    assert 'optimizer' not in told[MEMORY]
+    assert 'goes on after 7 steps' in output
+    assert 'at its end after 7 steps already: --max_steps 5 reached' in dry_run('--max_steps', 5)[1]
+    assert 'from models/toy/model.ckpt' in dry_run('--overwrite')[1]
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
+    (['--seq_length', 33], '--seq_length 33 is more than'),
+    (['--model_name', 'none'], "no model 'none'"),
+    (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'"),
+    (['--val_every', 1, '--val_dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
+    (['--run_name', '../corpus.txt'], 'cannot write to checkpoint/../corpus.txt: .*corpus.txt is no directory')])
+def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
+    with pytest.raises(UserError, match=words):
+        dry_run(*flags)
+
+
+@pytest.mark.parametrize(('harm', 'words'), [
+    (lambda model: (model / 'model.ckpt.data-00000-of-00001').unlink(),
+     'cannot read the checkpoint models/toy/model.ckpt: models/toy/model.ckpt.data-00000-of-00001: No such file'),
+    (lambda model: os.truncate(model / 'model.ckpt.data-00000-of-00001', 1000), 'is cut off: it has 1,000 bytes of '),
+    (lambda model: os.truncate(model / 'model.ckpt.index', 100), 'models/toy/model.ckpt.index is cut off or damaged'),
+    (lambda model: write_zeros(model / 'model.ckpt', {'model/wte': [9, 24]}),
+     'models/toy/model.ckpt is a checkpoint of another model, it looks like .* n_embd 24: it holds no model/wpe')])
+def test_weights_that_will_not_do(dry_run, place, harm, words):
+    harm(place / 'models/toy')
+    with pytest.raises(UserError, match=words):
+        dry_run()
+
+
+def test_tokens_that_a_run_keeps_are_read(dry_run, place, monkeypatch):
+    import train
+    assert 'its tokens are in' not in dry_run()[1]
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt'])
+    prepare.prepare(train.parse_flags()).lock.close()
+    told, output = dry_run()
+    assert 'its tokens are in checkpoint/run1/dataset.npz' in output
+    fresh, output = dry_run('--no_cache')
+    assert 'its tokens are in' not in output and told['corpus'] == fresh['corpus']
+
+
+def test_another_process_that_trains_there_is_told_and_not_disturbed(dry_run, place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert 'another process' not in dry_run()[1]
+    with lock.lock('checkpoint/run1'):
+        for _ in range(2):      # one look does not stand in the way of the next
+            assert (f'another process (number {os.getpid()}) trains in checkpoint/run1 now: a run would be refused until it ends'
+                    in dry_run()[1])
+        with pytest.raises(UserError, match='another process .* trains in checkpoint/run1'):
+            lock.lock('checkpoint/run1')
+    assert 'another process' not in dry_run()[1]
+
+
+def test_a_run_that_begins_while_somebody_looks_waits_a_moment(tmp_path, monkeypatch):
+    (tmp_path / 'lock').touch()
+    looks = open(tmp_path / 'lock', encoding='utf-8')      # noqa: SIM115  (closed when the run waits)
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock.time, 'sleep', lambda seconds: looks.close())
+    with lock.lock(str(tmp_path)):
+        assert looks.closed
+
+
+def test_a_vocabulary_larger_than_the_model(dry_run, place):
+    path = place / 'models/toy/hparams.json'
+    n_tokens = json.loads(path.read_text())['n_vocab']
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'n_vocab': n_tokens - 1}))
+    with pytest.raises(UserError, match=f'models/toy: encoder.json has {n_tokens} tokens, but n_vocab in hparams.json is '
+                                        f'{n_tokens - 1}$'):
+        dry_run()
+
+
+def test_a_place_that_may_not_be_written_to(dry_run, place, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    with pytest.raises(UserError, match=f'cannot write to checkpoint/run1: there is no permission to write to {place}'):
+        dry_run()
+
+
+def test_flags_that_take_less_until_it_fits():
+    step = Step(MEDIUM, batch_size=8, accumulate=2, clip_norm=1.0)
+    flags, steps = zip(*memory.remedies(step))
+    assert flags == ('--batch_size 1', '--memory_saving_gradients', '--accumulate_gradients 1', '--clip_norm 0',
+                     '--optimizer sgd', '--seq_length 256')
+    sizes = [total(smaller) for smaller in (step, *steps)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [flag for flag, _ in memory.remedies(dataclasses.replace(steps[-1], seq_length=4))] == []
+    lines = '\n'.join(planning._memory(step, int(1.2 * sizes[2]) + 1))
+    told = sections(lines)
+    assert told[MEMORY]['available'][1] == 'too much'
+    assert [remark for _, remark in told['what takes less, each with all above it'].values()] == ['may just fit', 'fits']
+
+
+def test_what_may_just_fit_is_told_what_takes_less():
+    needed = total(Step(SMALL))
+    told = sections('\n'.join(planning._memory(Step(SMALL), int(1.1 * needed))))
+    assert told[MEMORY]['available'][1] == 'may just fit'
+    assert told['what takes less, each with all above it']['--memory_saving_gradients'][1] == 'fits'
+    assert 'what takes less' not in '\n'.join(planning._memory(Step(SMALL), int(1.3 * needed)))
+
+
+def test_the_formula_is_given_what_the_flags_say(dry_run, place, monkeypatch):
+    given = []
+    monkeypatch.setattr(planning, '_memory', lambda step, *_: given.append(step) or [])
+    dry_run()
+    dry_run('--batch_size', 2, '--seq_length', 16, '--accumulate_gradients', 3, '--memory_saving_gradients', '--clip_norm', 1,
+            '--optimizer', 'sgd', '--only_train_transformer_layers')
+    hparams = load_hparams(str(place / 'models/toy'))
+    assert given == [Step(hparams, seq_length=32), Step(hparams, 2, 16, 3, True, 1.0, 'sgd', True)]
+
+
+def test_memory_that_is_not_told(monkeypatch):
+    assert 1e6 < machine.available_memory() <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+    monkeypatch.setattr(machine, 'open', missing, raising=False)
+    assert machine.available_memory() == os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    monkeypatch.setattr(os, 'sysconf_names', {})
+    assert machine.available_memory() is None
+    assert 'this system does not tell' in '\n'.join(planning._memory(Step(SMALL), None))

@@ -1,0 +1,366 @@
+"""Runs that stop and go on: exactly where they were, whatever happened in between."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from command.errors import UserError
+from conftest import ROOT, one_line_error
+from storage import checkpoints, lock, run_state
+from storage.run_state import RunState
+
+LOSS = re.compile(r'^\[(\d+) \|.*? (?:loss=(\S+) avg=(\S+)|validation loss = (\S+))', re.MULTILINE)
+SMALL = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01)
+
+
+def told(output):
+    """(step, loss, average or validation loss) of each line."""
+    return [match.groups() for match in LOSS.finditer(output)]
+
+
+def variables(tf, directory):
+    reader = tf.train.load_checkpoint(str(directory))
+    return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
+
+
+def rows(home, run='run1'):
+    return [json.loads(line) for line in (home / f'checkpoint/{run}/metrics.jsonl').read_text().splitlines()]
+
+
+@pytest.mark.parametrize('flags', [
+    ('--optimizer', 'adam', '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1, '--sample_length', 5),
+    ('--optimizer', 'sgd', '--accumulate_gradients', 2, '--noise', 0.3),
+    ('--optimizer', 'adam', '--accumulate_gradients', 2, '--noise', 0.3, '--memory_saving_gradients', '--val_every', 1,
+     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5),
+    ('--optimizer', 'adamw', '--memory_saving_gradients', '--clip_norm', 1, '--learning_rate_schedule', 'cosine'),
+])
+def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
+    (home / 'documents.txt').write_text('<|endoftext|>'.join(f'the dog number {i} jumps over it; ' * 9 for i in range(9)))
+    flags = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01, '--seed', 3, *flags)
+    whole = train('--run_name', 'whole', '--max_steps', 6, *flags)
+    before = train('--run_name', 'parts', *flags, '--max_steps', 6, '--epochs', 0.001)      # ends after a step
+    assert [step for step, *_ in told(before)][-1] == '1'
+    after = train('--run_name', 'parts', '--max_steps', 6, *flags)
+    assert told(before) + told(after) == told(whole)
+    whole_weights = variables(tf, home / 'checkpoint/whole')
+    assert whole_weights == variables(tf, home / 'checkpoint/parts')
+    assert any('Adam' in name for name in whole_weights) == ('sgd' not in flags)
+    timeless = [[{key: value for key, value in row.items() if key != 'tokens_per_second'} for row in rows(home, run)]
+                for run in ('whole', 'parts')]
+    assert timeless[0] == timeless[1]
+    samples = [{path.name: path.read_text() for path in (home / 'samples' / run).iterdir()} for run in ('whole', 'parts')]
+    assert samples[0] == samples[1]
+    assert bool(samples[0]) == ('--sample_length' in flags)
+
+
+def test_validation_and_samples_do_not_disturb_training(tf, train, home):
+    train('--run_name', 'quiet', '--max_steps', 4, '--seed', 1, *SMALL)
+    train('--run_name', 'busy', '--max_steps', 4, '--seed', 1, *SMALL, '--val_every', 1, '--val_batch_count', 1,
+          '--sample_every', 1, '--sample_length', 3)
+    assert variables(tf, home / 'checkpoint/quiet') == variables(tf, home / 'checkpoint/busy')
+
+
+def test_where_to_restore_from(train, home):
+    train('--max_steps', 3, '--save_every', 1, *SMALL)
+    def begun(output):
+        return re.search('^Loading checkpoint (.*)$', output, re.MULTILINE)[1], told(output)[0][0]
+    assert begun(train('--max_steps', 2, '--restore_from', 1, *SMALL)) == ('checkpoint/run1/model-1', '2')
+    assert begun(train('--max_steps', 3, *SMALL)) == ('checkpoint/run1/model-2', '3')     # where the run went on last
+    for where in ('run1', 'checkpoint/run1', 'checkpoint/run1/model-3', 'checkpoint/run1/model-3.index'):
+        output = train('--run_name', 'of-' + where.replace('/', '-'), '--restore_from', where, '--max_steps', 1, *SMALL)
+        assert begun(output) == ('checkpoint/run1/model-3', '1')
+    with pytest.raises(UserError, match=r"checkpoint 'checkpoint/run1/model-9'; checkpoints there: .*model-1, .*model-3"):
+        train('--restore_from', 9)
+    with pytest.raises(UserError, match=r"no checkpoint 'elsewhere'; this run has .*model-3; runs in checkpoint: .*run1"):
+        train('--restore_from', 'elsewhere')
+
+
+def test_a_run_is_written_over_only_on_demand(train, home):
+    train('--max_steps', 2, '--save_every', 1, *SMALL)
+    before = sorted((home / 'checkpoint/run1').iterdir())
+    for where in ('fresh', 'models/toy'):
+        with pytest.raises(UserError, match='would write over the run in checkpoint/run1: give another --run_name, or --over'):
+            train('--restore_from', where, '--max_steps', 1)
+    assert sorted((home / 'checkpoint/run1').iterdir()) == before
+    with pytest.raises(UserError, match='--overwrite would remove checkpoint/run1/model-1'):
+        train('--restore_from', 1, '--overwrite')
+    output = train('--restore_from', 'fresh', '--overwrite', '--max_steps', 1, *SMALL)
+    assert [step for step, *_ in told(output)] == ['1']
+    assert {path.name for path in (home / 'checkpoint/run1').glob('model-*.index')} == {'model-1.index'}
+    assert [row['step'] for row in rows(home)] == [1]
+
+
+def test_rotation_goes_on_after_a_restart_and_spares_the_best(train, home):
+    train('--max_steps', 3, '--save_every', 1, '--keep', 2, *SMALL)
+    train('--max_steps', 4, '--save_every', 1, '--keep', 2, *SMALL)
+    def kept():
+        return {path.stem for path in (home / 'checkpoint/run1').glob('model-*.index')}
+    assert kept() == {'model-3', 'model-4'}
+    assert {path.name.split('.')[0] for path in (home / 'checkpoint/run1').glob('model-*')} == kept()
+    # A learning rate as large as this makes each validation after the first worse.
+    train('--max_steps', 8, '--keep', 1, '--keep_best', '--val_every', 1, '--val_batch_count', 1, '--save_every', 1,
+          '--sample_every', 0, '--learning_rate', 0.5)
+    losses = [(row['val_loss'], row['step']) for row in rows(home) if 'val_loss' in row]
+    assert kept() == {f'model-{min(losses)[1]}', 'model-8'}
+    train('--max_steps', 10, '--keep', 0, '--save_every', 1, *SMALL)
+    assert {'model-8', 'model-9', 'model-10'} <= kept()
+
+
+def test_patience_epochs_and_save_secs(train, home):
+    output = train('--max_steps', 50, '--patience', 2, '--val_every', 1, '--val_batch_count', 1, '--sample_every', 0,
+                   '--learning_rate', 1.0)
+    values = [float(loss) for *_, loss in told(output) if loss]
+    best = values.index(min(values))
+    assert len(values) == best + 3
+    assert 'no better validation loss than' in output
+    assert 'at its end' in train('--max_steps', 50, '--patience', 2, '--val_every', 1)
+    output = train('--run_name', 'two', '--epochs', 0.1, '--warn_epochs', 0.05, *SMALL)
+    epochs = [float(value) for value in re.findall(r'epoch=(\S+)', output)]
+    assert epochs[-1] >= 0.1 > epochs[-2]
+    assert output.count('times over the corpus') == 1
+    output = train('--run_name', 'three', '--max_steps', 3, '--save_secs', 1e-9, '--save_every', 0, *SMALL)
+    assert re.findall(r'Saving \S+-(\d)', output) == ['1', '2', '3']
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(home, number):
+    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
+               '--sample_every', '0']
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('[3 '):
+                break
+        busy = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert f'another process (number {process.pid}) trains in checkpoint/run1' in one_line_error(busy)
+    assert process.returncode == 0, errors
+    assert f'{number.name}: stopping\n' in output
+    step = int((home / 'checkpoint/run1/counter').read_text())
+    assert step >= 3
+    assert run_state.read(str(home / f'checkpoint/run1/model-{step}')).step == step
+    assert rows(home)[-1]['step'] == step
+
+
+def test_a_second_signal_leaves_at_once():
+    code = ('import sys, time\nsys.path.insert(0, sys.argv[1])\nfrom command.stop_signal import StopSignal\n'
+            'with StopSignal() as stop:\n    print("ready", flush=True)\n    while True:\n        time.sleep(0.01)\n'
+            '        if stop.received:\n            print(stop.received, flush=True)\n            stop.received = None\n')
+    with subprocess.Popen([sys.executable, '-c', code, os.path.join(ROOT, 'src')], stdout=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stdout.readline() == 'ready\n'
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == 'SIGINT\n'
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize('suffix', [*run_state.SUFFIXES, '.json'])
+@pytest.mark.parametrize('harm', ['cut', 'flip', 'remove'])
+def test_damage_is_named_and_passed_over(tmp_path, harm, suffix, capsys):
+    for step in (1, 2):
+        for each in run_state.SUFFIXES:
+            (tmp_path / f'model-{step}{each}').write_bytes(os.urandom(99))
+        run_state.write(str(tmp_path / f'model-{step}'), RunState(step=step, average=[1.5, 2.0]))
+    (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "model-2"\n')
+    newest, one = str(tmp_path / 'model-2'), str(tmp_path / 'model-1')
+    assert checkpoints.newest_sound(str(tmp_path)) == (newest, RunState(step=2, average=[1.5, 2.0]))
+    path = tmp_path / f'model-2{suffix}'
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    if harm == 'remove':
+        path.unlink()
+    else:
+        path.write_bytes(content if harm == 'flip' else content[:40])
+    if harm == 'remove' and suffix == '.json':      # as a checkpoint of the 2019 tools
+        assert checkpoints.newest_sound(str(tmp_path)) == (newest, None)
+        return
+    assert checkpoints.newest_sound(str(tmp_path))[0] == one
+    assert str(path) in capsys.readouterr().out
+    checkpoints.remove_checkpoint(one)
+    with pytest.raises(UserError, match='no sound checkpoint'):
+        checkpoints.newest_sound(str(tmp_path))
+
+
+def test_another_number_in_the_state_is_damage_too(tmp_path):
+    prefix = str(tmp_path / 'model-12')
+    run_state.write(prefix, RunState(step=12))
+    path = tmp_path / 'model-12.json'
+    path.write_text(path.read_text().replace('"step": 12', '"step": 13'))
+    with pytest.raises(UserError, match='model-12.json is damaged'):
+        run_state.read(prefix)
+
+
+def test_leftovers_are_cleaned(train, home):
+    train('--max_steps', 2, '--save_every', 1, *SMALL)
+    run = home / 'checkpoint/run1'
+    sound = {path.name for path in run.iterdir()}
+    for name in ('model-3.data-00000-of-00001', 'model-3.data-00000-of-00001.tempstate123', 'counter.part', 'model-4.index',
+                 'model-5.meta'):
+        (run / name).write_text('half')
+    (run / 'model-3_temp').mkdir()
+    checkpoints.clean(str(run))
+    assert {path.name for path in run.iterdir()} == sound
+
+
+@pytest.mark.parametrize('removed', range(4))
+def test_a_removal_that_was_cut_short_is_made_up_for(tmp_path, monkeypatch, removed):
+    prefix = str(tmp_path / 'model-3')
+    for suffix in (*run_state.SUFFIXES, '.json'):
+        (tmp_path / f'model-3{suffix}').write_text('')
+    with monkeypatch.context() as patch:
+        left = [removed]
+
+        def remove(path, unlink=os.unlink):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            unlink(path)
+        patch.setattr(os, 'remove', remove)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.remove_checkpoint(prefix)
+    checkpoints.clean(str(tmp_path))
+    for each in checkpoints.outdated(str(tmp_path), 1, set()):
+        checkpoints.remove_checkpoint(each)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tf, home, script):
+    flags = ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', *SMALL, '--save_every', 1]
+    assert script(*flags, '--max_steps', 2).returncode == 0
+    before = variables(tf, home / 'checkpoint/run1')
+    names = {path.name for path in (home / 'checkpoint/run1').iterdir() if not path.name.startswith('events')}
+
+    def small_files():
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    line = one_line_error(script(*flags, '--max_steps', 4, preexec_fn=small_files))
+    assert line.startswith('train.py: cannot save checkpoint/run1/model-3: ')
+    assert line.endswith('File too large; checkpoint/run1/model-2 is as it was')
+    assert {path.name for path in (home / 'checkpoint/run1').iterdir() if not path.name.startswith('events')} == names
+    assert variables(tf, home / 'checkpoint/run1') == before
+    assert script(*flags, '--max_steps', 3).returncode == 0
+
+
+def test_a_save_that_fails_at_its_end_leaves_nothing(train, home, monkeypatch):
+    def names():
+        return {path.name for path in (home / 'checkpoint/run1').iterdir() if not path.name.startswith('events')}
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    train('--max_steps', 2, *SMALL)
+    before = names()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_state, 'write', fail)
+        with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: No space left on device; .*model-2 is as'):
+            train('--max_steps', 3, *SMALL)
+    assert names() == before
+
+
+def test_a_save_whose_unfinished_file_cannot_be_written_leaves_nothing(train, home, monkeypatch):
+    train('--max_steps', 2, *SMALL)
+    write = run_state.write
+
+    def blocked(prefix, state):
+        (home / f'{prefix}.json.part').mkdir()
+        write(prefix, state)
+    monkeypatch.setattr(run_state, 'write', blocked)
+    with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: cannot write checkpoint/run1/model-3.json.part, '
+                                        'which .*: Is a directory; .*; checkpoint/run1/model-2 is as it was'):
+        train('--max_steps', 3, *SMALL)
+    assert not list((home / 'checkpoint/run1').glob('model-3*'))
+
+
+def test_other_settings_are_said(train, home):
+    train('--max_steps', 1, *SMALL)
+    assert 'other settings' not in train('--max_steps', 2, *SMALL)
+    (home / 'corpus.txt').write_text((home / 'corpus.txt').read_text() * 2)
+    output = train('--max_steps', 3, '--sample_every', 0, '--batch_size', 3, '--learning_rate', 0.01)
+    assert re.findall('This run goes on with other settings: (.*)', output)[0] == '--batch_size: 2 before, 3 now'
+    assert 'other settings: the corpus: corpus.txt of' in output
+    settings = json.loads((home / 'checkpoint/run1/settings.json').read_text())
+    assert settings['flags']['batch_size'] == 3
+    assert set(settings['versions']) >= {'python', 'tensorflow', 'numpy'}
+    assert settings['corpus']['tokens'] > 0
+
+
+def test_a_loss_that_is_no_number_never_reaches_a_checkpoint(tf, train, home):
+    train('--max_steps', 2, *SMALL)
+    before = variables(tf, home / 'checkpoint/run1')
+    with pytest.raises(UserError, match=r'the loss of step \d+ is \S+, the norm .*checkpoint/run1/model-2 is safe; try a smal'):
+        train('--max_steps', 40, '--sample_every', 0, '--optimizer', 'sgd', '--learning_rate', 1e30, '--save_every', 0)
+    assert variables(tf, home / 'checkpoint/run1') == before
+
+
+def test_metrics_of_steps_that_were_lost_are_dropped(tf, train, home):
+    train('--max_steps', 2, '--val_every', 1, '--val_batch_count', 1, *SMALL)
+    path = home / 'checkpoint/run1/metrics.jsonl'
+    kept = path.read_text()
+    path.write_text(kept + '{"step": 3, "loss": 1.0}\n{"step": 3, "val_loss": 1.0}\n{"step": 4, "lo')
+    train('--max_steps', 3, '--val_every', 1, '--val_batch_count', 1, *SMALL)
+    assert path.read_text().startswith(kept)
+    assert [(row['step'], 'loss' in row) for row in rows(home)] == [
+        (0, False), (1, True), (1, False), (2, True), (2, False), (3, True), (3, False)]
+
+
+def test_the_plot(train, home):
+    pytest.importorskip('matplotlib')
+    output = train('--max_steps', 2, '--val_every', 1, '--val_batch_count', 1, '--plot', *SMALL)
+    assert 'Loss curve: checkpoint/run1/loss.png' in output
+    assert (home / 'checkpoint/run1/loss.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_weights_alone_are_accepted(train, home):
+    output = train('--run_name', 'other', '--restore_from', 'models/toy/model.ckpt', '--max_steps', 1, *SMALL)
+    assert [step for step, *_ in told(output)] == ['1']
+
+
+BAD_FLAGS = [
+    (['--keep', '-1'], 'argument --keep: expected a whole number, 0 or more'),
+    (['--epochs', 'many'], 'argument --epochs: expected a number, 0 or more'),
+    (['--save_secs', '-2'], 'argument --save_secs: expected'),
+    (['--warn_epochs', 'x'], 'argument --warn_epochs: expected'),
+    (['--patience', '2'], '--patience goes by the validation loss: give --val_every too'),
+    (['--keep_best'], '--keep_best goes by the validation loss'),
+    (['--val_split', '2'], 'argument --val_split: expected a number from 0 to 1'),
+    (['--val_split', '0.5'], '--val_split needs a corpus of two documents or more'),
+    (['--val_split', '0.5', '--val_dataset', 'corpus.txt'], '--val_split and --val_dataset: give one of them'),
+    (['--restore_from', '7'], "no checkpoint 'checkpoint/run1/model-7'; checkpoint/run1 holds no checkpoints"),
+    (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'; this run has none; runs in checkpoint: none"),
+]
+
+
+def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, home):
+    for flags, words in BAD_FLAGS:
+        line = one_line_error(without_tensorflow('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt',
+                                                 '--max_steps', '1', *flags))
+        assert line.startswith('train.py: '), flags
+        assert words in line, (flags, line)
+        assert not (home / 'checkpoint').exists(), flags
+
+
+def test_one_at_a_time(tmp_path):
+    place = str(tmp_path / 'run' / 'dataset')
+    order = []
+
+    def second():
+        with lock.one_at_a_time(place):
+            order.append('second')
+
+    with lock.one_at_a_time(place):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append('first')
+    thread.join(60)
+    assert order == ['first', 'second']
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot write to .*file/run'), lock.one_at_a_time(str(tmp_path / 'file/run/x')):
+        pass
