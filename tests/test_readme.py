@@ -11,6 +11,7 @@ import io
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -176,8 +177,10 @@ def project(stand_in, tmp_path, monkeypatch):
         stub.parent.mkdir(exist_ok=True)
         stub.write_text(STUB)
         stub.chmod(0o755)
-    for path in glob.glob(os.path.join(ROOT, 'src', '*.py')):
-        if not (copy := tmp_path / 'src' / os.path.basename(path)).exists():
+    for path in glob.glob(os.path.join(ROOT, 'src', '*')):
+        if os.path.isdir(path):     # a copy: ** does not follow links
+            shutil.copytree(path, tmp_path / 'src' / os.path.basename(path), ignore=shutil.ignore_patterns('__pycache__'))
+        elif not (copy := tmp_path / 'src' / os.path.basename(path)).exists():
             copy.symlink_to(path)
     (tmp_path / 'models').mkdir()
     for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), ('124M', stand_in), ('355M', stand_in)):
