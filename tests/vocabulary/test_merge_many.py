@@ -18,6 +18,9 @@ from vocabulary.merge_many import PairRanks
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
 
 
+TEXT = 'aabab abaab bbaa aaaa aaabbb babab éaé ' * 20
+
+
 def both_ways(parts, ids, merges, dtype=np.uint16):
     """What merging side by side and one by one give for parts of a text."""
     enc = Encoder(ids, merges)
@@ -25,25 +28,18 @@ def both_ways(parts, ids, merges, dtype=np.uint16):
     return merge_many.merge_many(parts, *enc._arrays, np.dtype(dtype)), [np.array(ids, dtype).tobytes() for ids in one_by_one]
 
 
-@pytest.fixture(scope='module')
-def learned_from(tmp_path_factory):
-    path = tmp_path_factory.mktemp('text') / 'text.txt'
-    path.write_text('aabab abaab bbaa aaaa aaabbb babab éaé ' * 20)
-    return str(path)
-
-
 @settings(max_examples=150, deadline=None, database=None)
 @given(parts=st.lists(st.text('aaabé', min_size=1, max_size=60).map(str.encode), min_size=1, max_size=40),
        n_vocab=st.integers(257, 300), side_by_side=st.integers(1, 50))
-def test_both_ways_to_merge_agree(learned_from, parts, n_vocab, side_by_side):
+def test_both_ways_to_merge_agree(parts, n_vocab, side_by_side):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge_many, 'SIDE_BY_SIDE', side_by_side)
-        side, one = both_ways(parts, *learn_vocabulary([learned_from], n_vocab))
+        side, one = both_ways(parts, *learn_vocabulary([TEXT], n_vocab))
     assert side == one
 
 
-def test_the_longest_part_fits(learned_from):
-    side, one = both_ways([b'ab' * 63, b'a', b'b' * 126, b'aab'], *learn_vocabulary([learned_from], 280))
+def test_the_longest_part_fits():
+    side, one = both_ways([b'ab' * 63, b'a', b'b' * 126, b'aab'], *learn_vocabulary([TEXT], 280))
     assert side == one
     assert merge_many.ROWS - 2 == 126 >= encoder.LONGEST_AT_ONCE
 
