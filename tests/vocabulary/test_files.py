@@ -53,6 +53,7 @@ def with_ids(**changes):
 @pytest.mark.parametrize('content, fault', [
     (None, 'cannot read .*encoder.json: No such file'),
     (b'{"a": 0,\n "\xff": 1}', 'encoder.json line 2 is not UTF-8'),
+    (b'\n\xff', 'encoder.json line 2 is not UTF-8'),
     (b'{"a": 0', 'encoder.json is not JSON: .*line 1'),
     (b'', 'encoder.json is not JSON'),
     (b'[' * 100_000, 'encoder.json is not JSON'),
