@@ -17,16 +17,10 @@ from hypothesis import strategies as st
 
 import encoder
 from encoder import Encoder, load_encoder
-from text_samples import CODE, ENGLISH, PUBLISHED_PIECE, SAMPLES, UNICODE, vocabulary
+from text_samples import CODE, ENGLISH, PUBLISHED_PIECE, SAMPLES, UNICODE, gpt2_directory, vocabulary
 from vocabulary.learn import learn_vocabulary
 from vocabulary.pieces import cut
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT, spell
-
-
-def gpt2_directory():
-    if not os.environ.get('GPT2_VOCABULARY'):
-        pytest.skip('GPT2_VOCABULARY does not name a directory with encoder.json and vocab.bpe of GPT-2')
-    return os.environ['GPT2_VOCABULARY']
 
 
 @pytest.fixture(scope='session')
@@ -298,7 +292,7 @@ def test_forked_processes_encode(toy):
 
 @pytest.mark.parametrize('text', ['\n \xa0', 'a\n\u3000\n b', '\u2028\n\n\u2028', '\xa0\n'])
 def test_newlines_within_other_white_space_are_kept(text):
-    ids = {character: id for id, character in enumerate([*BYTE_CHARACTERS.values(), END_OF_TEXT])}
-    enc = Encoder(ids, [])
+    ids, merges = vocabulary()
+    enc = Encoder(ids, merges)
     assert enc.decode(enc.encode(text)) == text
     assert enc.encode(text) == [ids[character] for character in spell(text)]

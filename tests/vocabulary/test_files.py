@@ -7,7 +7,7 @@ import pytest
 
 from command.errors import UserError
 from encoder import Encoder, get_encoder, load_encoder
-from text_samples import CODE, vocabulary
+from text_samples import CODE, gpt2_directory, vocabulary
 from vocabulary.files import write_vocabulary
 from vocabulary.learn import learn_vocabulary
 from vocabulary.spelling import END_OF_TEXT
@@ -136,9 +136,7 @@ def test_the_bytes_of_the_files(tmp_path):
 
 
 def test_gpt2s_own_files_are_written_byte_for_byte(tmp_path):
-    directory = os.environ.get('GPT2_VOCABULARY')
-    if not directory:
-        pytest.skip('GPT2_VOCABULARY does not name a directory with encoder.json and vocab.bpe of GPT-2')
+    directory = gpt2_directory()
     contents = {}
     for name in ('encoder.json', 'vocab.bpe'):
         with open(os.path.join(directory, name), 'rb') as file:
