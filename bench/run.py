@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Runs the measurements one after the other, and rewrites their sections of bench/README.md.
+"""Runs all measurements and writes the results into bench/README.md.
 
     pip install -r bench/requirements.txt
     bench/run.py --vocabulary DIR --text FILE [--only train sample] [--quick]
 
-DIR has GPT-2's encoder.json and vocab.bpe; FILE is English text, such as Shakespeare's plays. All of it takes hours. A section
-lies between two comments, which stay; what stands outside of them is written by hand. A measurement that fails leaves its
-section as it is. With --quick, which is there to see that everything works, the sections are printed instead.
+DIR holds GPT-2's encoder.json and vocab.bpe; FILE is English text, such as Shakespeare's plays. All measurements together take
+hours. Each one replaces its section of bench/README.md, the text between two comments; the rest is written by hand. The section
+of a measurement that fails stays as it is. --quick only checks that everything works: it prints the sections instead.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from command.flags import Parser
 
 README = os.path.join(HERE, 'README.md')
 END = '<!-- end -->'
-# Columns that compare with this toolkit, by their headers; the tables of bench/encode.py begin with theirs.
+# Headers of the columns that compare with this toolkit. (In the tables of bench/encode.py they come first already.)
 RATIOS = ('time per token', 'of this toolkit\'s time')
-# What the section's own line says.
+# A benchmark's line about the machine, which the section's first line repeats.
 MACHINE = re.compile(rf'^{re.escape(platform.machine())}, .*?\d{{4}}-\d\d-\d\d(; Python.*|, )?', re.MULTILINE)
 
 
 def tables(output: str) -> str:
-    """A benchmark's tables with the ratios moved to the front, without what it says of the machine."""
+    """A benchmark's output, with the ratios as the first columns of its tables, and without its line about the machine."""
     lines, order = [], []
     for line in MACHINE.sub('', output).strip().splitlines():
         if not line.startswith('|'):
@@ -50,24 +50,24 @@ def tables(output: str) -> str:
 
 
 def results(output: str) -> str:
-    """What bench/faults.py found, without the line for each fault."""
+    """The results of bench/faults.py, without the line for each fault."""
     return '\n'.join(f'* {line}' for line in output.strip().splitlines() if not re.match(r'(kill|damage) \d+: ', line))
 
 
 def commands(output: str) -> str:
-    """The commands of bench/real_size.py, each with its time and memory, without what they print."""
+    """The commands of bench/real_size.py, each with its time and memory, without their output."""
     kept = [line for line in output.splitlines() if line.startswith(('$ ', '-- '))]
     return '\n'.join(['```text', *kept, '```'])
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """flags, quick: of the script bench/NAME.py, in a full and in a quick run. packages: whose versions matter."""
+    """flags, quick: arguments of bench/NAME.py in a full and in a quick run. packages: the section names their versions."""
     flags: str
     quick: str
     packages: tuple[str, ...]
-    shown: Callable[[str], str] = tables        # from what the script prints to what the section says
-    corpus: bool = False                        # whether it takes VOCABULARY_DIR and TEXT
+    format: Callable[[str], str] = tables       # from the script's output to the section's text
+    corpus: bool = False                        # whether the script takes VOCABULARY_DIR and TEXT
 
 
 BENCHMARKS = {
@@ -82,22 +82,23 @@ BENCHMARKS = {
 
 
 def measure(name: str, args: argparse.Namespace) -> str:
-    """Runs a benchmark. Returns what its section is to say. Raises subprocess.CalledProcessError if it fails."""
+    """Runs a benchmark and returns its section. Raises subprocess.CalledProcessError if it fails."""
     benchmark = BENCHMARKS[name]
     flags = shlex.split(benchmark.quick if args.quick else benchmark.flags)
-    places = {'VOCABULARY_DIR': args.vocabulary, 'TEXT': args.text} if benchmark.corpus else {}
-    corpus = {place: os.path.abspath(path) for place, path in places.items()}
+    corpus = {}
+    if benchmark.corpus:
+        corpus = {'VOCABULARY_DIR': os.path.abspath(args.vocabulary), 'TEXT': os.path.abspath(args.text)}
     script = os.path.join(HERE, f'{name}.py')
     output = subprocess.run([sys.executable, script, *corpus.values(), *flags], stdout=subprocess.PIPE, text=True,
                             check=True).stdout
-    for place, path in corpus.items():      # whose paths are this machine's alone
-        output = output.replace(path, place)
+    for placeholder, file in corpus.items():        # a path of this machine would mean nothing to a reader
+        output = output.replace(file, placeholder)
     command = shlex.join([f'bench/{name}.py', *corpus, *flags])
-    return f'{machine(benchmark.packages)}: `{command}`\n\n{benchmark.shown(output)}'
+    return f'{describe_machine(benchmark.packages)}: `{command}`\n\n{benchmark.format(output)}'
 
 
-def machine(packages: tuple[str, ...]) -> str:
-    """Processor, cores, date and versions, in a line."""
+def describe_machine(packages: tuple[str, ...]) -> str:
+    """Processor, cores, date and versions, in one line."""
     with open('/proc/cpuinfo', encoding='utf-8') as file:
         processor = re.findall(r'^model name\s*: (.*)$', file.read(), re.MULTILINE)
     versions = [f'{package} {importlib.metadata.version(package)}' for package in packages]
@@ -105,38 +106,38 @@ def machine(packages: tuple[str, ...]) -> str:
             f'{", ".join([f"Python {platform.python_version()}", *versions])}')
 
 
-def rewrite(text: str, name: str, section: str) -> str:
-    """The text of bench/README.md with a section replaced. Raises UserError unless it is there exactly once."""
+def replace_section(text: str, name: str, section: str) -> str:
+    """The text of bench/README.md with one section replaced. Raises UserError unless it has exactly one of this name."""
     begin = f'<!-- bench/run.py --only {name} -->'
     pattern = re.compile(f'{re.escape(begin)}.*?{re.escape(END)}', re.DOTALL)
-    if (found := len(pattern.findall(text))) != 1:
-        raise UserError(f'bench/README.md must have one section between {begin} and {END}; it has {found}')
+    if (count := len(pattern.findall(text))) != 1:
+        raise UserError(f'bench/README.md must have one section between {begin} and {END}; it has {count}')
     return pattern.sub(lambda _: f'{begin}\n{section}\n{END}', text)
 
 
 def parse_flags() -> argparse.Namespace:
     parser = Parser(description=__doc__.partition('\n')[0])
     parser.add_argument('--only', metavar='NAME', nargs='+', choices=BENCHMARKS, default=list(BENCHMARKS),
-                        help=f'of {", ".join(BENCHMARKS)}')
-    parser.add_argument('--quick', action='store_true', help='few rounds; print the sections, and leave README.md as it is')
+                        help=f'run only these, of {", ".join(BENCHMARKS)} (default: all)')
+    parser.add_argument('--quick', action='store_true', help='few rounds; print the sections, and leave bench/README.md unchanged')
     parser.add_argument('--vocabulary', metavar='DIR', default=os.environ.get('GPT2_VOCABULARY'),
-                        help='with GPT-2\'s encoder.json and vocab.bpe (default: $GPT2_VOCABULARY)')
-    parser.add_argument('--text', metavar='FILE', help='English text')
+                        help='directory of GPT-2\'s encoder.json and vocab.bpe (default: $GPT2_VOCABULARY)')
+    parser.add_argument('--text', metavar='FILE', help='English text file')
     return parser.parse_args()
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UserError, before hours have passed, for what a benchmark will lack."""
+    """Raises UserError for anything that a benchmark will lack, before the first one runs for an hour."""
     for name in args.only:
         if BENCHMARKS[name].corpus and not (args.vocabulary and args.text):
-            raise UserError(f'{name} needs --vocabulary and --text; --only leaves it out')
+            raise UserError(f'{name} needs --vocabulary and --text; or select others with --only')
         for package in BENCHMARKS[name].packages:
             try:
                 importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
                 raise UserError(f'{name} needs {package}: pip install -r bench/requirements.txt') from None
         with open(README, encoding='utf-8') as file:
-            rewrite(file.read(), name, '')
+            replace_section(file.read(), name, '')
 
 
 def main() -> None:
@@ -152,12 +153,12 @@ def main() -> None:
             continue
         if args.quick:
             print(f'{section}\n', flush=True)
-        else:       # each at once: the next one may take an hour and fail
+        else:       # before the next one, which may take an hour and fail
             with open(README, encoding='utf-8') as file:
                 text = file.read()
-            whole_files.write_text(README, rewrite(text, name, section))
+            whole_files.write_text(README, replace_section(text, name, section))
     if failed:
-        raise UserError(f'failed, their sections are as they were: {", ".join(failed)}')
+        raise UserError(f'these failed, and their sections are unchanged: {", ".join(failed)}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""bench/run.py: which part of bench/README.md it rewrites, and with what."""
+"""bench/run.py: which sections of bench/README.md it replaces, and their contents."""
 
 import importlib.metadata
 import os
@@ -16,18 +16,18 @@ SECTION = '<!-- bench/run.py --only train -->\nold\n<!-- end -->'
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    """bench/run.py as a module, its README.md and the other scripts in a temporary directory."""
+    """bench/run.py as a module, which finds README.md and the other scripts in a temporary directory."""
     from bench import run
     monkeypatch.setattr(run, 'HERE', str(tmp_path))
     monkeypatch.setattr(run, 'README', str(tmp_path / 'README.md'))
-    # What is not installed for the tests is no matter of theirs.
+    # The tests must not depend on which packages are installed.
     monkeypatch.setattr(importlib.metadata, 'version', lambda package: '1.2.3')
     return run
 
 
 @pytest.fixture
 def run(bench, tmp_path, monkeypatch):
-    """Runs bench/run.py with flags, beside scripts that print their arguments: run('--quick') -> the README.md then."""
+    """Runs bench/run.py with scripts that print their arguments: run('--quick') -> the text of README.md afterwards."""
     sections = '\n'.join(f'<!-- bench/run.py --only {name} -->\nold {name}\n<!-- end -->' for name in bench.BENCHMARKS)
     (tmp_path / 'README.md').write_text(f'above\n{sections}\nbelow\n')
     for name in bench.BENCHMARKS:
@@ -45,19 +45,19 @@ def test_every_benchmark_has_a_section(bench):
     with open(os.path.join(ROOT, 'bench', 'README.md'), encoding='utf-8') as file:
         text = file.read()
     for name in bench.BENCHMARKS:
-        changed = bench.rewrite(text, name, 'NEW')
+        changed = bench.replace_section(text, name, 'NEW')
         assert f'<!-- bench/run.py --only {name} -->\nNEW\n<!-- end -->' in changed
         assert os.path.exists(os.path.join(ROOT, 'bench', f'{name}.py'))
     assert len(re.findall('<!-- bench/run.py', text)) == len(bench.BENCHMARKS)
 
 
-def test_only_what_is_between_the_comments_changes(bench):
+def test_only_the_text_between_the_comments_changes(bench):
     other = SECTION.replace('train', 'sample')
     text = f'above\n{other}\nbetween\n{SECTION}\nbelow\n'
-    assert bench.rewrite(text, 'train', r'new \1') == text.replace(SECTION, SECTION.replace('old', r'new \1'))
+    assert bench.replace_section(text, 'train', r'new \1') == text.replace(SECTION, SECTION.replace('old', r'new \1'))
     for wrong in ('nothing', SECTION + SECTION, SECTION.replace('<!-- end -->', '')):
         with pytest.raises(UserError, match='must have one section'):
-            bench.rewrite(wrong, 'train', 'new')
+            bench.replace_section(wrong, 'train', 'new')
 
 
 def test_ratios_come_first(bench):
@@ -70,19 +70,19 @@ def test_ratios_come_first(bench):
         'peers\n\n| | time per token | tokens/s |\n|---|---|---|\n| PyTorch | 1.20 | 125 |')
 
 
-def test_the_machine_is_said_once(bench):
+def test_the_line_about_the_machine_is_removed(bench):
     for output in (f'{platform.machine()}, 2 cores, 2026-11-24\n\npeers\n',
                    f'{platform.machine()}, AMD, 2 cores, 2026-11-24; Python 3.11, regex 1\n\npeers\n'):
         assert bench.tables(output) == 'peers'
 
 
-def test_what_the_faults_and_the_real_size_print(bench):
-    assert bench.results('kill 1: went on from 3\ndamage 2: noticed\n9 of 9 kills survived\n') == '* 9 of 9 kills survived'
+def test_formats_of_faults_and_real_size(bench):
+    assert bench.results('kill 1: resumed from 3\ndamage 2: noticed\n9 of 9 kills survived\n') == '* 9 of 9 kills survived'
     assert bench.commands('$ train.py --max_steps 3\n[1 | 2.0] loss=9\n-- 31.0 s, peak 2.2 GiB\n') == (
         '```text\n$ train.py --max_steps 3\n-- 31.0 s, peak 2.2 GiB\n```')
 
 
-def test_a_section_says_with_what_it_was_measured(run, bench):
+def test_a_section_names_machine_versions_and_command(run, bench):
     text = run('--only', 'encode', 'faults', '--vocabulary', '/secret/v', '--text', '../secret.txt')
     assert 'secret' not in text
     assert f'{platform.machine()}, ' in text and f'{os.cpu_count()} cores' in text
@@ -93,7 +93,7 @@ def test_a_section_says_with_what_it_was_measured(run, bench):
     assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'sample', 'distributed', 'real_size']
 
 
-def test_a_quick_run_prints_and_leaves_the_file(run, capsys):
+def test_a_quick_run_prints_and_leaves_the_file_unchanged(run, capsys):
     text = run('--quick', '--only', 'faults', 'train')
     assert 'old train' in text and 'old faults' in text
     printed = capsys.readouterr().out
@@ -101,15 +101,15 @@ def test_a_quick_run_prints_and_leaves_the_file(run, capsys):
     assert printed.index('bench/faults.py') < printed.index('`bench/train.py --rounds 1 --only peers`')
 
 
-def test_a_failure_leaves_its_section_and_the_others_go_on(run, tmp_path):
+def test_after_a_failure_the_others_still_run(run, tmp_path):
     (tmp_path / 'train.py').write_text('raise SystemExit(3)\n')
-    with pytest.raises(UserError, match=r'train \(status 3\)$'):
+    with pytest.raises(UserError, match=r'unchanged: train \(status 3\)$'):
         run('--only', 'train', 'faults')
     text = (tmp_path / 'README.md').read_text()
     assert 'old train' in text and 'old faults' not in text
 
 
-def test_what_is_missing_is_said_before_anything_runs(run, bench, tmp_path, monkeypatch):
+def test_what_is_missing_is_reported_before_anything_runs(run, bench, tmp_path, monkeypatch):
     for name in bench.BENCHMARKS:
         (tmp_path / f'{name}.py').write_text('raise SystemExit("started")\n')
     with pytest.raises(UserError, match="invalid choice: 'trian'"):

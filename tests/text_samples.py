@@ -1,15 +1,17 @@
-"""Texts that are cut and encoded in unlike ways, and the vocabularies that tests make up."""
+"""Texts of many kinds, and small vocabularies, for the tests."""
 
 import argparse
 import inspect
+import os
 import pydoc_data.topics
 import random
 
+import pytest
 from hypothesis import strategies as st
 
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
 
-# As published: alternatives that share nothing, against which pieces.PIECE is held.
+# As GPT-2's authors published it; pieces.PIECE must give the same pieces.
 PUBLISHED_PIECE = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 LETTERS = random.Random(0).choices('etaoinshrdlu', k=200_000)
@@ -43,14 +45,21 @@ SAMPLES = {
     'punctuation': "'" * 30_000 + ' !' * 1_000,
 }
 
-# Characters that Python's Unicode tables lack may be known to tiktoken's or the regex package's, and not to both.
+# Only assigned characters: tiktoken and the regex package may disagree about those that Python's tables lack.
 ASSIGNED = st.characters(exclude_categories=['Cn'])
 COMMON = " \t\r\n'saZ0é½中😀\u0301\u200d\ud83d\ude00"
 UNICODE = st.text(st.one_of(st.sampled_from(COMMON), ASSIGNED), max_size=60)
 
 
 def vocabulary(*pairs):
-    """(ids, merges) of the bytes and the merges 'l o', 'lo w', …"""
+    """(ids, merges) of a vocabulary of the bytes and the given merges: vocabulary('l o', 'lo w')."""
     merges = [tuple(pair.split()) for pair in pairs]
     tokens = [*BYTE_CHARACTERS.values(), *map(''.join, merges), END_OF_TEXT]
     return {token: id for id, token in enumerate(tokens)}, merges
+
+
+def gpt2_directory():
+    """The directory of GPT-2's encoder.json and vocab.bpe; skips the test without it."""
+    if not os.environ.get('GPT2_VOCABULARY'):
+        pytest.skip('GPT2_VOCABULARY does not name a directory with encoder.json and vocab.bpe of GPT-2')
+    return os.environ['GPT2_VOCABULARY']

@@ -1,1 +1,1 @@
-"""Byte-level byte-pair encoding: cutting texts, merging, the two vocabulary files, learning a vocabulary."""
+"""Byte-pair encoding: pieces, merges, the two files, learning one."""

@@ -1,7 +1,7 @@
-"""Learns a byte-level byte-pair encoding from text: the contents of `encoder.json` and `vocab.bpe`.
+"""Learns a vocabulary from text: the tokens of encoder.json, the merges.
 
 Sennrich et al. 2016 ("Neural Machine Translation of Rare Words with Subword Units"), algorithm 1, on bytes as in Radford
-et al. 2019, section 2.2: over and over, merge the pair of neighbours that occurs most often, within pieces only.
+et al. 2019, section 2.2: repeatedly merge the pair of neighbouring symbols that occurs most often, within pieces only.
 """
 
 from collections import Counter, defaultdict
@@ -14,18 +14,18 @@ from vocabulary.pieces import PIECE
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT, spell, well_formed
 
 SMALLEST_VOCABULARY = len(BYTE_CHARACTERS) + 1      # the bytes and END_OF_TEXT
-NOTHING = -1        # the symbol around pieces and where a merge has left a gap
+NOTHING = -1        # a symbol that is in no pair: it separates pieces, and fills the gap that a merge leaves
 
 Pair = tuple[int, int]
 
 
 def learn_vocabulary(texts: Iterable[str], n_vocab: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Learns at most `n_vocab` tokens; returns (token -> id, merges), as `encoder.Encoder` takes them.
+    """Learns up to `n_vocab` tokens; returns (token -> id, merges), for encoder.Encoder.
 
-    Ids: the 256 byte characters in GPT-2's order, what each merge makes, END_OF_TEXT last. There are fewer than n_vocab
-    when, before that, no pair occurs twice any more. END_OF_TEXT within a text separates, as the end of a text does.
-    Of pairs equally frequent, the one whose parts have the lower ids (left, then right) is merged first, so the result
-    depends on the text alone. Shows progress on a terminal if it takes long. Raises ValueError for n_vocab below 257.
+    Ids: the 256 byte characters in GPT-2's order, then the result of each merge, then END_OF_TEXT. There are fewer than
+    n_vocab tokens if no pair is left that occurs twice. END_OF_TEXT in a text ends a document. Of equally frequent pairs,
+    the one with the lower ids (left, then right) is merged first, so the order of the texts makes no difference. Shows
+    progress on a terminal after two seconds. Raises ValueError for n_vocab below 257.
 
         learn_vocabulary(['low low lower'], 260) -> merges l o, lo w, Ġ low
     """
@@ -41,8 +41,7 @@ def learn_vocabulary(texts: Iterable[str], n_vocab: int) -> tuple[dict[str, int]
             merges.append((left, right))
             tokens.append(left + right)
             progress.update()
-    # No two merges make the same token: where a token's bytes stand with no merge across their ends, they have been
-    # merged the same way everywhere. So every token here is new.
+    # Every token is new: wherever its bytes stand and no merge crosses their ends, they were merged in the same way.
     return {token: id for id, token in enumerate([*tokens, END_OF_TEXT])}, merges
 
 
@@ -56,11 +55,10 @@ def count_pieces(texts: Iterable[str]) -> Counter[str]:
 
 
 class _Symbols:
-    """The pieces as ids, and the frequency of every pair of neighbours, kept up to date from merge to merge.
+    """The pieces as symbols (ids), and the frequency of every pair of neighbours, updated by each merge.
 
-    Each distinct piece is there once, with its frequency as its weight. All pieces stand in one row, NOTHING between
-    them, which is a doubly linked list: a merge visits only the places where its pair occurs, and how long a piece is
-    does not matter.
+    Each distinct piece is stored once, weighted by its frequency. All pieces form one doubly linked list, separated by
+    NOTHING: a merge visits only the positions of its pair, however long the pieces are.
     """
 
     def __init__(self, pieces: dict[str, int]):
@@ -75,8 +73,8 @@ class _Symbols:
         self.after = list(range(1, len(self.symbols) + 1))
 
         self.frequencies: dict[Pair, int] = defaultdict(int)
-        # Of the left symbol, some out of date. In order: a pair's places all come from one pass, over its newer part.
-        self.places: dict[Pair, list[int]] = defaultdict(list)
+        # Of the left symbol; some are out of date. Ascending: one pass, over the pair's newer part, adds all of them.
+        self.positions: dict[Pair, list[int]] = defaultdict(list)
         self.heap: list[tuple[int, int, int]] = []                  # (-frequency, left, right); some are out of date
         self.new_pairs: list[Pair] = []
         for i in range(1, len(self.symbols) - 1):
@@ -84,21 +82,21 @@ class _Symbols:
         self._push_new_pairs()
 
     def most_frequent(self) -> Pair | None:
-        """The pair that occurs most often, the lowest ids of equals; None if no pair occurs twice."""
+        """The pair that occurs most often, of equals the one with the lowest ids; None if no pair occurs twice."""
         while self.heap:
             negative, left, right = heappop(self.heap)
             frequency = self.frequencies[left, right]
             if frequency == -negative:
                 return left, right
-            # Merges of other pairs have used up some of this one since it went into the heap. It cannot have grown: a
-            # merge adds only pairs with the symbol it makes.
+            # Merges of other pairs have made this one rarer since it entered the heap. None can have made it more
+            # frequent: a merge only adds pairs that contain its new symbol.
             if frequency > 1:
                 heappush(self.heap, (-frequency, left, right))
         return None
 
     def merge(self, pair: Pair, symbol: int) -> None:
-        """Puts `symbol` for the pair wherever it occurs, leftmost first (aaa -> Xa), and recounts the neighbours."""
-        for i in self.places.pop(pair):
+        """Replaces each occurrence of the pair by `symbol`, leftmost first (aaa -> Xa), and updates the frequencies."""
+        for i in self.positions.pop(pair):
             j = self.after[i]
             if (self.symbols[i], self.symbols[j]) != pair:
                 continue
@@ -114,23 +112,22 @@ class _Symbols:
         self._push_new_pairs()
 
     def _add(self, i: int, j: int) -> None:
-        """Counts the neighbours at places i and j."""
+        """Counts the neighbours at positions i and j."""
         pair = self.symbols[i], self.symbols[j]
         if NOTHING not in pair:
-            if pair not in self.places:
+            if pair not in self.positions:
                 self.new_pairs.append(pair)
             self.frequencies[pair] += self.weights[i]
-            self.places[pair].append(i)
+            self.positions[pair].append(i)
 
     def _remove(self, i: int, j: int) -> None:
-        """Takes the neighbours at places i and j out of the count."""
         self.frequencies[self.symbols[i], self.symbols[j]] -= self.weights[i]
 
     def _push_new_pairs(self) -> None:
-        """Enters into the heap the pairs that occur twice, and forgets where the others are: they stay rare."""
+        """Adds new pairs that occur twice to the heap, and drops the positions of the others: they stay rare."""
         for pair in self.new_pairs:
             if self.frequencies[pair] > 1:
                 heappush(self.heap, (-self.frequencies[pair], *pair))
             else:
-                del self.places[pair]
+                del self.positions[pair]
         self.new_pairs.clear()

@@ -1,4 +1,4 @@
-"""Byte-pair merges of one part of a text, and which bytes no merge ever joins."""
+"""Merges the symbols of one part of a text; finds bytes never merged."""
 
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
@@ -8,40 +8,40 @@ import numpy as np
 
 from vocabulary.spelling import CHARACTER_BYTES
 
-LONGEST_SIMPLE = 64         # symbols above which the heap of `merge_long` gains more than it costs
+LONGEST_SIMPLE = 64         # symbols: for more, the heap of `merge_long` gains more than it costs
 NOTHING = -1                # a symbol that is in no pair
 
 
-def merge(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Sequence[int]) -> list[int]:
-    """Merges neighbours, the pair of lowest rank first and of equals the leftmost, until no neighbours have a rank.
+def merge(symbols: Iterable[int], ranks: Sequence[dict[int, int]], merged_ids: Sequence[int]) -> list[int]:
+    """Merges neighbours, lowest rank first and of equal ranks the leftmost, until no two neighbours have a rank.
 
-    Symbols are ids of tokens. ranks[left][right] is the rank of a pair, in the order of learning, and made[rank] what the
-    two become. With the tokens a, b, ba, aba and the merges 'b a', 'a ba':
+    Symbols are token ids. ranks[left][right]: a pair's rank, by the order of learning. merged_ids[rank]: the token that the
+    pair becomes. With the tokens a, b, ba, aba and the merges 'b a', 'a ba':
 
         merge([0, 1, 0, 1], [{2: 1}, {0: 0}, {}, {}, {}], [2, 3]) -> a b a b -> a ba b -> aba b = [3, 1]
     """
     symbols = list(symbols)
     if len(symbols) > LONGEST_SIMPLE:
-        return merge_long(symbols, ranks, made)
-    never = len(made)
-    pair_ranks = [ranks[left].get(right, never) for left, right in pairwise(symbols)]
-    while pair_ranks and (lowest := min(pair_ranks)) != never:
+        return merge_long(symbols, ranks, merged_ids)
+    no_rank = len(merged_ids)
+    pair_ranks = [ranks[left].get(right, no_rank) for left, right in pairwise(symbols)]
+    while pair_ranks and (lowest := min(pair_ranks)) != no_rank:
         i = pair_ranks.index(lowest)
-        symbols[i] = symbol = made[lowest]
+        symbols[i] = symbol = merged_ids[lowest]
         del symbols[i + 1], pair_ranks[i]
         if i > 0:
-            pair_ranks[i - 1] = ranks[symbols[i - 1]].get(symbol, never)
+            pair_ranks[i - 1] = ranks[symbols[i - 1]].get(symbol, no_rank)
         if i < len(pair_ranks):
-            pair_ranks[i] = ranks[symbol].get(symbols[i + 1], never)
+            pair_ranks[i] = ranks[symbol].get(symbols[i + 1], no_rank)
     return symbols
 
 
-def merge_long(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Sequence[int]) -> list[int]:
-    """What `merge` gives, in O(n log n) for n symbols: they are a doubly linked list, the pairs with a rank a heap.
+def merge_long(symbols: Iterable[int], ranks: Sequence[dict[int, int]], merged_ids: Sequence[int]) -> list[int]:
+    """The result of `merge` in O(n log n) for n symbols, with a doubly linked list of symbols and a heap of pairs.
 
-    Pairs that a merge has broken up stay in the heap and are passed over when they come out. ranks[NOTHING] must be empty.
+    A pair that another merge has broken up stays in the heap and is skipped when it comes out. ranks[NOTHING] must be {}.
     """
-    symbols = [*symbols, NOTHING]       # it ends the list on the right and, as symbols[-1], on the left
+    symbols = [*symbols, NOTHING]       # ends the list on the right and, as symbols[-1], on the left
     size = len(symbols)
     before = list(range(-1, size - 1))
     after = list(range(1, size + 1))
@@ -54,7 +54,7 @@ def merge_long(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Se
         j = after[i]
         if ranks[symbols[i]].get(symbols[j]) != rank:
             continue
-        symbols[i] = made[rank]
+        symbols[i] = merged_ids[rank]
         symbols[j] = NOTHING
         after[i] = after[j]
         before[after[j]] = i
@@ -65,18 +65,18 @@ def merge_long(symbols: Iterable[int], ranks: Sequence[dict[int, int]], made: Se
     return [symbol for symbol in symbols if symbol != NOTHING]
 
 
-def never_together(tokens: Iterable[str]) -> np.ndarray:
-    """For any two bytes, at 256 * first + second, 1 if they stand side by side in none of these tokens, else 0; uint8.
+def separable_bytes(tokens: Iterable[str]) -> np.ndarray:
+    """At 256 * first + second: 1 if no token has these two bytes next to each other, else 0; uint8 [65536].
 
-    A merge across such a place would make a token in which they do, so there is none, in whatever order the merges were
-    learned. Always 0 if the second goes on with a character: it is faster to look up whole characters.
+    No merge crosses such a boundary, as its result would be a token with both bytes, so a text can be cut there. Always 0
+    if the second byte continues a character: it is faster to look up complete characters.
     """
     spelled = np.frombuffer(' '.join(tokens).encode('utf-16-le'), '<u2')       # ' ' spells no byte
     byte = np.zeros(max(CHARACTER_BYTES) + 1, np.uint16)
     byte[list(CHARACTER_BYTES)] = list(CHARACTER_BYTES.values())
     first, second = spelled[:-1], spelled[1:]
     within = (first != ord(' ')) & (second != ord(' '))
-    apart = np.ones([256, 256], np.uint8)
-    apart[byte[first[within]], byte[second[within]]] = 0
-    apart[:, 0x80:0xc0] = 0
-    return apart.reshape(-1)
+    separable = np.ones([256, 256], np.uint8)
+    separable[byte[first[within]], byte[second[within]]] = 0
+    separable[:, 0x80:0xc0] = 0
+    return separable.reshape(-1)

@@ -1,6 +1,4 @@
-"""How the 256 bytes are spelled as printable characters in `encoder.json` and `vocab.bpe`."""
-
-
+"""Spells the 256 bytes as printable characters, as GPT-2's files do."""
 
 END_OF_TEXT = '<|endoftext|>'
 
@@ -8,8 +6,8 @@ END_OF_TEXT = '<|endoftext|>'
 def byte_characters() -> dict[int, str]:
     """The printable character that stands for each of the 256 bytes, in the order of their ids.
 
-    Bytes that Latin-1 shows as a visible character stand for themselves; the others (controls, spaces, the soft
-    hyphen) take the characters from U+0100 on, in turn: 'a' -> 'a', 'é' -> 'Ã©', ' ' -> 'Ġ', newline -> 'Ċ'.
+    A byte that is a visible character in Latin-1 is spelled as that character; the others (controls, spaces, the soft
+    hyphen) are spelled as the characters from U+0100 on: 'a' -> 'a', 'é' -> 'Ã©', ' ' -> 'Ġ', newline -> 'Ċ'.
     """
     visible = [byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace()]
     hidden = [byte for byte in range(256) if byte not in visible]

@@ -1,13 +1,15 @@
-"""encoder.py: a vocabulary's two files, found and read, whole and broken."""
+"""files.py: the two vocabulary files, written, read, and refused when they are broken."""
 
 import json
+import os
 
 import pytest
 
 from command.errors import UserError
 from encoder import Encoder, get_encoder, load_encoder
-from text_samples import CODE, vocabulary
+from text_samples import CODE, gpt2_directory, vocabulary
 from vocabulary.files import write_vocabulary
+from vocabulary.learn import learn_vocabulary
 from vocabulary.spelling import END_OF_TEXT
 
 
@@ -43,7 +45,7 @@ def test_end_of_text_may_have_any_id(tmp_path, position):
 
 
 def with_ids(**changes):
-    """An encoder.json with other ids; None takes a token out."""
+    """An encoder.json with changed ids; None removes a token."""
     ids = vocabulary('l o', 'lo w')[0] | changes
     return json.dumps({token: id for token, id in ids.items() if id is not None}).encode()
 
@@ -51,6 +53,7 @@ def with_ids(**changes):
 @pytest.mark.parametrize('content, fault', [
     (None, 'cannot read .*encoder.json: No such file'),
     (b'{"a": 0,\n "\xff": 1}', 'encoder.json line 2 is not UTF-8'),
+    (b'\n\xff', 'encoder.json line 2 is not UTF-8'),
     (b'{"a": 0', 'encoder.json is not JSON: .*line 1'),
     (b'', 'encoder.json is not JSON'),
     (b'[' * 100_000, 'encoder.json is not JSON'),
@@ -58,13 +61,13 @@ def with_ids(**changes):
     (with_ids(lo='256'), 'encoder.json must hold an object'),
     (with_ids(lo=256.0), 'encoder.json must hold an object'),
     (with_ids(a=True), 'encoder.json must hold an object'),
-    (with_ids(lo=255), 'encoder.json holds 259 tokens, so their ids must be 0 to 258, each once'),
-    (with_ids(lo=259), 'encoder.json holds 259 tokens, so their ids must be 0 to 258, each once'),
-    (with_ids(lo=-1), 'encoder.json holds 259 tokens, so their ids must be 0 to 258, each once'),
+    (with_ids(lo=255), 'encoder.json has 259 tokens, so their ids must be 0 to 258, each exactly once'),
+    (with_ids(lo=259), 'encoder.json has 259 tokens, so their ids must be 0 to 258, each exactly once'),
+    (with_ids(lo=-1), 'encoder.json has 259 tokens, so their ids must be 0 to 258, each exactly once'),
     (with_ids(Ń=None, low=255, **{END_OF_TEXT: 257}), "encoder.json lacks the token 'Ń'"),
     (with_ids(**{END_OF_TEXT: None}), r"encoder.json lacks the token '<\|endoftext\|>'"),
-    (with_ids(**{'two words': 259}), "encoder.json: .* ' ' is none"),
-    (with_ids(中=259), "encoder.json: .* '中' is none"),
+    (with_ids(**{'two words': 259}), "encoder.json: tokens may only use the 256 .*, not ' '$"),
+    (with_ids(中=259), "encoder.json: tokens may only use the 256 .*, not '中'$"),
 ])
 def test_broken_encoder_json(tmp_path, content, fault):
     write_vocabulary(tmp_path, *vocabulary('l o', 'lo w'))
@@ -84,12 +87,12 @@ def test_broken_encoder_json(tmp_path, content, fault):
     (b'#version: 0.2\nl o\nlo w x\n', "vocab.bpe line 3: expected two tokens, not 'lo w x'"),
     (b'#version: 0.2\nlo\nlo w\n', "vocab.bpe line 2: expected two tokens, not 'lo'"),
     (b'#version: 0.2\nl o\n\nlo w\n', "vocab.bpe line 3: expected two tokens, not ''"),
-    (b'#version: 0.2\nl o\ne r\n', "vocab.bpe line 3: 'er' is not in encoder.json"),
+    (b'#version: 0.2\nl o\ne r\n', "vocab.bpe line 3: the merged token 'er' is not in encoder.json"),
     (b'#version: 0.2\nl o\nlow er\n', "vocab.bpe line 3: 'low' is neither a byte nor made by an earlier line"),
     (b'#version: 0.2\nl o\nlo 0x\n', "vocab.bpe line 3: '0x' is neither a byte nor made by an earlier line"),
     (b'#version: 0.2\nlo w\nl o\n', "vocab.bpe line 2: 'lo' is neither a byte nor made by an earlier line"),
-    (b'#version: 0.2\nl o\n', "vocab.bpe ends after 1 merges, none of which makes 'low' of encoder.json beside it: is it cut off"),
-    (b'#version: 0.2\nl o\nlo w\nl o\n', "vocab.bpe line 4: 'l o' is on line 2 already"),
+    (b'#version: 0.2\nl o\n', "vocab.bpe ends after 1 merges, none of which makes the token 'low' of encoder.json: the file is incomplete"),
+    (b'#version: 0.2\nl o\nlo w\nl o\n', "vocab.bpe line 4: 'l o' repeats line 2"),
 ])
 def test_broken_vocab_bpe(tmp_path, content, fault):
     write_vocabulary(tmp_path, *vocabulary('l o', 'lo w'))
@@ -101,7 +104,7 @@ def test_broken_vocab_bpe(tmp_path, content, fault):
         load_encoder(str(tmp_path))
 
 
-def test_a_token_that_was_added_behind_the_others_needs_no_merge(tmp_path):
+def test_a_token_after_end_of_text_needs_no_merge(tmp_path):
     ids, merges = vocabulary('l o', 'lo w')
     write_vocabulary(tmp_path, ids | {'<|pad|>': len(ids)}, merges)
     assert load_encoder(str(tmp_path)).decode([len(ids)]) == '<|pad|>'
@@ -111,3 +114,41 @@ def test_a_file_that_is_a_directory(tmp_path):
     (tmp_path / 'encoder.json').mkdir()
     with pytest.raises(UserError, match='cannot read .*encoder.json: Is a directory'):
         load_encoder(str(tmp_path))
+
+
+# Writing
+
+def test_files_are_read_as_they_were_written(tmp_path):
+    ids, merges = learn_vocabulary([CODE, 'é中😀 é中😀'], 600)
+    write_vocabulary(str(tmp_path), ids, merges)
+    encoder = load_encoder(str(tmp_path))
+    text = CODE + 'é中😀\r\n\0'
+    assert encoder.n_vocab == len(ids) == 600
+    assert encoder.end_of_text == 599
+    assert encoder.encode(text) == Encoder(ids, merges).encode(text)
+    assert encoder.decode(encoder.encode(text)) == text
+
+
+def test_the_bytes_of_the_files(tmp_path):
+    write_vocabulary(str(tmp_path), {'a': 0, 'Ġ"': 1, END_OF_TEXT: 2}, [('Ġ', '"'), ('a', 'a')])
+    assert (tmp_path / 'encoder.json').read_bytes() == b'{"a": 0, "\\u0120\\"": 1, "<|endoftext|>": 2}'
+    assert (tmp_path / 'vocab.bpe').read_bytes() == '#version: 0.2\nĠ "\na a\n'.encode()
+
+
+def test_gpt2s_own_files_are_written_byte_for_byte(tmp_path):
+    directory = gpt2_directory()
+    contents = {}
+    for name in ('encoder.json', 'vocab.bpe'):
+        with open(os.path.join(directory, name), 'rb') as file:
+            contents[name] = file.read()
+    merges = [tuple(line.split()) for line in contents['vocab.bpe'].decode().split('\n')[1:-1]]
+    write_vocabulary(str(tmp_path), json.loads(contents['encoder.json']), merges)
+    for name, content in contents.items():
+        assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize('name', ['encoder.json', 'vocab.bpe'])
+def test_a_file_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f'cannot write .*{name}: Is a directory'):
+        write_vocabulary(str(tmp_path), *learn_vocabulary([], 257))
