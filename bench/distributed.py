@@ -129,7 +129,7 @@ def work(settings: dict) -> None:
     cluster = Cluster(tuple(settings['addresses']), index) if several else ONE_WORKER
     ring = Ring([tuple(address) for address in settings['ring']], index) if several else None
     workers = Workers(cluster, timeout=LIMIT, startup_timeout=LIMIT)
-    with workers.together():
+    with workers.connected():
         actions = {ALONE: training_step(Workers(), 'float32')}
         if several:
             ring.connect()

@@ -1,4 +1,4 @@
-"""What this machine has for a process: processors, GPUs, memory."""
+"""The processors, GPUs and memory of this machine."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 
 
 def available_processors() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
@@ -23,12 +23,12 @@ def visible_gpus() -> list[str]:
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process may have before others lose theirs; None where the system does not tell."""
+    """Bytes that a new process can use without swapping; None where the system does not report it."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             values = dict(line.split(':') for line in file)
         return int(values['MemAvailable'].split()[0]) * 1024
-    except (OSError, KeyError):     # not Linux, or an old one
+    except (OSError, KeyError):     # not Linux, or a kernel before 3.14
         if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= os.sysconf_names.keys():
             return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
         return None

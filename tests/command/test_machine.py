@@ -1,0 +1,30 @@
+"""The GPUs that a process may use."""
+
+import os
+
+from command import machine
+
+
+def test_gpus_of_the_environment(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3, GPU-5,-1,')
+    assert machine.visible_gpus() == ['3', 'GPU-5']
+
+
+def test_gpus_of_the_driver(monkeypatch, tmp_path):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert machine.visible_gpus() == []
+    command = tmp_path / 'nvidia-smi'
+    command.write_text('#!/bin/sh\nprintf "0\\n1\\n2\\n"\n')
+    command.chmod(0o755)
+    assert machine.visible_gpus() == ['0', '1', '2']
+    command.write_text('#!/bin/sh\nprintf "0\\n"\nexit 9\n')
+    assert machine.visible_gpus() == []
+
+
+def test_processors_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {3, 5, 8}, raising=False)
+    assert machine.available_processors() == 3
+    monkeypatch.delattr(os, 'sched_getaffinity')
+    monkeypatch.setattr(os, 'cpu_count', lambda: None)
+    assert machine.available_processors() == 1
