@@ -9,8 +9,8 @@ from workers.cluster import Cluster
 class FakeCluster(Cluster):
     """`count` workers a:1, b:1, …, which have all started.
 
-    gone: stands in for Cluster.gone; by default no worker has died. asked: the indices of each call of it. timeouts: those of
-    each call of wait_for_all.
+    gone: stands in for Cluster.gone; by default no worker has died. asked: the indices of each call of it. timeouts:
+    those of each call of wait_for_all.
     """
 
     def __init__(self, count: int, index: int = 0, gone: Callable[[list], list] = lambda indices: []):

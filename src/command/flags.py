@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind: type, expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type for finite ints or floats that `accept` returns True for; `expected` describes them in the error."""
+    """An argparse type for finite numbers that `accept` returns True for; `expected` describes them in errors."""
     def parse(text: str) -> float:
         try:
             value = kind(text)

@@ -17,8 +17,8 @@ def visible_gpus() -> list[str]:
         return [gpu.strip() for gpu in given.split(',') if gpu.strip() not in ('', '-1')]
     if not shutil.which('nvidia-smi'):
         return []
-    listed = subprocess.run(['nvidia-smi', '--query-gpu=index', '--format=csv,noheader'], capture_output=True, text=True,
-                            check=False)
+    command = ['nvidia-smi', '--query-gpu=index', '--format=csv,noheader']
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
     return listed.stdout.split() if listed.returncode == 0 else []
 
 

@@ -35,8 +35,8 @@ def list_models(models_dir: str) -> list[str]:
 def find_model(name: str, models_dir: str = 'models') -> str:
     """The directory of a model: `models_dir`/NAME, or, for the default `models`, the one next to the scripts.
 
-    The old and the new name of a published model both find it. Raises UserError that lists the models here and names the
-    command that downloads one.
+    The old and the new name of a published model both find it. Raises UserError that lists the models here and names
+    the command that downloads one.
     """
     directories = [models_dir]
     if models_dir == 'models':
@@ -68,5 +68,5 @@ def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
 def _check_settings(directory: str) -> None:
     """Raises UserError for a directory with a checkpoint but no hparams.json, like those of the 2019 tools."""
     if os.path.isdir(directory) and any(name.endswith('.index') for name in os.listdir(directory)):
-        raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the model that it '
-                        'was made from')
+        raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the '
+                        'model that it was made from')

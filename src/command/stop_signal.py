@@ -4,7 +4,7 @@ import signal
 
 
 class StopSignal:
-    """A context in which a first signal is only noted, by name, in `received`; a second one ends the process immediately."""
+    """A context in which the first signal only sets `received` to its name; the second ends the process immediately."""
 
     def __init__(self):
         self.received = None

@@ -24,8 +24,8 @@ def load_tensorflow(devices: bool = True, several: bool = False) -> None:
     devices: whether to look for GPUs now; CUDA_VISIBLE_DEVICES has no effect afterwards. several: for one of several
     workers, also hides the runtime's many messages about a lost worker.
 
-    Environment variables that the user has set are kept. Start-up messages, some of which no setting disables, are printed
-    only if the import fails.
+    Environment variables that the user has set are kept. Start-up messages, some of which no setting disables, are
+    printed only if the import fails.
     """
     if several:
         os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')      # nothing
@@ -61,8 +61,9 @@ def _stderr_held_back():
 def ctrl_c_held_back():
     """Delays Ctrl-C until the end of the block, where it raises KeyboardInterrupt. Use it around session.run.
 
-    TensorFlow's C++ code calls Python to read feeds and does not check for exceptions: 2.16 crashed when Ctrl-C raised one.
-    Does nothing outside the main thread, which alone receives Ctrl-C, or if SIGINT has another handler than Python's.
+    TensorFlow's C++ code calls Python to read feeds and does not check for exceptions: 2.16 crashed when Ctrl-C raised
+    one. Does nothing outside the main thread, which alone receives Ctrl-C, or if SIGINT has another handler than
+    Python's.
     """
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not default or threading.current_thread() is not threading.main_thread():
@@ -79,7 +80,7 @@ def ctrl_c_held_back():
 
 
 def shards_for(n_head: int) -> int:
-    """How many parts to split each layer into for one token at a time: one per core, at most MAX_SHARDS; 1 with a GPU."""
+    """How many parts to split layers into that compute few tokens: one per core, at most MAX_SHARDS; 1 with a GPU."""
     import tensorflow.compat.v1 as tf
     return 1 if tf.config.list_physical_devices('GPU') else min(available_processors(), n_head, MAX_SHARDS)
 
@@ -87,9 +88,9 @@ def shards_for(n_head: int) -> int:
 def session_config(shards: int = 1):
     """A ConfigProto that allocates GPU memory on demand, and on CPUs runs one op at a time per shard.
 
-    On CPUs, two large ops at a time compete for caches and memory bandwidth, and keep more tensors alive. Graph rewriting
-    is off: it makes steps no faster, and the first one seconds later. Shards divide the cores; the first session or program
-    of a process sets how many an op may use.
+    On CPUs, two large ops at a time compete for caches and memory bandwidth, and keep more tensors alive. Graph
+    rewriting is off: it makes steps no faster, and the first one seconds later. Shards divide the cores; the first
+    session or program of a process sets how many an op may use.
     """
     import tensorflow.compat.v1 as tf
     config = tf.ConfigProto()

@@ -13,13 +13,13 @@ CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write to that replaces `path` at the end of the block, synced to disk; an exception leaves `path` as it was.
+    """A file to write to that replaces `path` at the end of the block, synced to disk, unless an exception is raised.
 
     Until then it is `path`.part. Raises UserError if that cannot be opened.
     """
     part = f'{path}.part'
     try:
-        file = open(part, 'wb')     # noqa: SIM115  (outside the `try` that removes it: an existing one may be somebody else's)
+        file = open(part, 'wb')     # noqa: SIM115  (not in the `try` below, which removes it)
     except OSError as error:
         if os.path.lexists(part):
             raise UserError(f'cannot write {part}, the unfinished {path}: {reason(error)}; remove {part}') from None

@@ -16,6 +16,6 @@ def agree(gather: Callable[[str], list[str]], common: dict[str, object], own: di
     for index, (values, _) in enumerate(settings):
         for name, value in expected.items():
             if values[name] != value:
-                raise UserError(f'{name} is {values[name]} for worker {index} but {value} for worker 0: give all workers the '
-                                'same')
+                raise UserError(f'{name} is {values[name]} for worker {index} but {value} for worker 0: give all '
+                                'workers the same')
     return own_of_worker_0

@@ -50,7 +50,7 @@ class Cluster:
             time.sleep(POLL_SECONDS)
 
     def gone(self, indices: Iterable[int]) -> list[int]:
-        """Those of some other workers that have ended: their machine refuses connections. One without an answer may be alive."""
+        """Those of some other workers whose machine refuses connections. One that does not answer may be alive."""
         return [i for i in indices if i != self.index and _is_open(self.addresses[i]) is False]
 
 
@@ -60,7 +60,8 @@ ONE_WORKER = Cluster()
 def find_cluster(args: argparse.Namespace, environment=os.environ) -> Cluster:
     """The cluster given by --workers and --worker_index, by --slurm, or else by TF_CONFIG; one worker without them.
 
-    Raises UserError for flags that exclude each other, and for invalid addresses or indices. Only --slurm imports TensorFlow.
+    Raises UserError for flags that exclude each other, and for invalid addresses or indices. Only --slurm imports
+    TensorFlow.
     """
     # An empty --workers, as from an unset variable, is a mistake: without it, each worker would train for itself.
     given = [flag for flag in ('workers', 'local_workers', 'slurm') if getattr(args, flag) not in (None, False)]
@@ -107,7 +108,7 @@ def _from_tf_config(text: str) -> Cluster:
         unknown = [job for job in cluster if job not in JOBS and cluster[job]]
         own = (str(task['type']), int(str(task['index']))) if addresses else None
     except (ValueError, TypeError, AttributeError, KeyError):
-        raise UserError(f'TF_CONFIG: expected {{"cluster": {{"worker": ["host:port", …]}}, "task": {{"type": "worker", '
+        raise UserError('TF_CONFIG: expected {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", '
                         f'"index": 0}}}}, not {text!r}') from None
     if unknown:
         raise UserError(f'TF_CONFIG: {unknown[0]!r} is not supported; expected only {", ".join(JOBS)}')

@@ -1,7 +1,8 @@
 """Sums over all workers, and values from worker 0, through TensorFlow.
 
-Synchronous data parallelism: each worker holds the complete model and takes its share of every batch; gradients are summed by
-a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With one worker every sum is the identity.
+Synchronous data parallelism: each worker holds the complete model and takes its share of every batch; gradients are
+summed by a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With one worker every sum is the
+identity.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from workers.cluster import ONE_WORKER, Cluster
 from workers.watch import Watch, alarm, silence_message
 
 LEADER = '/job:worker/replica:0/task:0'
-HOST_GROUP, DEVICE_GROUP = 1, 2     # group keys: of small arrays, on CPUs; of gradients and variables, wherever they are
+HOST_GROUP, DEVICE_GROUP = 1, 2     # group keys: of small arrays on CPUs; of gradients and variables on any device
 BUCKET = 32 << 20           # bytes. Larger ones are slower: glibc maps new memory for each message
 BROADCAST_TOGETHER = 16     # variables
 EXIT_WAIT = 5.0             # seconds that worker 0 waits for the others to exit
@@ -42,15 +43,15 @@ def start_server(cluster: Cluster) -> tf.distribute.Server:
         return tf.distribute.Server({'worker': list(cluster.addresses)}, job_name='worker', task_index=cluster.index,
                                     config=_config(cluster))
     except tf.errors.OpError as error:
-        raise UserError(f'cannot listen at the port of {cluster.name(cluster.index)}: {error.message}; end the process that '
-                        'listens there, perhaps an earlier run, or give another port') from None
+        raise UserError(f'cannot listen at the port of {cluster.name(cluster.index)}: {error.message}; end the process '
+                        'that listens there, perhaps an earlier run, or give another port') from None
 
 
 class Workers:
     """This worker, number `index` of `count`, and its communication with the others; `leads` is True for worker 0.
 
-    timeout: seconds that a sum waits for the other workers. startup_timeout: seconds that the first sum and each broadcast
-    wait, as worker 0 first reads the weights. All workers must run the same sums in the same order.
+    timeout: seconds that a sum waits for the other workers. startup_timeout: seconds that the first sum and each
+    broadcast wait, as worker 0 first reads the weights. All workers must run the same sums in the same order.
     """
 
     def __init__(self, cluster: Cluster = ONE_WORKER, *, timeout: float = 600.0, startup_timeout: float = 600.0,
@@ -91,7 +92,7 @@ class Workers:
         except LOST_ERRORS as error:
             if self.count == 1:
                 raise
-            if not (self._watch.ended and self.leads):      # at the end worker 0 has saved, and no longer needs the others
+            if not (self._watch.ended and self.leads):      # at the end worker 0 has saved and needs no others
                 self._watch.report_lost(error)
         finally:
             self._watch.waiting_since = math.inf
@@ -113,12 +114,13 @@ class Workers:
             time.sleep(0.1)
 
     def _startup_alarm(self) -> contextlib.AbstractContextManager:
-        return alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
-                                            'seconds: one of them may be frozen, belong to an earlier run, or have been given '
-                                            'other --workers or the same --worker_index')
+        return alarm(self._startup_timeout,
+                     f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} seconds: '
+                     'one may be frozen, belong to an earlier run, or have other --workers or the same --worker_index')
 
     def _collective(self, group: int) -> dict:
-        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys), 'communication_hint': 'auto'}
+        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys),
+                'communication_hint': 'auto'}
 
     def all_reduce(self, tensor: tf.Tensor, group: int = DEVICE_GROUP) -> tf.Tensor:
         """The sum of a tensor over all workers; it must have the same shape in each."""
@@ -128,7 +130,7 @@ class Workers:
                                              **self._collective(group))
 
     def mean(self, tensors: list) -> list:
-        """Means of tensors over all workers, in float32. They are sent in their own dtypes, in flat buckets, one at a time.
+        """Means of tensors over all workers, in float32. They are sent in their own dtypes, one flat bucket at a time.
 
         The network carries few large messages instead of many small ones, and few copies are in memory at a time.
         """
@@ -136,7 +138,7 @@ class Workers:
             return tensors
         flat = [tf.reshape(tensor, [-1]) for tensor in tensors]
         pieces, before = [[] for _ in tensors], []
-        for bucket in buckets([tensor.shape.num_elements() for tensor in tensors], [tensor.dtype for tensor in tensors]):
+        for bucket in buckets([tensor.shape.num_elements() for tensor in flat], [tensor.dtype for tensor in flat]):
             with tf.control_dependencies(before):
                 local = tf.concat([flat[i][start:stop] for i, start, stop in bucket], 0)
             with tf.control_dependencies([self._note_waiting(local)]):

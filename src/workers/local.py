@@ -23,8 +23,8 @@ GRACE = 30.0        # seconds for the others to end after one died, before they 
 def run_workers(args: argparse.Namespace, command: list[str], devices: list[tuple[dict, set[int]]]) -> int:
     """Runs a training command as args.local_workers processes on this machine; returns the exit status.
 
-    If a worker dies, or they lose their connection, starts all again from the last checkpoint, --max_restarts times at most.
-    devices: from assign_devices.
+    If a worker dies, or they lose their connection, starts all again from the last checkpoint, --max_restarts times at
+    most. devices: from assign_devices.
     """
     most_restarts = RESTARTS if args.max_restarts is None else args.max_restarts
     flags = remove_flags(command[1:], {'--local_workers': 1, '--max_restarts': 1})
@@ -35,8 +35,8 @@ def run_workers(args: argparse.Namespace, command: list[str], devices: list[tupl
         if status != WORKER_LOST or group.stopped:
             break
         if restarts < most_restarts:
-            print(f'{group.cause()}: starting all {args.local_workers} again, restart {restarts + 1} of {most_restarts}',
-                  file=sys.stderr, flush=True)
+            print(f'{group.cause()}: starting all {args.local_workers} again, restart {restarts + 1} of '
+                  f'{most_restarts}', file=sys.stderr, flush=True)
             flags = _resuming_flags(flags, os.path.join(CHECKPOINT_DIR, args.run_name), started)
     return status
 
@@ -63,7 +63,7 @@ def _resuming_flags(flags: list[str], run_directory: str, since: float) -> list[
 
 
 def assign_devices(count: int) -> list[tuple[dict, set[int]]]:
-    """Each worker's additional environment variables, and its processors: one GPU each if there are any, and equal shares."""
+    """Each worker's environment variables, for one GPU each if there are any, and its share of the processors."""
     gpus = visible_gpus()
     if 0 < len(gpus) < count:
         raise UserError(f'--local_workers {count}: there are {len(gpus)} GPUs, and each worker takes one')
@@ -74,7 +74,7 @@ def assign_devices(count: int) -> list[tuple[dict, set[int]]]:
 
 
 class _Group:
-    """The processes of one start. Only worker 0's output is shown, and the errors of another worker that fails by itself.
+    """The processes of one start. Only worker 0's output is shown, and the errors of another that fails by itself.
 
     SIGINT and SIGTERM are forwarded: each worker has its own process group, which Ctrl-C does not reach.
     """
@@ -84,7 +84,7 @@ class _Group:
         environment = {name: value for name, value in os.environ.items() if name != 'TF_CONFIG'}
         environment[PARENT] = str(os.getpid())
         self.stopped = False
-        self._errors = [None, *(tempfile.TemporaryFile() for _ in devices[1:])]     # noqa: SIM115  (one for each worker's stderr)
+        self._errors = [None, *(tempfile.TemporaryFile() for _ in devices[1:])]    # noqa: SIM115  (of their stderr)
         self._handlers = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
         self._processes = [
             subprocess.Popen([*command, '--workers', addresses, '--worker_index', str(i)], env=environment | extra,

@@ -21,7 +21,7 @@ def workers_of_step() -> tuple[list[str], int]:
     load_tensorflow(devices=False, several=True)
     import tensorflow.compat.v1 as tf
     try:
-        port = FIRST_PORT + int(os.environ.get('SLURM_JOB_ID', '0')) % PORTS    # two jobs on one node need different ports
+        port = FIRST_PORT + int(os.environ.get('SLURM_JOB_ID', '0')) % PORTS    # different for two jobs on a node
         tasks = int(os.environ['SLURM_STEP_NUM_TASKS'])
         # As if each task had a GPU: the resolver's own assignment fails where there are none.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(

@@ -17,11 +17,11 @@ RESTART = 'start all workers again; they resume from the last checkpoint'
 class Watch:
     """Worker 0 watches all others, and they watch worker 0: whether the ports are open, and how long a sum waits.
 
-    timeout: seconds that a sum may wait for the others. interval: seconds between two checks. search_seconds: how long to
-    look for the dead worker after TensorFlow reported a lost one. exit: ends the process with a message.
+    timeout: seconds that a sum may wait for the others. interval: seconds between two checks. search_seconds: how long
+    to look for the dead worker after TensorFlow reported a lost one. exit: ends the process with a message.
 
-    exit_lock: hold it during work that the death of another worker must not interrupt, such as a save. waiting_since: the
-    time.monotonic() at which the current sum began to wait for the others.
+    exit_lock: hold it during work that the death of another worker must not interrupt, such as a save. waiting_since:
+    the time.monotonic() at which the current sum began to wait for the others.
     """
 
     def __init__(self, cluster: Cluster, timeout: float, *, interval: float = 1.0, search_seconds: float = 2.0,
@@ -43,10 +43,11 @@ class Watch:
         self._ended.set()
 
     def watch(self) -> None:
-        """Checks again and again until `end`; ends this process when a worker that it watches has died or a sum waits too long.
+        """Until `end`, checks whether a watched worker has died or a sum waits too long, and then ends this process.
 
-        Sums are timed here because TensorFlow's runtime may crash when its own timeout ends one, before it reports the error.
-        A worker of --local_workers (see workers.local) stops, after saving, when the command that started it has died.
+        Sums are timed here because TensorFlow's runtime may crash when its own timeout ends one, before it reports the
+        error. A worker of --local_workers (see workers.local) stops, after saving, when the command that started it has
+        died.
         """
         others = range(1, self._cluster.count) if self._cluster.index == 0 else [0]
         parent = int(os.environ.get(PARENT, '0'))
@@ -89,7 +90,6 @@ def alarm(seconds: float, message: str) -> Iterator[None]:
     TensorFlow asks worker 0 before the first run of a graph with sums, and no timeout of its own limits that wait.
     """
     timer = threading.Timer(seconds, exit_now, [message])
-    timer.daemon = True
     timer.start()
     try:
         yield

@@ -16,7 +16,7 @@ from command import errors
 from command.errors import UserError, WorkerLost
 from conftest import TEXT, write_zeros
 from network.hparams import load_hparams
-from workers import cluster, local
+from workers import cluster, local, slurm
 from workers.cluster import Cluster
 
 NONE = {'workers': None, 'worker_index': None, 'local_workers': None, 'max_restarts': None, 'slurm': False}
@@ -85,7 +85,7 @@ def test_workers_by_tf_config(config, addresses, index):
     ({'TF_CONFIG': '{"cluster": {"worker": 5}}'}, {}, 'TF_CONFIG: expected'),
     (tf_config({'worker': ['a:1', 'b:1']}, 'worker', 2), {}, 'TF_CONFIG: its task, worker 2, is not in its cluster'),
     (tf_config({'worker': ['a:1', 'b:1']}, 'evaluator', 0), {}, 'TF_CONFIG: its task, evaluator 0, is not in its cluster'),
-    (tf_config({'worker': ['a:1', 'b:1'], 'ps': ['p:1']}), {}, "TF_CONFIG: 'ps' is not supported; expected only chief, master, worker"),
+    (tf_config({'worker': ['a:1', 'b:1'], 'ps': ['p:1']}), {}, "TF_CONFIG: 'ps' is not supported; expected only chief, master"),
     (tf_config({'worker': ['a:1', 'b']}), {}, "TF_CONFIG: expected host:port, not 'b'"),
 ])
 def test_invalid_settings_are_named(config, flags, message):
@@ -102,7 +102,8 @@ def test_waiting_for_workers_and_naming_those_that_do_not_start():
         closed_address = f'localhost:{port}'
         Cluster((open_address, closed_address), 1).wait_for_all(0.0)      # it does not wait for itself
         start = time.monotonic()
-        with pytest.raises(WorkerLost, match=rf'^worker 2 \({closed_address}\) did not start within --dist_startup_timeout 0.3 s'):
+        message = rf'^worker 2 \({closed_address}\) did not start within --dist_startup_timeout 0.3 seconds$'
+        with pytest.raises(WorkerLost, match=message):
             Cluster(('me:1', open_address, closed_address), 0).wait_for_all(0.3)
         assert time.monotonic() - start >= 0.3
         assert Cluster((open_address, closed_address, 'no.host.invalid:1', closed_address), 3).gone([0, 1, 2, 3]) == [1]
@@ -133,7 +134,10 @@ def test_workers_of_a_slurm_job_step(tf, monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
+    imports = []
+    monkeypatch.setattr(slurm, 'load_tensorflow', lambda **how: imports.append(how))
     assert find(slurm=True) == Cluster(('n10:10001', 'n10:10002', 'n9:10001', 'n9:10002'), 3)
+    assert imports == [{'devices': False, 'several': True}]     # it must not look for GPUs before one is chosen
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '1'
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')     # as --gpus-per-task binds it
     find(slurm=True)

@@ -118,7 +118,8 @@ def train_together(home, count, *flags):
 
 @pytest.mark.parametrize(('count', 'flags'), [
     (2, ('--optimizer', 'adam', '--noise', 0.2, '--val_every', 5, '--val_batch_count', 3)),
-    (3, ('--optimizer', 'sgd', '--accumulate_gradients', 2, '--clip_norm', 1, '--memory_saving_gradients', '--learning_rate', 0.1)),
+    (3, ('--optimizer', 'sgd', '--learning_rate', 0.1, '--accumulate_gradients', 2, '--memory_saving_gradients',
+         '--clip_norm', 1)),
 ])
 def test_workers_train_like_one_with_a_larger_batch(tf, train, home, count, flags):
     """The same sequences in the same order give the same losses and weights."""

@@ -152,8 +152,9 @@ def restarted(monkeypatch, stopped=False, **flags):
     monkeypatch.setattr(Lost, 'stopped', stopped)
     monkeypatch.setattr(local, '_Group', Lost)
     args = argparse.Namespace(local_workers=2, run_name='run1', **flags)
-    assert local.run_workers(args, ['train.py', '--local_workers', '2', '--max_restarts=1', '--seed', '5'], [({}, {0})] * 2) == 75
-    assert all(command[1:] == ['train.py', '--seed', '5'] for command in Lost.commands)
+    command = ['train.py', '--local_workers', '2', '--overwrite', '--max_restarts', '1', '--seed', '5']
+    assert local.run_workers(args, command, [({}, {0})] * 2) == 75
+    assert Lost.commands == [[sys.executable, 'train.py', '--overwrite', '--seed', '5']] * len(Lost.commands)
     return len(Lost.commands) - 1
 
 
