@@ -55,6 +55,17 @@ def test_success_writes_all_output(monkeypatch, tmp_path):
         assert (tmp_path / 'out').read_text() == 'text\n'
 
 
+def test_an_immediate_exit_writes_all_output(status, monkeypatch, tmp_path):
+    def main():
+        print('text')
+        raise WorkerLost('worker 1 died')
+
+    with open(tmp_path / 'out', 'w') as out:
+        monkeypatch.setattr(sys, 'stdout', out)
+        assert status(main) == 1075
+        assert (tmp_path / 'out').read_text() == 'text\n'
+
+
 def test_a_closed_pipe_ends_quietly(status, monkeypatch, tmp_path):
     with open(tmp_path / 'out', 'w') as out:
         monkeypatch.setattr(sys, 'stdout', out)

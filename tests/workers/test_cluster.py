@@ -142,7 +142,10 @@ def test_workers_of_a_slurm_job_step(tf, monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')     # as --gpus-per-task binds it
     find(slurm=True)
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '0'
-    monkeypatch.setenv('SLURM_LOCALID', '2')
+    for name, value in {'SLURM_STEP_NODELIST': 'n9', 'SLURM_STEP_TASKS_PER_NODE': '4', 'SLURM_LOCALID': '3'}.items():
+        monkeypatch.setenv(name, value)
+    assert find(slurm=True) == Cluster(('n9:10001', 'n9:10002', 'n9:10003', 'n9:10004'), 3)
+    monkeypatch.setenv('SLURM_LOCALID', '4')
     with pytest.raises(UserError, match='--slurm: the environment is not that of a job step .*: start with srun'):
         find(slurm=True)
 
