@@ -175,7 +175,7 @@ def train(job: Job, cluster: Cluster) -> None:
     from workers.collectives import Workers
     settings = job.settings
     workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
-    with workers.together():
+    with workers.connected():
         if workers.count > 1:
             job.agree(workers.gather)
             print(f'{workers.count} workers are there: a batch has {workers.count * settings.batch_size} sequences, '
@@ -197,7 +197,7 @@ def train_locally(args: argparse.Namespace, devices: list[tuple[dict, set[int]]]
     if not args.no_cache:       # finds mistakes, and encodes the corpus for all, before they start
         with contextlib.redirect_stdout(io.StringIO()):     # worker 0 prints it again
             prepare(args).lock.close()
-    sys.exit(local.train(args, sys.argv, devices))
+    sys.exit(local.run_workers(args, sys.argv, devices))
 
 
 def main() -> None:

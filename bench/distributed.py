@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""What training with several workers costs: on this machine, over a slow network, and on paper for large ones.
+"""What training with several workers costs: on this machine, over a slow network, and predicted for large ones.
 
     bench/distributed.py [--rounds 7] [--only local slow paper]
 
-The work: a small GPT-2 with random weights, random tokens, Adam, float32; the step is the one that train.py makes. Each worker
-is a process that is pinned to one core before TensorFlow starts; so 4 workers share 2 cores two by two. Teams of 1, 2 and 4
-are started one after the other, and stay; then they take turns. In its turn a team makes, all its workers at once: steps of
-which none asks the others (without reduction), steps together with gradients travelling as float32, and as bfloat16, a
-plain TCP copy of the bytes that a ring all-reduce sends, round the same ring, and a small message round it. The slowest worker
-counts. Ratios are taken within a round; the tables have their medians. `model` is what network_model.py says, from the step
-without reduction, the rate of that copy and the time of that message, over what was measured.
+The model is a small GPT-2 with random weights and tokens, trained by train.py's step with Adam in float32. Each worker
+is a process pinned to one core before TensorFlow starts; 4 workers share 2 cores. Teams of 1, 2 and 4 workers are
+started one after the other, keep running, and then take turns. In its turn a team runs, on all its workers together:
+steps without reduction, steps with gradients sent as float32 and as bfloat16, a plain TCP copy, around the same ring,
+of the bytes that a ring all-reduce sends, and a small message around it. The slowest worker counts. Ratios are taken
+within a round; the tables have their medians. `model` is network_model.py's prediction, from the step without
+reduction, the copy's rate and the message's time.
 
-slow: the same for 2 workers in two network namespaces, 10 ms one way (20 ms there and back) and 100 Mbit/s each way; needs
-Linux and root. paper: the same model for each size of GPT-2 on networks that are not here.
+slow: the same for 2 workers in two network namespaces, with 10 ms and 100 Mbit/s each way; needs Linux and root. paper:
+the predictions for each size of GPT-2 on networks that are not here.
 """
 
 import argparse
@@ -40,34 +40,34 @@ from workers.cluster import ONE_WORKER, Cluster
 from workers.local import free_ports
 
 MODEL = HParams(n_vocab=8192, n_ctx=128, n_embd=512, n_head=8, n_layer=4)
-BATCH = 1                       # sequences of n_ctx tokens for each worker
+BATCH = 1                       # sequences of n_ctx tokens per worker
 DTYPES = ('float32', 'bfloat16')
 ALONE, COPY, MESSAGE = 'alone', 'copy', 'message'
-TIMES = {ALONE: 2, 'float32': 2, 'bfloat16': 2, COPY: 2, MESSAGE: 50}   # in a turn
+TIMES = {ALONE: 2, 'float32': 2, 'bfloat16': 2, COPY: 2, MESSAGE: 50}   # repetitions in a turn
 SLOW_TIMES = {ALONE: 2, 'float32': 1, 'bfloat16': 1, COPY: 1, MESSAGE: 5}
-WARMUP = 2                      # turns that do not count
+WARMUP = 2                      # turns that are not counted
 SLOW_ROUNDS = 3                 # at most; each takes half a minute
-DELAY, RATE = 10e-3, 100e6 / 8  # seconds one way, bytes per second each way
-LIMIT = 120.0                   # seconds for a turn, and for a worker to come
+DELAY, RATE = 10e-3, 100e6 / 8  # seconds and bytes per second, each way
+LIMIT = 120.0                   # seconds for a turn, and for a worker to start
 
 
 def traffic(nbytes: int, workers: int) -> int:
-    """What each worker sends, and receives, when so many bytes are summed."""
+    """Bytes that each worker sends, and receives, in a ring all-reduce of nbytes."""
     return round(2 * (workers - 1) * nbytes / workers)
 
 
 class Ring:
-    """Plain TCP connections of a worker, to the next one and from the one before."""
+    """A worker's TCP connections to the next worker and from the previous one."""
 
     def __init__(self, addresses: list[tuple[str, int]], index: int):
         self._next, self._leads, self._count = addresses[(index + 1) % len(addresses)], index == 0, len(addresses)
         self._listener = socket.create_server(addresses[index])
         self._listener.settimeout(LIMIT)
         sent = traffic(sum(network_model.gradient_buckets(MODEL, 'float32')), self._count)
-        self._given, self._taken = bytearray(b'\1' * sent), memoryview(bytearray(b'\2' * sent))
+        self._sent, self._received = bytearray(b'\1' * sent), memoryview(bytearray(b'\2' * sent))
 
     def connect(self) -> None:
-        """Once all listen."""
+        """Call it when all workers listen."""
         self._to = socket.create_connection(self._next, LIMIT)
         self._from, _ = self._listener.accept()
         for each in (self._to, self._from):
@@ -75,31 +75,31 @@ class Ring:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def copy(self) -> None:
-        """Sends to the next one what a reduction in float32 sends, and takes as much from the one before, at once."""
-        sender = threading.Thread(target=self._to.sendall, args=[self._given])
+        """Sends what a float32 reduction sends to the next worker, and receives as much at the same time."""
+        sender = threading.Thread(target=self._to.sendall, args=[self._sent])
         sender.start()
-        self._take(len(self._taken))
+        self._receive(len(self._received))
         sender.join()
 
     def message(self) -> None:
-        """Has one byte go round."""
+        """Passes one byte around the ring."""
         if self._leads:
             self._to.sendall(b'x')
-        self._take(1)
+        self._receive(1)
         if not self._leads:
             self._to.sendall(b'x')
 
-    def _take(self, nbytes: int) -> None:
+    def _receive(self, nbytes: int) -> None:
         done = 0
         while done < nbytes:
-            got = self._from.recv_into(self._taken[done:nbytes])
+            got = self._from.recv_into(self._received[done:nbytes])
             if not got:
-                raise ConnectionError('the worker before this one is gone')
+                raise ConnectionError('the previous worker closed its connection')
             done += got
 
 
 def training_step(workers, dtype: str):
-    """A function that makes a training step, in a graph and session of its own."""
+    """A function that runs a training step, with its own graph and session."""
     import numpy as np
     import tensorflow.compat.v1 as tf
 
@@ -119,8 +119,8 @@ def training_step(workers, dtype: str):
     return lambda: step.run(session, [{tokens: rng.integers(MODEL.n_vocab, size=tokens.shape)}], 2e-5)
 
 
-def work(settings: dict) -> None:
-    """Is one worker: takes a turn for each line of standard input, a JSON list of what and how often; prints its seconds."""
+def run_worker(settings: dict) -> None:
+    """Runs one worker. A turn is a line of stdin, JSON [action, repetitions]; prints the seconds of one repetition."""
     os.sched_setaffinity(0, settings['cores'])
     from command import tensorflow_setup
     tensorflow_setup.load_tensorflow(several=True)
@@ -129,23 +129,24 @@ def work(settings: dict) -> None:
     cluster = Cluster(tuple(settings['addresses']), index) if several else ONE_WORKER
     ring = Ring([tuple(address) for address in settings['ring']], index) if several else None
     workers = Workers(cluster, timeout=LIMIT, startup_timeout=LIMIT)
-    with workers.together():
+    with workers.connected():
         actions = {ALONE: training_step(Workers(), 'float32')}
         if several:
             ring.connect()
-            actions |= {COPY: ring.copy, MESSAGE: ring.message} | {dtype: training_step(workers, dtype) for dtype in DTYPES}
+            actions |= {COPY: ring.copy, MESSAGE: ring.message}
+            actions |= {dtype: training_step(workers, dtype) for dtype in DTYPES}
         for line in sys.stdin:
-            what, times = json.loads(line)
+            action, times = json.loads(line)
             workers.barrier()
             start = time.perf_counter()
             for _ in range(times):
-                actions[what]()
+                actions[action]()
             print(json.dumps((time.perf_counter() - start) / times), flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a worker runs: its addresses for TensorFlow and for the ring, its core, and what starts a process there."""
+class Location:
+    """Where a worker runs: its ports for TensorFlow and the ring, its core, and what starts a process there."""
     host: str
     ports: tuple[int, int]
     core: int
@@ -153,27 +154,27 @@ class Place:
 
 
 class Team:
-    """Workers that train together, each a process that takes turns when told to. rounds: {what: seconds} of each."""
+    """The worker processes of one measurement. rounds: {action: seconds} of each round."""
 
-    def __init__(self, places: list[Place], times: dict[str, int]):
-        self.count, self.cores, self.rounds = len(places), len({place.core for place in places}), []
-        self._times = {what: n for what, n in times.items() if self.count > 1 or what == ALONE}
-        common = {'addresses': [f'{place.host}:{place.ports[0]}' for place in places],
-                  'ring': [(place.host, place.ports[1]) for place in places]}
+    def __init__(self, locations: list[Location], times: dict[str, int]):
+        self.count, self.cores, self.rounds = len(locations), len({location.core for location in locations}), []
+        self._times = {action: n for action, n in times.items() if self.count > 1 or action == ALONE}
+        common = {'addresses': [f'{location.host}:{location.ports[0]}' for location in locations],
+                  'ring': [(location.host, location.ports[1]) for location in locations]}
         self._processes = []
-        for i, place in enumerate(places):
-            settings = json.dumps(common | {'index': i, 'cores': [place.core]})
+        for i, location in enumerate(locations):
+            settings = json.dumps(common | {'index': i, 'cores': [location.core]})
             self._processes.append(subprocess.Popen(
-                [*place.prefix, sys.executable, os.path.abspath(__file__), '--worker', settings], text=True,
+                [*location.prefix, sys.executable, os.path.abspath(__file__), '--worker', settings], text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True))
 
     @contextlib.contextmanager
     def ready(self):
-        """Within it the workers are there and warm. At the end they have ended, or, if something failed, are killed."""
+        """Starts and warms up the workers; at its end waits for their exit, or, after an error, kills them."""
         limit = 0.0
         try:
-            for what in [*self._times] * WARMUP:
-                self._turn(what, 1)
+            for action in [*self._times] * WARMUP:
+                self._turn(action, 1)
             yield self
             limit = LIMIT
         finally:
@@ -184,23 +185,23 @@ class Team:
                     process.wait()
 
     def round(self) -> None:
-        self.rounds.append({what: self._turn(what, times) for what, times in self._times.items()})
+        self.rounds.append({action: self._turn(action, times) for action, times in self._times.items()})
         print(f'{self.count} workers: {json.dumps(self.rounds[-1])}', file=sys.stderr, flush=True)
 
-    def _turn(self, what: str, times: int) -> float:
-        """Seconds of the slowest worker, each time."""
+    def _turn(self, action: str, times: int) -> float:
+        """Seconds of one repetition by the slowest worker."""
         with self._limit(LIMIT):
             for process in self._processes:
-                process.stdin.write(f'{json.dumps([what, times])}\n')
+                process.stdin.write(f'{json.dumps([action, times])}\n')
                 process.stdin.flush()
             lines = [process.stdout.readline() for process in self._processes]
         if not all(lines):
-            sys.exit(f'a worker of {self.count} failed, or took more than {LIMIT:g} seconds: {what}')
+            sys.exit(f'a worker of {self.count} failed, or took more than {LIMIT:g} seconds: {action}')
         return max(map(json.loads, lines))
 
     @contextlib.contextmanager
     def _limit(self, seconds: float):
-        """Kills the workers after so many seconds, which ends every wait for them."""
+        """Kills the workers if the block takes longer, which ends every wait for them."""
         timer = threading.Timer(seconds, lambda: [process.kill() for process in self._processes])
         timer.start()
         try:
@@ -209,7 +210,7 @@ class Team:
             timer.cancel()
 
     def median(self, figure) -> float:
-        """Of figure(the seconds of a round)."""
+        """The median over all rounds of figure({action: seconds})."""
         return statistics.median(map(figure, self.rounds))
 
 
@@ -218,7 +219,7 @@ HEADS = ['', 'step, s', 'without reduction, s', 'share of reduction', 'MB each w
 
 
 def row(team: Team, dtype: str) -> list[str]:
-    """The figures under HEADS of a team, its gradients travelling in a dtype."""
+    """The row under HEADS of a team that sends its gradients in a dtype."""
     buckets = network_model.gradient_buckets(MODEL, dtype)
     full = traffic(sum(network_model.gradient_buckets(MODEL, 'float32')), team.count)
     sent = traffic(sum(buckets), team.count)
@@ -234,7 +235,8 @@ def row(team: Team, dtype: str) -> list[str]:
     median = team.median
     return [f'{team.count} workers, {dtype}', f'{median(lambda s: s[dtype]):.3f}', f'{median(lambda s: s[ALONE]):.3f}',
             f'{median(lambda s: 1 - s[ALONE] / s[dtype]):.2f}', f'{sent / 1e6:.0f}', f'{median(copy):.3f}',
-            f'{median(lambda s: (s[dtype] - s[ALONE]) / copy(s)):.1f}', f'{median(lambda s: predicted(s) / s[dtype]):.2f}']
+            f'{median(lambda s: (s[dtype] - s[ALONE]) / copy(s)):.1f}',
+            f'{median(lambda s: predicted(s) / s[dtype]):.2f}']
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -242,11 +244,12 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def scaling(teams: list[Team]) -> str:
-    """Tokens per second of each team, and how many times those of one worker in the same round that is."""
+    """Table: tokens per second of each team, and their ratio to those of one worker in the same round."""
     rows, tokens = [], BATCH * MODEL.n_ctx
     for team in teams:
         for dtype in DTYPES if team.count > 1 else [ALONE]:
-            pairs = [(team.count * tokens / own[dtype], tokens / one[ALONE]) for own, one in zip(team.rounds, teams[0].rounds)]
+            pairs = [(team.count * tokens / own[dtype], tokens / one[ALONE])
+                     for own, one in zip(team.rounds, teams[0].rounds)]
             rows.append([f'{team.count} workers, {dtype}' if team.count > 1 else '1 worker', str(team.cores),
                          f'{statistics.median(own for own, _ in pairs):.0f}',
                          f'{statistics.median(own / one for own, one in pairs):.2f}'])
@@ -254,14 +257,15 @@ def scaling(teams: list[Team]) -> str:
 
 
 def local(rounds: int) -> str:
-    """Teams of 1, 2 and 4 on this machine, in turns."""
+    """Tables of teams of 1, 2 and 4 workers on this machine, in turns."""
     cores = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         teams = []
         for count in (1, 2, 4):
             ports = free_ports(2 * count)
-            places = [Place('localhost', (ports[i], ports[count + i]), cores[i % len(cores)]) for i in range(count)]
-            teams.append(stack.enter_context(Team(places, TIMES).ready()))
+            locations = [Location('localhost', (ports[i], ports[count + i]), cores[i % len(cores)])
+                         for i in range(count)]
+            teams.append(stack.enter_context(Team(locations, TIMES).ready()))
         for _ in range(rounds):
             for team in teams:
                 team.round()
@@ -270,20 +274,20 @@ def local(rounds: int) -> str:
 
 
 def slow(rounds: int) -> str:
-    """Two workers at the ends of a slow link."""
+    """Table of two workers at the ends of a slow link."""
     cores = sorted(os.sched_getaffinity(0))
     try:
         with slow_link.slow_link(DELAY, RATE) as link:
-            places = [Place(address, (5000, 5001), cores[i % len(cores)], ('ip', 'netns', 'exec', name))
+            locations = [Location(address, (5000, 5001), cores[i % len(cores)], ('ip', 'netns', 'exec', name))
                       for i, (name, address) in enumerate(zip(link.namespaces, slow_link.ADDRESSES))]
-            with Team(places, SLOW_TIMES).ready() as team:
+            with Team(locations, SLOW_TIMES).ready() as team:
                 for _ in range(rounds):
                     team.round()
     except slow_link.Refused as refusal:
         return f'slow link: not measured, this machine has none ({refusal})'
     figures = table(HEADS, [row(team, dtype) for dtype in DTYPES])
-    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; rounds: {rounds}; a byte '
-            f'took {team.median(lambda s: s[MESSAGE]) * 1e3:.0f} ms there and back\n\n{figures}')
+    return (f'{DELAY * 1e3:g} ms one way and {RATE * 8 / 1e6:g} Mbit/s each way, by {link.made_by}; rounds: {rounds}; '
+            f'a byte took {team.median(lambda s: s[MESSAGE]) * 1e3:.0f} ms there and back\n\n{figures}')
 
 
 GROUPS = {'local': local, 'slow': lambda rounds: slow(min(rounds, SLOW_ROUNDS)),
@@ -292,13 +296,13 @@ GROUPS = {'local': local, 'slow': lambda rounds: slow(min(rounds, SLOW_ROUNDS)),
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=7, help='turns of each team that count')
+    parser.add_argument('--rounds', type=int, default=7, help='turns of each team that are counted')
     parser.add_argument('--only', nargs='+', choices=GROUPS, default=list(GROUPS), metavar='GROUP')
     parser.add_argument('--worker', type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return work(args.worker)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))     # so that all is cleaned up
+        return run_worker(args.worker)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))     # so that everything is cleaned up
     from command import tensorflow_setup
     tensorflow_setup.load_tensorflow()
     print(f'{platform.machine()}, {os.cpu_count()} cores, {time.strftime("%Y-%m-%d")}\n')

@@ -1,7 +1,7 @@
-"""A slow network between two network namespaces of this machine: a delay and a rate, each way. Linux, and root, only.
+"""A slow network between two network namespaces of this machine, with a delay and a rate each way. Linux and root only.
 
-By `tc netem` on a veth pair. A kernel without netem has a thread of this process carry the packets instead, from one TUN
-device to the other, late and no faster than the rate. TCP is as the kernel has it: nothing is tuned.
+It uses `tc netem` on a veth pair. If the kernel has no netem, a thread of this process carries the packets between two
+TUN devices instead, with the same delay and rate. The kernel's TCP settings are not changed.
 """
 
 import collections
@@ -17,19 +17,19 @@ import time
 from collections.abc import Iterator
 
 ADDRESSES = ('10.213.0.1', '10.213.0.2')
-MTU = 9000                  # bytes: few packets, each of which costs the carrier the same
-QUEUE = 1 << 20             # bytes that wait in one direction before packets are dropped
+MTU = 9000                  # bytes; large, because each packet costs the carrier the same
+QUEUE = 1 << 20             # bytes that wait in one direction; more packets are dropped
 COMMAND_SECONDS = 20.0
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454ca, 0x0001, 0x1000      # of Linux's if_tun.h
 
 
 class Refused(Exception):
-    """What the machine does not allow, in its own words."""
+    """The system does not allow namespaces or devices; the message is its own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """namespaces: their names; each has the address of the same place in ADDRESSES. made_by: what delays, in words."""
+    """namespaces: their names, in the order of ADDRESSES. made_by: a description of what delays the packets."""
     namespaces: tuple[str, str]
     made_by: str
 
@@ -38,7 +38,7 @@ class Link:
 def slow_link(delay: float, rate: float) -> Iterator[Link]:
     """Two namespaces with `delay` seconds one way, 2 * delay there and back, and `rate` bytes per second each way.
 
-    They are gone at the end, whatever happens. Raises Refused where namespaces are not allowed.
+    They are removed at the end of the block. Raises Refused where namespaces are not allowed.
     """
     names = tuple(f'slow{os.getpid()}{side}' for side in 'ab')
     with contextlib.ExitStack() as stack:
@@ -49,7 +49,7 @@ def slow_link(delay: float, rate: float) -> Iterator[Link]:
             _veth_pair(names, delay, rate)
             made_by = 'tc netem'
         except Refused as refusal:
-            made_by = f'a thread between two TUN devices, as netem is not to be had ({refusal})'
+            made_by = f'a thread between two TUN devices, as there is no netem ({refusal})'
             stack.enter_context(_Carrier(names, delay, rate))
         for name, address in zip(names, ADDRESSES):
             _do('ip', '-n', name, 'address', 'add', f'{address}/24', 'dev', name)
@@ -68,7 +68,7 @@ def _do(*command: str) -> None:
 
 
 def _veth_pair(names: tuple[str, str], delay: float, rate: float) -> None:
-    """A device in each namespace, called as it is."""
+    """A device in each namespace, with the namespace's name."""
     one, other = names
     _do('ip', 'link', 'add', one, 'netns', one, 'type', 'veth', 'peer', 'name', other, 'netns', other)
     try:
@@ -81,14 +81,14 @@ def _veth_pair(names: tuple[str, str], delay: float, rate: float) -> None:
 
 
 class _Carrier:
-    """A TUN device in each namespace, called as it is, and a thread that carries what is sent from one to the other."""
+    """A TUN device in each namespace, with its name, and a thread that carries the packets between them."""
 
     def __init__(self, names: tuple[str, str], delay: float, rate: float):
         self._delay, self._rate, self._ended = delay, rate, threading.Event()
         self._devices = [_tun_device(name) for name in names]
-        self._sent = {device: 0.0 for device in self._devices}      # when the last packet from there had left
-        self._waiting = {device: collections.deque() for device in self._devices}     # (when it arrives, packet)
-        self._size = {device: 0 for device in self._devices}        # bytes of them
+        self._sent = {device: 0.0 for device in self._devices}      # when the last packet from each device had left
+        self._waiting = {device: collections.deque() for device in self._devices}     # (arrival time, packet)
+        self._size = {device: 0 for device in self._devices}        # bytes that wait
         self._thread = threading.Thread(target=self._carry, daemon=True)
 
     def __enter__(self) -> None:
@@ -105,11 +105,11 @@ class _Carrier:
             due = min((waiting[0][0] for waiting in self._waiting.values() if waiting), default=time.monotonic() + 0.1)
             ready, _, _ = select.select(self._devices, [], [], max(due - time.monotonic(), 0))
             for device in ready:
-                self._take(device)
+                self._queue(device)
             for device, other in zip(self._devices, reversed(self._devices)):
                 self._deliver(self._waiting[device], device, other)
 
-    def _take(self, device: int) -> None:
+    def _queue(self, device: int) -> None:
         packet = os.read(device, MTU)
         if self._size[device] + len(packet) > QUEUE:
             return
@@ -121,12 +121,12 @@ class _Carrier:
         while waiting and waiting[0][0] <= time.monotonic():
             _, packet = waiting.popleft()
             self._size[device] -= len(packet)
-            with contextlib.suppress(OSError):      # a device that is not up yet, or no more, loses it, as networks do
+            with contextlib.suppress(OSError):      # a device that is not up loses packets, as networks do
                 os.write(other, packet)
 
 
 def _tun_device(name: str) -> int:
-    """A new TUN device in the namespace of the same name; its file descriptor, where packets come out and go in."""
+    """Creates a TUN device in the namespace of the same name; returns its file descriptor, for packets."""
     try:
         descriptor = os.open('/dev/net/tun', os.O_RDWR)
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack('16sH22x', name.encode(), _IFF_TUN | _IFF_NO_PI))

@@ -1,4 +1,4 @@
-"""Imported by the process that tests' workers are forked from; see worker_group."""
+"""Imports TensorFlow in the process that worker_group forks workers from."""
 
 from command import tensorflow_setup
 

@@ -208,7 +208,7 @@ def test_a_models_dir_that_cannot_be_made_is_found_before_the_server_is_asked(se
     models_dir = models_dir.removesuffix('/124M')
     result = run('124M', '--base_url', server.url, '--models_dir', models_dir, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, '')
-    assert result.stderr == (f'download_model.py: cannot write to {models_dir}/124M: {tmp_path / in_the_way} is no directory; '
+    assert result.stderr == (f'download_model.py: cannot write to {models_dir}/124M: {tmp_path / in_the_way} is not a directory; '
                              'see --models_dir\n')
     assert server.seen == []
     assert (tmp_path / 'notes').read_text() == 'mine'

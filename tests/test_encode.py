@@ -196,8 +196,7 @@ def test_a_place_for_the_unfinished_output_that_is_taken(place, monkeypatch, cap
     with pytest.raises(SystemExit) as exit:
         errors.run(encode_script.main)
     assert exit.value.code == 2
-    assert capfd.readouterr().err == ('encode.py: cannot write out.npz.part, which would become out.npz when it is whole: '
-                                      f'{why}; remove out.npz.part\n')
+    assert capfd.readouterr().err == f'encode.py: cannot write out.npz.part, the unfinished out.npz: {why}; remove out.npz.part\n'
     assert not (place / 'out.npz').exists() and os.path.lexists(place / 'out.npz.part')     # it is not ours
 
 

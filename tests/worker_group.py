@@ -1,6 +1,6 @@
-"""Real processes that train together over loopback, for tests: each bounded in time, none left behind.
+"""Real workers for tests: processes that train together over loopback, killed at the end of a test.
 
-They are forked from a process that has imported TensorFlow, which costs each of them a few seconds otherwise.
+They are forked from a process that has imported TensorFlow, which saves each of them some seconds.
 """
 
 import contextlib
@@ -17,23 +17,23 @@ import pytest
 
 from workers.local import free_ports
 
-TIMEOUT = 120.0     # seconds for a whole group, on a slow machine
+TIMEOUT = 120.0     # seconds for anything that a group does, on a slow machine
 
 _context = multiprocessing.get_context('forkserver')
 
 
 def _start_server() -> None:
-    """Starts the process that others are forked from, if it is not there; it finds what it imports by PYTHONPATH alone."""
+    """Starts the process that workers are forked from, unless it is running; it finds modules through PYTHONPATH only."""
     _context.set_forkserver_preload(['forked_with_tensorflow'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
-        patch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)     # as a test in this process may have set it
+        patch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)     # a test in this process may have set it
         forkserver.ensure_running()
 
 
 @dataclasses.dataclass
 class Worker:
-    """One process; its output is in files while it runs."""
+    """A worker process, whose output can be read while it runs."""
     process: multiprocessing.Process
     out_path: str
     err_path: str
@@ -52,14 +52,14 @@ class Worker:
         os.kill(self.process.pid, number)
 
     def wait_for(self, text: str) -> None:
-        """Waits until it has printed a text."""
+        """Waits until the worker has printed a text."""
         end = time.monotonic() + TIMEOUT
         while text not in self.out:
             assert time.monotonic() < end and self.process.is_alive(), (self.out, self.err)
             time.sleep(0.05)
 
     def status(self, timeout: float = TIMEOUT) -> int:
-        """Waits for its end; its exit status."""
+        """Waits for the end of the process; returns its exit status."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f'still alive after {timeout} seconds: {self.out}{self.err}'
         return self.process.exitcode
@@ -67,7 +67,7 @@ class Worker:
 
 @contextlib.contextmanager
 def group(count: int, directory, target: Callable, *args) -> Iterator[list[Worker]]:
-    """Starts target(addresses, index, *args) in `count` processes, in a directory; kills what is left of them at the end."""
+    """Runs target(addresses, index, *args) in `count` processes, in a directory; kills those still running at the end."""
     addresses = [f'localhost:{port}' for port in free_ports(count)]
     workers = []
     try:
@@ -86,12 +86,12 @@ def start(directory, name: str, target: Callable, *args) -> Worker:
     for path in paths:
         open(path, 'w').close()
     _start_server()
-    process = _context.Process(target=_within, args=(str(directory), paths, target, args), daemon=True)
+    process = _context.Process(target=_run_in, args=(str(directory), paths, target, args), daemon=True)
     process.start()
     return Worker(process, *paths)
 
 
-def _within(directory: str, paths: list[str], target: Callable, args: tuple) -> None:
+def _run_in(directory: str, paths: list[str], target: Callable, args: tuple) -> None:
     os.chdir(directory)
     for path, descriptor in zip(paths, (1, 2)):
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -102,7 +102,7 @@ def _within(directory: str, paths: list[str], target: Callable, args: tuple) -> 
 
 
 def train(addresses: list[str], index: int, *flags) -> None:
-    """train.py with these workers, as `errors.run` ends it. A flag may be a list: of what each worker gets."""
+    """Runs train.py as one of these workers. A flag may be a list of values, one for each worker."""
     import train
     from command.errors import run
     flags = [flag[index] if isinstance(flag, list) else flag for flag in flags]

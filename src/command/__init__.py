@@ -1,1 +1,1 @@
-"""What every command shares: errors, flags, files that are complete or absent, importing TensorFlow."""
+"""What all commands share."""

@@ -1,4 +1,4 @@
-"""Mistakes that the user can mend: one line on standard error, exit status 2."""
+"""Errors that the user can fix: one line on stderr, and an exit status."""
 
 import errno
 import os
@@ -7,65 +7,64 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-WORKER_LOST = 75    # EX_TEMPFAIL of sysexits.h: the same command may well succeed another time
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+WORKER_LOST = 75    # EX_TEMPFAIL of sysexits.h: the same command may succeed another time
 
 
 class UserError(Exception):
-    """A wrong flag, path or file. The message names it, says what was expected and what to do.
+    """A wrong flag, path or file. The message names it and says what was expected and what to do.
 
-    at_once: whether the process is to end as `leave` does it.
+    skip_cleanup: whether to end the process by exit_now.
     """
-    at_once = False
+    skip_cleanup = False
 
 
 class WorkerLost(Exception):
-    """Another worker of the run is gone, or silent; this one cannot go on without it. The message says which."""
+    """Another worker of the run died or does not answer, and none can continue alone. The message names it."""
 
 
-_leaving = threading.Lock()
+_exiting = threading.Lock()
 
 
-def leave(message: str, status: int = WORKER_LOST) -> NoReturn:
-    """Ends this process at once, from any thread: one line on standard error, and the status.
+def exit_now(message: str, status: int = WORKER_LOST) -> NoReturn:
+    """Ends this process immediately, from any thread: one line on stderr, and the status.
 
-    Nothing is torn down: TensorFlow's runtime waits for ever for workers that are gone, or crashes while they go.
+    Without any cleanup, in which TensorFlow's runtime waits without a limit for workers that are lost, or crashes.
     """
-    _leaving.acquire()      # for good: what another thread has to say is as true, but one line is enough
+    _exiting.acquire()      # never released: a second thread with a message waits here until the process ends
     print(_line(message), file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
 
 
 def reason(error: OSError) -> str:
-    """The system's own words for an OSError, without its number: 'No such file or directory'."""
+    """The system's text for an OSError, without its number: 'No such file or directory'."""
     return error.strerror or str(error)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a script's main function and turns what a user can cause into an exit status.
+    """Runs a script's main function and turns errors that a user can cause into an exit status.
 
-    A UserError, or a disk that is full or fails, becomes one line on standard error and status 2; a WorkerLost the same
-    with status 75; Ctrl-C status 130; a reader of our output that went away (`| head`) status 141, as the shell reports a
-    SIGPIPE.
+    UserError, or a disk that is full or fails: one line on stderr and status 2. WorkerLost: the same with status 75.
+    Ctrl-C: status 130. Output to a closed pipe (`| head`): status 141, as the shell reports a SIGPIPE.
     """
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        if error.at_once:
-            leave(str(error), 2)
+        if error.skip_cleanup:
+            exit_now(str(error), 2)
         _fail(str(error))
     except WorkerLost as error:
-        leave(str(error))
+        exit_now(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Python flushes standard output once more at exit and would complain again: give it somewhere to flush to.
+        # Python flushes standard output again at exit, which would fail again: replace it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in DISK_TROUBLE:
+        if error.errno not in DISK_ERRORS:
             raise
         _fail(f'cannot write {error.filename or "to the disk"}: {reason(error)}')
 

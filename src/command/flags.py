@@ -1,4 +1,4 @@
-"""Command-line flags: argparse whose mistakes are one line, and checks for the values of a flag."""
+"""Command-line flags: argparse with one-line errors, and number types."""
 
 import argparse
 import math
@@ -8,7 +8,7 @@ from command.errors import UserError
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Appends '(default: …)' to a flag's help where there is a default worth showing."""
+    """Appends '(default: …)' to a flag's help, except for None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
@@ -17,7 +17,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UserError where argparse prints its usage; flags cannot be abbreviated."""
+    """An ArgumentParser that raises UserError instead of printing its usage. Flags cannot be abbreviated."""
 
     def __init__(self, **kwargs):
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **kwargs)
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind: type, expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: text -> a finite int or float that `accept` takes; `expected` says which in the error."""
+    """An argparse type for finite numbers that `accept` returns True for; `expected` describes them in errors."""
     def parse(text: str) -> float:
         try:
             value = kind(text)

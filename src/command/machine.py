@@ -1,4 +1,4 @@
-"""What this machine has for a process: processors, GPUs, memory."""
+"""The processors, GPUs and memory of this machine."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 
 
 def available_processors() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
@@ -17,18 +17,18 @@ def visible_gpus() -> list[str]:
         return [gpu.strip() for gpu in given.split(',') if gpu.strip() not in ('', '-1')]
     if not shutil.which('nvidia-smi'):
         return []
-    listed = subprocess.run(['nvidia-smi', '--query-gpu=index', '--format=csv,noheader'], capture_output=True, text=True,
-                            check=False)
+    command = ['nvidia-smi', '--query-gpu=index', '--format=csv,noheader']
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process may have before others lose theirs; None where the system does not tell."""
+    """Bytes that a new process can use without swapping; None where the system does not report it."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             values = dict(line.split(':') for line in file)
         return int(values['MemAvailable'].split()[0]) * 1024
-    except (OSError, KeyError):     # not Linux, or an old one
+    except (OSError, KeyError):     # not Linux, or a kernel before 3.14
         if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= os.sysconf_names.keys():
             return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
         return None

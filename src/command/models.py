@@ -1,4 +1,4 @@
-"""Models and runs by name: what was published, which files a model directory has, where a name is looked for."""
+"""Names of models and runs, and the directories that they stand for."""
 
 import os
 
@@ -6,17 +6,17 @@ from command.errors import UserError
 
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
          'model.ckpt.meta', 'vocab.bpe')
-SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # what makes a run directory a model directory too
+SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # with them, a run directory is a model directory too
 SIZES = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}    # n_layer, n_embd
 PUBLISHED = tuple(SIZES)
-ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, which miscounted the parameters
+ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, from a wrong count of the parameters
 PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
 
 
 def published_name(name: str) -> str:
-    """'117M' -> '124M', '124M' -> '124M'. Raises UserError, with the list, for a name that was never published."""
+    """'117M' -> '124M', '124M' -> '124M'. Raises UserError, with the list, for the name of no published model."""
     real_name = ALIASES.get(name, name)
     if real_name not in PUBLISHED:
         names = ', '.join([*PUBLISHED, *ALIASES])
@@ -25,7 +25,7 @@ def published_name(name: str) -> str:
 
 
 def list_models(models_dir: str) -> list[str]:
-    """Names of the model directories in `models_dir`, sorted."""
+    """The sorted names of the model directories in `models_dir`."""
     if not os.path.isdir(models_dir):
         return []
     return sorted(name for name in os.listdir(models_dir)
@@ -33,30 +33,29 @@ def list_models(models_dir: str) -> list[str]:
 
 
 def find_model(name: str, models_dir: str = 'models') -> str:
-    """The directory of a model: `models_dir`/NAME, or, for the default `models`, the one beside the scripts.
+    """The directory of a model: `models_dir`/NAME, or, for the default `models`, the one next to the scripts.
 
-    An old name finds a model downloaded under its new name and the other way round. Raises UserError that says which
-    command downloads the model and which models are here.
+    The old and the new name of a published model both find it. Raises UserError that lists the models here and names
+    the command that downloads one.
     """
-    places = [models_dir]
+    directories = [models_dir]
     if models_dir == 'models':
-        places.append(os.path.join(PROJECT_DIR, 'models'))
-    twins = ALIASES | {new: old for old, new in ALIASES.items()}
-    for place in places:
-        for candidate in (name, twins.get(name)):
-            if candidate in list_models(place):
-                return os.path.join(place, candidate)
-    here = sorted({model for place in places for model in list_models(place)})
+        directories.append(os.path.join(PROJECT_DIR, 'models'))
+    other_names = ALIASES | {new: old for old, new in ALIASES.items()}
+    for directory in directories:
+        for candidate in (name, other_names.get(name)):
+            if candidate in list_models(directory):
+                return os.path.join(directory, candidate)
     _check_settings(os.path.join(models_dir, name))
+    here = sorted({model for directory in directories for model in list_models(directory)})
     known = f'models here: {", ".join(here)}' if here else 'no models are here'
     if ALIASES.get(name, name) in PUBLISHED:
         raise UserError(f'no model {name!r} in {models_dir}: ./download_model.py {name} fetches it; {known}')
-    raise UserError(f'no model {name!r} in {models_dir}; {known}; ./download_model.py fetches '
-                    f'{", ".join(PUBLISHED)}')
+    raise UserError(f'no model {name!r} in {models_dir}; {known}; ./download_model.py fetches {", ".join(PUBLISHED)}')
 
 
 def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
-    """The directory of a training run. Raises UserError that lists the runs that are here."""
+    """The directory of a training run. Raises UserError that lists the runs here."""
     directory = os.path.join(checkpoint_dir, run_name)
     if os.path.isfile(os.path.join(directory, 'hparams.json')):
         return directory
@@ -67,7 +66,7 @@ def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
 
 
 def _check_settings(directory: str) -> None:
-    """Raises UserError for a directory with a checkpoint that lacks hparams.json, such as a run of the 2019 tools has."""
+    """Raises UserError for a directory with a checkpoint but no hparams.json, like those of the 2019 tools."""
     if os.path.isdir(directory) and any(name.endswith('.index') for name in os.listdir(directory)):
-        raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the model that it '
-                        'was made from')
+        raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the '
+                        'model that it was made from')

@@ -1,4 +1,4 @@
-"""Importing TensorFlow: late, quietly, and with the settings that are fast here."""
+"""Importing TensorFlow late, without its messages, and its fast settings."""
 
 import contextlib
 import os
@@ -15,17 +15,17 @@ DEFAULT_ENVIRONMENT = {
     'TF_ENABLE_ONEDNN_OPTS': '1',
 }
 
-MOST_SHARDS = 8
+MAX_SHARDS = 8
 
 
 def load_tensorflow(devices: bool = True, several: bool = False) -> None:
-    """Imports TensorFlow for graphs and sessions, and lets it look for GPUs: once all else about a command is good.
+    """Imports TensorFlow for graphs and sessions. Call it when everything else about a command has been checked.
 
-    Which GPUs it may see is settled when it first looks; devices=False puts that off. several: that this is one of several
-    workers, where the runtime has much to say, and nothing of use, when one is lost.
+    devices: whether to look for GPUs now; CUDA_VISIBLE_DEVICES has no effect afterwards. several: for one of several
+    workers, also hides the runtime's many messages about a lost worker.
 
-    What the user has set in the environment stays. The libraries' start-up chatter, part of which no setting turns off,
-    is held back, and shown only if the import fails.
+    Environment variables that the user has set are kept. Start-up messages, some of which no setting disables, are
+    printed only if the import fails.
     """
     if several:
         os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')      # nothing
@@ -41,28 +41,29 @@ def load_tensorflow(devices: bool = True, several: bool = False) -> None:
 
 @contextlib.contextmanager
 def _stderr_held_back():
-    """Holds back what is written to file descriptor 2, C++ libraries included; an error lets it through, Ctrl-C does not."""
+    """Captures file descriptor 2, also from C++, and prints it only if an exception other than Ctrl-C is raised."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as chatter:
-        real = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        stderr = os.dup(2)
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except Exception:
-            chatter.seek(0)
-            os.write(real, chatter.read())
+            captured.seek(0)
+            os.write(stderr, captured.read())
             raise
         finally:
-            os.dup2(real, 2)
-            os.close(real)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @contextlib.contextmanager
 def ctrl_c_held_back():
-    """Ctrl-C within it becomes a KeyboardInterrupt at its end; around each run of a session that it may reach.
+    """Delays Ctrl-C until the end of the block, where it raises KeyboardInterrupt. Use it around session.run.
 
-    Where TensorFlow takes feeds apart, its C++ code calls Python and does not look whether that raised: 2.16 was seen to crash
-    so. A handler of one's own for SIGINT stays, and in other threads than the main one there is no Ctrl-C.
+    TensorFlow's C++ code calls Python to read feeds and does not check for exceptions: 2.16 crashed when Ctrl-C raised
+    one. Does nothing outside the main thread, which alone receives Ctrl-C, or if SIGINT has another handler than
+    Python's.
     """
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not default or threading.current_thread() is not threading.main_thread():
@@ -79,17 +80,17 @@ def ctrl_c_held_back():
 
 
 def shards_for(n_head: int) -> int:
-    """How many ways to cut a network that is run for few tokens: one for each core, MOST_SHARDS at most; 1 with a GPU."""
+    """How many parts to split layers into that compute few tokens: one per core, at most MAX_SHARDS; 1 with a GPU."""
     import tensorflow.compat.v1 as tf
-    return 1 if tf.config.list_physical_devices('GPU') else min(available_processors(), n_head, MOST_SHARDS)
+    return 1 if tf.config.list_physical_devices('GPU') else min(available_processors(), n_head, MAX_SHARDS)
 
 
 def session_config(shards: int = 1):
-    """A ConfigProto that takes GPU memory as it is needed, and on CPUs runs one op at a time for each shard, on all cores.
+    """A ConfigProto that allocates GPU memory on demand, and on CPUs runs one op at a time per shard.
 
-    Two large ops side by side share caches and memory bandwidth, and keep more tensors alive than one after the other.
-    Nor does rewriting the graph pay there: the steps are as fast without, the first one seconds sooner. With shards, each
-    has its share of the cores; how many an op may use is settled by the first session of a process, or its first program.
+    On CPUs, two large ops at a time compete for caches and memory bandwidth, and keep more tensors alive. Graph
+    rewriting is off: it makes steps no faster, and the first one seconds later. Shards divide the cores; the first
+    session or program of a process sets how many an op may use.
     """
     import tensorflow.compat.v1 as tf
     config = tf.ConfigProto()

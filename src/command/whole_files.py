@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes, checksums, and checks for write permission."""
 
 import contextlib
 import hashlib
@@ -13,17 +13,16 @@ CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` at the end, on disk for good; an exception leaves `path` alone.
+    """A file to write to that replaces `path` at the end of the block, synced to disk, unless an exception is raised.
 
-    Until then it is `path`.part. Raises UserError that names what is in the way if it cannot be opened.
+    Until then it is `path`.part. Raises UserError if that cannot be opened.
     """
     part = f'{path}.part'
     try:
-        file = open(part, 'wb')     # noqa: SIM115  (what is there but cannot be written to is not ours to remove)
+        file = open(part, 'wb')     # noqa: SIM115  (not in the `try` below, which removes it)
     except OSError as error:
         if os.path.lexists(part):
-            raise UserError(f'cannot write {part}, which would become {path} when it is whole: {reason(error)}; remove {part}'
-                            ) from None
+            raise UserError(f'cannot write {part}, the unfinished {path}: {reason(error)}; remove {part}') from None
         raise UserError(f'cannot write {path}: {reason(error)}') from None
     try:
         with file:
@@ -32,12 +31,12 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
-        with contextlib.suppress(OSError):      # after success there is none
+        with contextlib.suppress(OSError):      # after success it no longer exists
             os.remove(part)
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes UTF-8 text as `replacing` does."""
+    """Writes UTF-8 text atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
@@ -61,11 +60,11 @@ def sha256(path: str) -> str:
 
 
 def check_writable(directory: str) -> None:
-    """Raises UserError unless one may write to a directory, or could make it and those above it. Makes and writes nothing."""
-    place = os.path.abspath(directory)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UserError(f'cannot write to {directory}: {place} is no directory')
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f'cannot write to {directory}: there is no permission to write to {place}')
+    """Raises UserError unless this process can write to a directory, or create it. Writes nothing."""
+    existing = os.path.abspath(directory)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        raise UserError(f'cannot write to {directory}: {existing} is not a directory')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f'cannot write to {directory}: there is no permission to write to {existing}')

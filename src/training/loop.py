@@ -211,6 +211,6 @@ class Training:
         state.generators = {name: generator.bit_generator.state for name, generator in self._job.generators().items()}
         state.generators |= self._batches.states()
         self._log.say(f'Saving {self._settings.run_directory}/model-{state.step}')
-        with self._workers.undisturbed:
+        with self._workers.exit_lock:
             self._run.save(self._graph.session, state)
         self._saved, self._saved_at = state.step, time.time()

@@ -1,4 +1,4 @@
-"""What the workers of a run must have in common, compared before they begin, and what worker 0 decides for all."""
+"""Comparing the workers' settings and corpus before training starts."""
 
 import json
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from command.errors import UserError
 
 
 def agree(gather: Callable[[str], list[str]], common: dict[str, object], own: dict) -> dict:
-    """Compares `common` (what it is -> its value) with that of the other workers; returns the `own` of worker 0.
+    """Returns worker 0's `own`. Raises UserError if a value of `common` (name -> value) differs between workers.
 
-    gather: a text of this worker -> those of all, in their order. Raises UserError that names what differs, and the worker.
+    gather: this worker's text -> the texts of all workers, by index.
     """
-    given = list(map(json.loads, gather(json.dumps([common, own]))))
-    first = given[0][0]
-    for index, (theirs, _) in enumerate(given):
-        for name, expected in first.items():
-            if theirs[name] != expected:
-                raise UserError(f'{name} is {theirs[name]} with worker {index} and {expected} with worker 0: give all workers '
-                                'the same')
-    return given[0][1]
+    settings = [json.loads(text) for text in gather(json.dumps([common, own]))]
+    expected, own_of_worker_0 = settings[0]
+    for index, (values, _) in enumerate(settings):
+        for name, value in expected.items():
+            if values[name] != value:
+                raise UserError(f'{name} is {values[name]} for worker {index} but {value} for worker 0: give all '
+                                'workers the same')
+    return own_of_worker_0

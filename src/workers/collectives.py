@@ -1,14 +1,15 @@
-"""Workers that train together, on TensorFlow's own cluster runtime: sums over all of them, and values from the first.
+"""Sums over all workers, and values from worker 0, through TensorFlow.
 
-Synchronous data parallelism: each worker holds the whole model and takes its share of every batch; gradients are summed by
-a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With one worker every sum is the identity.
+Synchronous data parallelism: each worker holds the complete model and takes its share of every batch; gradients are
+summed by a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With one worker every sum is the
+identity.
 """
 
 import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -16,16 +17,16 @@ import tensorflow.compat.v1 as tf
 from command.errors import UserError
 from command.tensorflow_setup import session_config
 from workers.cluster import ONE_WORKER, Cluster
-from workers.watch import Watch, alarm, silence
+from workers.watch import Watch, alarm, silence_message
 
 LEADER = '/job:worker/replica:0/task:0'
-HOST_GROUP, DEVICE_GROUP = 1, 2     # keys: of a few numbers, which live on CPUs; of gradients, wherever they are
+HOST_GROUP, DEVICE_GROUP = 1, 2     # group keys: of small arrays on CPUs; of gradients and variables on any device
 BUCKET = 32 << 20           # bytes. Larger ones are slower: glibc maps new memory for each message
-BROADCAST_AT_ONCE = 16      # variables
-LEAVE_LAST = 5.0            # seconds that worker 0 waits for the others to leave
-# What TensorFlow says when another worker is dead, silent, or another process than it was.
-LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
-        tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
+BROADCAST_TOGETHER = 16     # variables
+EXIT_WAIT = 5.0             # seconds that worker 0 waits for the others to exit
+# What TensorFlow raises when another worker has died, does not answer, or was restarted.
+LOST_ERRORS = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
+               tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
 
 
 def _config(cluster: Cluster) -> tf.ConfigProto:
@@ -36,122 +37,120 @@ def _config(cluster: Cluster) -> tf.ConfigProto:
     return config
 
 
-def listen(cluster: Cluster) -> tf.distribute.Server:
-    """Starts TensorFlow's server of this process. Raises UserError if its port is taken."""
+def start_server(cluster: Cluster) -> tf.distribute.Server:
+    """TensorFlow's server of this process. Raises UserError if its port is taken."""
     try:
         return tf.distribute.Server({'worker': list(cluster.addresses)}, job_name='worker', task_index=cluster.index,
                                     config=_config(cluster))
     except tf.errors.OpError as error:
-        raise UserError(f'cannot listen at the port of {cluster.name(cluster.index)}: {error.message}; end what '
-                        'listens there, perhaps an earlier run, or give another port') from None
+        raise UserError(f'cannot listen at the port of {cluster.name(cluster.index)}: {error.message}; end the process '
+                        'that listens there, perhaps an earlier run, or give another port') from None
 
 
 class Workers:
-    """All workers of a run as one of them sees them: it is number `index` of `count`; number 0 leads.
+    """This worker, number `index` of `count`, and its communication with the others; `leads` is True for worker 0.
 
-    timeout: seconds that a sum waits for the others; startup_timeout: that the first one does, and a broadcast, before which
-    worker 0 reads what it sends. Sums are made in the same order by every worker.
+    timeout: seconds that a sum waits for the other workers. startup_timeout: seconds that the first sum and each
+    broadcast wait, as worker 0 first reads the weights. All workers must run the same sums in the same order.
     """
 
-    def __init__(self, cluster: Cluster = ONE_WORKER, *, timeout: float = 600.0, startup_timeout: float = 600.0, watch=None,
-                 listen=listen):
+    def __init__(self, cluster: Cluster = ONE_WORKER, *, timeout: float = 600.0, startup_timeout: float = 600.0,
+                 watch: Watch | None = None, start_server: Callable[[Cluster], tf.distribute.Server] = start_server):
         self._cluster, self._timeout, self._startup_timeout = cluster, timeout, startup_timeout
         self.index, self.count, self.leads = cluster.index, cluster.count, cluster.index == 0
         self._watch = watch or Watch(cluster, timeout)
-        self.undisturbed = self._watch.undisturbed
+        self.exit_lock = self._watch.exit_lock
         self._keys = itertools.count(1)
-        self._server = listen(cluster) if self.count > 1 else None
+        self._server = start_server(cluster) if self.count > 1 else None
 
     def session(self, graph: tf.Graph) -> tf.Session:
-        """A session on this process's devices, in which sums can be run."""
+        """A session on this process's devices that can run sums."""
         return tf.Session(self._server.target if self._server else '', graph=graph, config=_config(self._cluster))
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Waits for all workers to come, watches that none goes away, and ends when all have come to the end.
+    def connected(self) -> Iterator[None]:
+        """Waits at its start for all workers to start, at its end for all to finish; in between, watches for lost ones.
 
-        A process whose others are gone, or silent, ends here and now (errors.leave): none can go on alone.
+        When another worker is lost this process exits (errors.exit_now), as no worker can continue alone.
         """
         try:
             if self.count > 1:
-                self._meet()
+                self._wait_for_start()
             yield
             self._watch.end()
-            self._part()
+            self._wait_for_end()
         except UserError as error:
-            error.at_once = self.count > 1
+            error.skip_cleanup = self.count > 1
             raise
         finally:
             self._watch.end()
 
     def run(self, session: tf.Session, fetches, feed: dict | None = None):
-        """session.run of what has sums in it.
-
-        If TensorFlow's runtime says that another worker is gone this process leaves before anything is torn down.
-        """
+        """session.run for fetches that contain sums. If TensorFlow reports a lost worker, this process exits."""
         try:
             return session.run(fetches, feed)
-        except LOST as error:
+        except LOST_ERRORS as error:
             if self.count == 1:
                 raise
-            if not (self._watch.ended and self.leads):      # at the end worker 0 has saved, and needs nobody any more
+            if not (self._watch.ended and self.leads):      # at the end worker 0 has saved and needs no others
                 self._watch.report_lost(error)
         finally:
             self._watch.waiting_since = math.inf
 
-    def _meet(self) -> None:
+    def _wait_for_start(self) -> None:
         self._cluster.wait_for_all(self._startup_timeout)
-        with self._until_started():
+        with self._startup_alarm():
             self.barrier()
         self._watch.start()
 
-    def _part(self) -> None:
-        """Ends when all workers are here, before which none may leave: it would look like a death.
+    def _wait_for_end(self) -> None:
+        """No worker exits before all have finished: it would look as if it had died.
 
-        Worker 0 leaves last: its death would mean that the run may not be saved.
+        Worker 0 exits last: to the others, its death means that the run may not be saved.
         """
         self.barrier()
-        end = time.monotonic() + LEAVE_LAST
+        end = time.monotonic() + EXIT_WAIT
         while self.leads and len(self._cluster.gone(range(self.count))) + 1 < self.count and time.monotonic() < end:
             time.sleep(0.1)
 
-    def _until_started(self) -> contextlib.AbstractContextManager:
-        return alarm(self._startup_timeout, f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} '
-                                             'seconds: one of them may be stopped, belong to an earlier run, or have been given '
-                                             'other --workers or the same --worker_index')
+    def _startup_alarm(self) -> contextlib.AbstractContextManager:
+        return alarm(self._startup_timeout,
+                     f'not every worker answered within --dist_startup_timeout {self._startup_timeout:g} seconds: '
+                     'one may be frozen, belong to an earlier run, or have other --workers or the same --worker_index')
 
     def _collective(self, group: int) -> dict:
-        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys), 'communication_hint': 'auto'}
+        return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys),
+                'communication_hint': 'auto'}
 
     def all_reduce(self, tensor: tf.Tensor, group: int = DEVICE_GROUP) -> tf.Tensor:
-        """The sum over all workers of a tensor, which has the same shape with each."""
+        """The sum of a tensor over all workers; it must have the same shape in each."""
         if self.count == 1:
             return tensor
         return tf.raw_ops.CollectiveReduceV2(input=tensor, merge_op='Add', final_op='Id', ordering_token=[],
                                              **self._collective(group))
 
     def mean(self, tensors: list) -> list:
-        """Means over all workers of tensors, in float32. They travel as they are, in flat buckets, one after the other.
+        """Means of tensors over all workers, in float32. They are sent in their own dtypes, one flat bucket at a time.
 
-        So a network sees few large messages in place of many small ones, and little is there twice.
+        The network carries few large messages instead of many small ones, and few copies are in memory at a time.
         """
         if self.count == 1:
             return tensors
         flat = [tf.reshape(tensor, [-1]) for tensor in tensors]
         pieces, before = [[] for _ in tensors], []
-        for bucket in buckets([tensor.shape.num_elements() for tensor in tensors], [tensor.dtype for tensor in tensors]):
+        for bucket in buckets([tensor.shape.num_elements() for tensor in flat], [tensor.dtype for tensor in flat]):
             with tf.control_dependencies(before):
-                ours = tf.concat([flat[i][start:stop] for i, start, stop in bucket], 0)
-            with tf.control_dependencies([self._waits(ours)]):
-                total = self.all_reduce(ours)
+                local = tf.concat([flat[i][start:stop] for i, start, stop in bucket], 0)
+            with tf.control_dependencies([self._note_waiting(local)]):
+                total = self.all_reduce(local)
             before = [total]
             mean = tf.split(tf.cast(total, tf.float32) / self.count, [stop - start for _, start, stop in bucket])
             for (i, _, _), piece in zip(bucket, mean):
                 pieces[i].append(piece)
         return [tf.reshape(tf.concat(parts, 0), tensor.shape) for parts, tensor in zip(pieces, tensors)]
 
-    def _waits(self, tensor: tf.Tensor) -> tf.Operation:
-        """An op that notes when a tensor is there, from when on the others are waited for."""
+    def _note_waiting(self, tensor: tf.Tensor) -> tf.Operation:
+        """An op that notes the time at which a tensor is computed: its sum waits for the other workers from then on."""
         def note():
             self._watch.waiting_since = time.monotonic()
 
@@ -159,41 +158,42 @@ class Workers:
             return tf.numpy_function(note, [], [])
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """The sum over all workers of an array, at once."""
+        """The sum of an array over all workers, in a graph of its own, run immediately."""
         if self.count == 1:
             return array
         with tf.Graph().as_default() as graph, tf.device('/cpu:0'):
             total = self.all_reduce(tf.constant(array), HOST_GROUP)
-        with self.session(graph) as session, alarm(self._timeout, silence(self._timeout)):
+        with self.session(graph) as session, alarm(self._timeout, silence_message(self._timeout)):
             return self.run(session, total)
 
     def barrier(self) -> None:
-        """Waits until every worker is here."""
+        """Waits until every worker has called it."""
         self.sum(np.zeros(1, np.int32))
 
     def gather(self, text: str) -> list[str]:
-        """The texts of all workers, in their order."""
+        """The texts of all workers, by index."""
         data = np.frombuffer(text.encode(), np.uint8)
         lengths = self.sum(self._own_row(np.array([len(data)]), 1))
         table = self.sum(self._own_row(data, lengths.max()))
         return [row[:length].astype(np.uint8).tobytes().decode() for row, [length] in zip(table, lengths)]
 
-    def _own_row(self, values: np.ndarray, width: int) -> np.ndarray:  # -> [worker, width]
+    def _own_row(self, values: np.ndarray, width: int) -> np.ndarray:
+        """[count, width], zero except for this worker's row; the sum of all workers' tables has every row."""
         table = np.zeros((self.count, width), np.int32)
         table[self.index, :len(values)] = values
         return table
 
     def broadcast(self, session: tf.Session, variables: list) -> None:
-        """Gives variables the values that they have with worker 0."""
+        """Sets variables to the values that they have in worker 0."""
         if self.count == 1:
             return
         with session.graph.as_default():
-            ops = [self._broadcast(variable) for variable in variables]
-        for start in range(0, len(ops), BROADCAST_AT_ONCE):
-            with self._until_started():
-                self.run(session, ops[start:start + BROADCAST_AT_ONCE])
+            ops = [self._broadcast_op(variable) for variable in variables]
+        for start in range(0, len(ops), BROADCAST_TOGETHER):
+            with self._startup_alarm():
+                self.run(session, ops[start:start + BROADCAST_TOGETHER])
 
-    def _broadcast(self, variable) -> tf.Operation:
+    def _broadcast_op(self, variable) -> tf.Operation:
         common = self._collective(DEVICE_GROUP)
         if self.leads:
             return tf.raw_ops.CollectiveBcastSendV2(input=variable.read_value(), **common).op
@@ -202,20 +202,20 @@ class Workers:
 
 
 def buckets(sizes: list[int], dtypes: list[tf.DType]) -> list[list[tuple[int, int, int]]]:
-    """What travels together of tensors of some sizes, in their order: (tensor, start, stop) of its elements.
+    """Divides flat tensors, in their order, into messages: lists of (tensor, start, stop), in elements.
 
-    A bucket takes BUCKET bytes, or what there is left of one dtype: [5, 2, 9] elements in buckets of six give
+    A bucket has at most BUCKET bytes, of one dtype: [5, 2, 9] elements in buckets of six give
     [[(0, 0, 5), (1, 0, 1)], [(1, 1, 2), (2, 0, 5)], [(2, 5, 9)]].
     """
-    found, room, dtype_before = [], 0, None
+    result, room, dtype_before = [], 0, None
     for i, (size, dtype) in enumerate(zip(sizes, dtypes)):
         start = 0
         while start < size:
             if not room or dtype != dtype_before:
-                found.append([])
+                result.append([])
                 room, dtype_before = BUCKET // dtype.size, dtype
             stop = min(start + room, size)
-            found[-1].append((i, start, stop))
+            result[-1].append((i, start, stop))
             room -= stop - start
             start = stop
-    return found
+    return result

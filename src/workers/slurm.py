@@ -1,4 +1,4 @@
-"""The workers of a SLURM job step, from what srun sets in their environment."""
+"""The workers of a SLURM job step, from its environment variables."""
 
 import os
 
@@ -12,27 +12,27 @@ NEEDED = ('SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NODELIST', 'SLURM_STEP_TASKS_PER_N
 
 
 def workers_of_step() -> tuple[list[str], int]:
-    """The addresses of this job step's tasks, and the place of this one in the list; each listens at a port of its own.
+    """The addresses of this job step's tasks, each with its own port, and the index of this task in the list.
 
-    Where a node shows a task more than one GPU, it takes one for itself. Raises UserError outside of a job step.
+    If a node shows its tasks several GPUs, each task takes one of them. Raises UserError outside of a job step.
     """
     if missing := [name for name in NEEDED if name not in os.environ]:
-        raise UserError(f'--slurm: this is no job step, {missing[0]} is not set: start with srun')
+        raise UserError(f'--slurm: not in a job step, {missing[0]} is not set: start with srun')
     load_tensorflow(devices=False, several=True)
     import tensorflow.compat.v1 as tf
     try:
-        port = FIRST_PORT + int(os.environ.get('SLURM_JOB_ID', '0')) % PORTS    # so that two jobs do not meet on one node
+        port = FIRST_PORT + int(os.environ.get('SLURM_JOB_ID', '0')) % PORTS    # different for two jobs on a node
         tasks = int(os.environ['SLURM_STEP_NUM_TASKS'])
-        # As if each task had a GPU: the resolver's own way to deal them out fails where there are none.
+        # As if each task had a GPU: the resolver's own assignment fails where there are none.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             port_base=port, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
         addresses = resolver.cluster_spec().as_dict()['worker']
-        local = int(os.environ['SLURM_LOCALID'])
+        local_id = int(os.environ['SLURM_LOCALID'])
         # Not by SLURM_PROCID: the resolver sorts the nodes by name, n10 before n9.
-        index = addresses.index(f'{os.environ["SLURMD_NODENAME"]}:{port + local}')
+        index = addresses.index(f'{os.environ["SLURMD_NODENAME"]}:{port + local_id}')
     except (RuntimeError, ValueError) as error:
         raise UserError(f'--slurm: the environment is not that of a job step ({error}): start with srun') from None
     gpus = visible_gpus()
-    if len(gpus) > local:
-        os.environ['CUDA_VISIBLE_DEVICES'] = gpus[local]
+    if len(gpus) > local_id:
+        os.environ['CUDA_VISIBLE_DEVICES'] = gpus[local_id]
     return addresses, index

@@ -1,4 +1,4 @@
-"""Watching the other workers of a run: a process whose others are gone or silent ends, as none can continue alone."""
+"""Exiting when another worker of the run has died or does not answer."""
 
 import contextlib
 import math
@@ -8,24 +8,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from command.errors import leave
+from command.errors import exit_now
 from workers.cluster import PARENT, Cluster
+
+RESTART = 'start all workers again; they resume from the last checkpoint'
 
 
 class Watch:
-    """Worker 0 watches all others, the others watch worker 0: whether their ports still answer, and how long a sum waits.
+    """Worker 0 watches all others, and they watch worker 0: whether the ports are open, and how long a sum waits.
 
-    timeout: seconds that a sum may wait for the others. every: seconds between two looks. look_for: seconds for which a worker
-    that is lost to TensorFlow is looked for. leave: ends the process with a message.
+    timeout: seconds that a sum may wait for the others. interval: seconds between two checks. search_seconds: how long
+    to look for the dead worker after TensorFlow reported a lost one. exit: ends the process with a message.
 
-    undisturbed: a lock, held while nothing must be cut off although a worker is gone. waiting_since: time.monotonic() of when
-    a sum began to wait for the others.
+    exit_lock: hold it during work that the death of another worker must not interrupt, such as a save. waiting_since:
+    the time.monotonic() at which the current sum began to wait for the others.
     """
 
-    def __init__(self, cluster: Cluster, timeout: float, *, every: float = 1.0, look_for: float = 2.0,
-                 leave: Callable[[str], None] = leave):
-        self._cluster, self._timeout, self._every, self._look_for, self._leave = cluster, timeout, every, look_for, leave
-        self.undisturbed = threading.Lock()
+    def __init__(self, cluster: Cluster, timeout: float, *, interval: float = 1.0, search_seconds: float = 2.0,
+                 exit: Callable[[str], None] = exit_now):
+        self._cluster, self._timeout, self._exit = cluster, timeout, exit
+        self._interval, self._search_seconds = interval, search_seconds
+        self.exit_lock = threading.Lock()
         self.waiting_since = math.inf
         self._ended = threading.Event()
 
@@ -40,55 +43,53 @@ class Watch:
         self._ended.set()
 
     def watch(self) -> None:
-        """Ends this process soon after another one ended, or when it is silent; returns after `end`.
+        """Until `end`, checks whether a watched worker has died or a sum waits too long, and then ends this process.
 
-        The time that sums wait is measured here: when TensorFlow's runtime itself gives one up, it may crash before the error
-        is reported. Of workers that one command started (see workers.local), each stops politely when that command is gone.
+        Sums are timed here because TensorFlow's runtime may crash when its own timeout ends one, before it reports the
+        error. A worker of --local_workers (see workers.local) stops, after saving, when the command that started it has
+        died.
         """
         others = range(1, self._cluster.count) if self._cluster.index == 0 else [0]
         parent = int(os.environ.get(PARENT, '0'))
-        while not self._ended.wait(self._every):
+        while not self._ended.wait(self._interval):
             if parent and parent != os.getppid():
                 parent = 0
                 os.kill(os.getpid(), signal.SIGTERM)    # a request to stop; a second one would end the process unsaved
             gone = self._cluster.gone(others)
-            if gone and not self.ended:     # the end may have come while the ports were tried
-                with self.undisturbed:
-                    self._leave(self._farewell(gone))
+            if gone and not self.ended:     # `end` may have been called while the ports were checked
+                with self.exit_lock:
+                    self._exit(self._death_message(gone))
             if time.monotonic() - self.waiting_since > self._timeout:
-                self._leave(silence(self._timeout))
+                self._exit(silence_message(self._timeout))
 
     def report_lost(self, error: Exception) -> None:
-        """Ends this process after TensorFlow's error about another worker, with the name of the one that is gone, if one is."""
-        end = time.monotonic() + self._look_for
-        while time.monotonic() < end:       # the connections of a process may be closed a while before its port
+        """Ends this process after TensorFlow reported a lost worker; the message names it if its port is closed."""
+        end = time.monotonic() + self._search_seconds
+        while time.monotonic() < end:       # the connections of a process may close a while before its port
             if gone := self._cluster.gone(range(self._cluster.count)):
-                return self._leave(self._farewell(gone))
+                return self._exit(self._death_message(gone))
             time.sleep(0.1)
         lines = [line for line in error.message.splitlines() if line and not line.startswith('Graph execution error')]
-        self._leave(f'the workers lost each other ({lines[0] if lines else type(error).__name__}): start them all again')
+        self._exit(f'lost the connection to another worker ({lines[0] if lines else type(error).__name__}): {RESTART}')
 
-    def _farewell(self, gone: list[int]) -> str:
-        names = ', '.join(map(self._cluster.name, gone))
-        # The command that started these workers starts them again, and prints so.
-        advice = '' if PARENT in os.environ else ': start all workers again, they go on from the last checkpoint'
-        return f'{names} went away{advice}'
+    def _death_message(self, gone: list[int]) -> str:
+        # A command that started its workers starts them again, and reports that itself.
+        advice = '' if PARENT in os.environ else f': {RESTART}'
+        return f'{", ".join(map(self._cluster.name, gone))} died{advice}'
 
 
-def silence(timeout: float) -> str:
-    """The message about a worker that does not answer."""
-    return (f'a worker did not answer within --dist_timeout {timeout:g} seconds: it may be stopped, or cut off; '
-            'start all workers again, they go on from the last checkpoint')
+def silence_message(timeout: float) -> str:
+    return (f'a worker did not answer within --dist_timeout {timeout:g} seconds, it may be frozen or its network down: '
+            f'{RESTART}')
 
 
 @contextlib.contextmanager
 def alarm(seconds: float, message: str) -> Iterator[None]:
-    """Leaves with a message if what is done takes longer.
+    """Ends this process with a message if the block takes longer.
 
-    TensorFlow asks worker 0 before the first run of a graph with sums, and waits for its answer past every timeout.
+    TensorFlow asks worker 0 before the first run of a graph with sums, and no timeout of its own limits that wait.
     """
-    timer = threading.Timer(seconds, leave, [message])
-    timer.daemon = True
+    timer = threading.Timer(seconds, exit_now, [message])
     timer.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Ctrl-C while TensorFlow runs, and while it is loaded; what it writes then."""
+"""Ctrl-C while TensorFlow is running or being imported, its messages, and its settings."""
 
 import concurrent.futures
 import os
@@ -6,11 +6,12 @@ import signal
 
 import pytest
 
+from command import tensorflow_setup
 from command.stop_signal import StopSignal
 from command.tensorflow_setup import _stderr_held_back, ctrl_c_held_back
 
 
-def test_ctrl_c_comes_at_the_end():
+def test_ctrl_c_takes_effect_at_the_end():
     done = False
     with pytest.raises(KeyboardInterrupt), ctrl_c_held_back():
         signal.raise_signal(signal.SIGINT)
@@ -20,19 +21,19 @@ def test_ctrl_c_comes_at_the_end():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_error_within_comes_through():
+def test_an_error_in_the_block_is_raised():
     with pytest.raises(ValueError, match='within'), ctrl_c_held_back():
         raise ValueError('within')
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_handler_of_one_s_own_stays():
+def test_another_handler_is_kept():
     with StopSignal() as stop, ctrl_c_held_back():
         signal.raise_signal(signal.SIGINT)
         assert stop.received == 'SIGINT'
 
 
-def test_another_thread_has_no_ctrl_c_to_hold_back():
+def test_other_threads_do_not_receive_ctrl_c():
     def run():
         with ctrl_c_held_back():
             return 'ran'
@@ -40,9 +41,41 @@ def test_another_thread_has_no_ctrl_c_to_hold_back():
         assert pool.submit(run).result() == 'ran'
 
 
-@pytest.mark.parametrize(('error', 'shown'), [(ImportError, 'chatter\n'), (KeyboardInterrupt, '')])
-def test_chatter_is_shown_with_an_error_but_not_with_ctrl_c(capfd, error, shown):
+@pytest.mark.parametrize(('error', 'printed'), [(ImportError, 'message\n'), (KeyboardInterrupt, '')])
+def test_messages_are_printed_after_an_error_but_not_after_ctrl_c(capfd, error, printed):
     with pytest.raises(error), _stderr_held_back():
-        os.write(2, b'chatter\n')
+        os.write(2, b'message\n')
         raise error
-    assert capfd.readouterr().err == shown
+    assert capfd.readouterr().err == printed
+
+
+def test_messages_are_dropped_without_an_error(capfd):
+    with _stderr_held_back():
+        os.write(2, b'message\n')
+    os.write(2, b'after\n')
+    assert capfd.readouterr().err == 'after\n'
+
+
+@pytest.mark.parametrize(('gpus', 'cores', 'shards'), [([], 4, 4), ([], 64, 8), ([], 1, 1), (['GPU:0'], 64, 1)])
+def test_shards_and_threads(tf, monkeypatch, gpus, cores, shards):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus if kind == 'GPU' else [])
+    monkeypatch.setattr(tensorflow_setup, 'available_processors', lambda: cores)
+    assert tensorflow_setup.shards_for(12) == shards
+    assert tensorflow_setup.shards_for(2) == min(shards, 2)
+    config = tensorflow_setup.session_config(shards)
+    assert config.gpu_options.allow_growth
+    assert config.inter_op_parallelism_threads == (0 if gpus else shards)       # 0: as TensorFlow chooses
+    assert config.intra_op_parallelism_threads == (cores // shards if shards > 1 else 0)
+    assert config.graph_options.rewrite_options.disable_meta_optimizer == (not gpus)
+
+
+@pytest.mark.parametrize(('several', 'given', 'level'), [(False, None, '2'), (True, None, '3'), (True, '0', '0')])
+def test_environment_variables_of_the_user_are_kept(tf, monkeypatch, several, given, level):
+    for name in tensorflow_setup.DEFAULT_ENVIRONMENT:
+        monkeypatch.setenv(name, 'x')       # so that they are restored afterwards
+        monkeypatch.delenv(name)
+    if given:
+        monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', given)
+    tensorflow_setup.load_tensorflow(several=several)
+    assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == level
+    assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '1'

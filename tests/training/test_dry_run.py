@@ -201,7 +201,7 @@ def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
     (['--model_name', 'none'], "no model 'none'"),
     (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'"),
     (['--val_every', 1, '--val_dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
-    (['--run_name', '../corpus.txt'], 'cannot write to checkpoint/../corpus.txt: .*corpus.txt is no directory')])
+    (['--run_name', '../corpus.txt'], 'cannot write to checkpoint/../corpus.txt: .*corpus.txt is not a directory')])
 def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
     with pytest.raises(UserError, match=words):
         dry_run(*flags)

@@ -1,19 +1,22 @@
-"""Which workers there are: from flags, TF_CONFIG and SLURM, and every mistake in them; flags and places of local workers."""
+"""The cluster from flags, TF_CONFIG and SLURM, and errors in them; waiting for its workers."""
 
 import argparse
+import importlib
 import io
 import json
 import os
+import shutil
 import socket
-import stat
+import sys
 import time
 
 import pytest
 
-from command import machine
+from command import errors
 from command.errors import UserError, WorkerLost
-from conftest import one_line_error
-from workers import cluster, local
+from conftest import TEXT, write_zeros
+from network.hparams import load_hparams
+from workers import cluster, local, slurm
 from workers.cluster import Cluster
 
 NONE = {'workers': None, 'worker_index': None, 'local_workers': None, 'max_restarts': None, 'slurm': False}
@@ -33,13 +36,13 @@ def test_one_worker_without_flags():
 
 
 def test_workers_by_flags():
-    found = find(workers='a:1,b.example:65535,10.0.0.7:8,[::1]:9', worker_index=3)
-    assert found == Cluster(('a:1', 'b.example:65535', '10.0.0.7:8', '[::1]:9'), 3)
-    assert found.count == 4
-    assert found.name(1) == 'worker 1 (b.example:65535)'
+    result = find(workers='a:1,b.example:65535,10.0.0.7:8,[::1]:9', worker_index=3)
+    assert result == Cluster(('a:1', 'b.example:65535', '10.0.0.7:8', '[::1]:9'), 3)
+    assert result.count == 4
+    assert result.name(1) == 'worker 1 (b.example:65535)'
 
 
-def test_flags_win_over_tf_config():
+def test_flags_override_tf_config():
     assert find({'TF_CONFIG': 'x'}, local_workers=2, max_restarts=1) == Cluster()
     assert find(tf_config({'worker': ['x:1', 'y:1']}), workers='a:1,b:1', worker_index=1).addresses == ('a:1', 'b:1')
 
@@ -57,7 +60,7 @@ def test_workers_by_tf_config(config, addresses, index):
 
 @pytest.mark.parametrize(('config', 'flags', 'message'), [
     ({}, {'workers': 'a:1,b:1'}, '--workers needs --worker_index'),
-    ({}, {'worker_index': 0}, '--worker_index goes with --workers'),
+    ({}, {'worker_index': 0}, '--worker_index needs --workers'),
     ({}, {'workers': 'a:1,b', 'worker_index': 0}, "--workers: expected host:port, not 'b'"),
     ({}, {'workers': 'a:1,', 'worker_index': 0}, "--workers: expected host:port, not ''"),
     ({}, {'workers': 'a:0', 'worker_index': 0}, "not 'a:0'"),
@@ -67,11 +70,11 @@ def test_workers_by_tf_config(config, addresses, index):
     ({}, {'workers': ''}, '--workers needs --worker_index'),
     ({}, {'workers': '', 'worker_index': 0}, "--workers: expected host:port, not ''"),
     ({}, {'workers': '', 'local_workers': 2}, '--workers and --local_workers: give one of them'),
-    ({}, {'slurm': True, 'worker_index': 0}, '--worker_index goes with --workers'),
-    ({}, {'workers': 'a:1', 'worker_index': 0, 'max_restarts': 0}, '--max_restarts goes with --local_workers'),
+    ({}, {'slurm': True, 'worker_index': 0}, '--worker_index needs --workers'),
+    ({}, {'workers': 'a:1', 'worker_index': 0, 'max_restarts': 0}, '--max_restarts needs --local_workers'),
     ({}, {'workers': 'a:1, b:1', 'worker_index': 0}, "not ' b:1'"),
     ({}, {'workers': '::1:9', 'worker_index': 0}, "not '::1:9'"),
-    ({}, {'workers': 'a:1,b:1,a:1', 'worker_index': 0}, '--workers: a:1 is there twice'),
+    ({}, {'workers': 'a:1,b:1,a:1', 'worker_index': 0}, '--workers: a:1 is listed twice'),
     ({}, {'workers': 'a:1,b:1', 'worker_index': 2}, '--worker_index 2: there are 2 workers, counted from 0'),
     ({}, {'workers': 'a:1,b:1', 'worker_index': 0, 'slurm': True}, '--workers and --slurm: give one of them'),
     ({}, {'workers': 'a:1', 'local_workers': 2}, '--workers and --local_workers: give one of them'),
@@ -80,69 +83,46 @@ def test_workers_by_tf_config(config, addresses, index):
     ({'TF_CONFIG': '{"cluster": {"worker": ["a:1", "b:1"]}}'}, {}, 'TF_CONFIG: expected'),
     (tf_config({'worker': ['a:1', 'b:1']}, index=1.5), {}, 'TF_CONFIG: expected'),
     ({'TF_CONFIG': '{"cluster": {"worker": 5}}'}, {}, 'TF_CONFIG: expected'),
-    (tf_config({'worker': ['a:1', 'b:1']}, 'worker', 2), {}, 'TF_CONFIG: its task is worker 2, and its cluster has none'),
-    (tf_config({'worker': ['a:1', 'b:1']}, 'evaluator', 0), {}, 'TF_CONFIG: its task is evaluator 0'),
-    (tf_config({'worker': ['a:1', 'b:1'], 'ps': ['p:1']}), {}, "TF_CONFIG: 'ps' has no part in this training"),
+    (tf_config({'worker': ['a:1', 'b:1']}, 'worker', 2), {}, 'TF_CONFIG: its task, worker 2, is not in its cluster'),
+    (tf_config({'worker': ['a:1', 'b:1']}, 'evaluator', 0), {}, 'TF_CONFIG: its task, evaluator 0, is not in its cluster'),
+    (tf_config({'worker': ['a:1', 'b:1'], 'ps': ['p:1']}), {}, "TF_CONFIG: 'ps' is not supported; expected only chief, master"),
     (tf_config({'worker': ['a:1', 'b']}), {}, "TF_CONFIG: expected host:port, not 'b'"),
 ])
-def test_what_cannot_be_is_named(config, flags, message):
+def test_invalid_settings_are_named(config, flags, message):
     with pytest.raises(UserError, match=message):
         find(config, **flags)
 
 
-def test_waiting_for_workers_and_missing_them():
+def test_waiting_for_workers_and_naming_those_that_do_not_start():
     with socket.socket() as listening:
         listening.bind(('localhost', 0))
         listening.listen()
-        there = f'localhost:{listening.getsockname()[1]}'
+        open_address = f'localhost:{listening.getsockname()[1]}'
         [port] = local.free_ports(1)
-        absent = f'localhost:{port}'
-        Cluster((there, absent), 1).wait_for_all(0.0)      # itself it does not wait for
+        closed_address = f'localhost:{port}'
+        Cluster((open_address, closed_address), 1).wait_for_all(0.0)      # it does not wait for itself
         start = time.monotonic()
-        with pytest.raises(WorkerLost, match=rf'within --dist_startup_timeout 0.3 seconds: worker 2 \({absent}\)$'):
-            Cluster(('me:1', there, absent), 0).wait_for_all(0.3)
+        message = rf'^worker 2 \({closed_address}\) did not start within --dist_startup_timeout 0.3 seconds$'
+        with pytest.raises(WorkerLost, match=message):
+            Cluster(('me:1', open_address, closed_address), 0).wait_for_all(0.3)
         assert time.monotonic() - start >= 0.3
-        assert Cluster((there, absent, 'no.host.invalid:1', absent), 3).gone([0, 1, 2, 3]) == [1]
+        assert Cluster((open_address, closed_address, 'no.host.invalid:1', closed_address), 3).gone([0, 1, 2, 3]) == [1]
 
 
-def test_a_connection_is_tried_for_a_moment(monkeypatch):
-    tried = []
-    monkeypatch.setattr(cluster.socket, 'create_connection', lambda *where: tried.append(where) or io.BytesIO())
+def test_how_a_worker_connects(monkeypatch):
+    connections = []
+    monkeypatch.setattr(cluster.socket, 'create_connection', lambda *arguments: connections.append(arguments) or io.BytesIO())
     Cluster(('a:1', '[::1]:9', 'me:1'), 2).wait_for_all(0.0)
-    assert tried == [(('a', 1), cluster.ATTEMPT), (('::1', 9), cluster.ATTEMPT)]
+    assert connections == [(('a', 1), cluster.CONNECT_SECONDS), (('::1', 9), cluster.CONNECT_SECONDS)]
 
 
-@pytest.mark.parametrize(('say_after', 'said'), [(0.0, 'waiting for worker 1 (localhost:PORT)\n'), (60.0, '')])
-def test_for_whom_a_worker_waits_is_said_once(monkeypatch, capsys, say_after, said):
-    monkeypatch.setattr(cluster, 'SAY_AFTER', say_after)
+@pytest.mark.parametrize(('report_after', 'printed'), [(0.0, 'waiting for worker 1 (localhost:PORT)\n'), (60.0, '')])
+def test_missing_workers_are_printed_once(monkeypatch, capsys, report_after, printed):
+    monkeypatch.setattr(cluster, 'REPORT_AFTER', report_after)
     [port] = local.free_ports(1)
     with pytest.raises(WorkerLost):
         Cluster(('me:1', f'localhost:{port}'), 0).wait_for_all(0.6)     # more than two rounds
-    assert capsys.readouterr().out == said.replace('PORT', str(port))
-
-
-def test_flags_of_a_restart():
-    flags = ['--a', '1', '--local_workers', '2', '--b', '--local_workers=3', '--overwrite', '--local_workers_x', '4']
-    assert local.without(flags, {'--local_workers': 1, '--overwrite': 0}) == ['--a', '1', '--b', '--local_workers_x', '4']
-
-
-def test_places_of_local_workers(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1, 2, 3, 8}, raising=False)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert local.assign_devices(2) == [({}, {0, 1}), ({}, {2, 3})]
-    assert local.assign_devices(7)[4:] == [({}, {8}), ({}, {0}), ({}, {1})]
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3, GPU-5')
-    assert local.assign_devices(2) == [({'CUDA_VISIBLE_DEVICES': '3'}, {0, 1}), ({'CUDA_VISIBLE_DEVICES': 'GPU-5'}, {2, 3})]
-    with pytest.raises(UserError, match='--local_workers 3: there are 2 GPUs, and each worker takes one'):
-        local.assign_devices(3)
-    monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
-    fake = tmp_path / 'nvidia-smi'
-    fake.write_text('#!/bin/sh\nprintf "0\\n1\\n2\\n"\n')
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
-    assert machine.visible_gpus() == ['0', '1', '2']
-    fake.write_text('#!/bin/sh\nexit 9\n')
-    assert machine.visible_gpus() == []
+    assert capsys.readouterr().out == printed.replace('PORT', str(port))
 
 
 SLURM = {'SLURM_JOB_ID': '40001', 'SLURM_STEP_NUM_TASKS': '4', 'SLURM_STEP_NODELIST': 'n[9-10]',
@@ -154,14 +134,41 @@ def test_workers_of_a_slurm_job_step(tf, monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
+    imports = []
+    monkeypatch.setattr(slurm, 'load_tensorflow', lambda **how: imports.append(how))
     assert find(slurm=True) == Cluster(('n10:10001', 'n10:10002', 'n9:10001', 'n9:10002'), 3)
+    assert imports == [{'devices': False, 'several': True}]     # it must not look for GPUs before one is chosen
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '1'
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')     # as --gpus-per-task binds it
     find(slurm=True)
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '0'
-    monkeypatch.setenv('SLURM_LOCALID', '2')
+    for name, value in {'SLURM_STEP_NODELIST': 'n9', 'SLURM_STEP_TASKS_PER_NODE': '4', 'SLURM_LOCALID': '3'}.items():
+        monkeypatch.setenv(name, value)
+    assert find(slurm=True) == Cluster(('n9:10001', 'n9:10002', 'n9:10003', 'n9:10004'), 3)
+    monkeypatch.setenv('SLURM_LOCALID', '4')
     with pytest.raises(UserError, match='--slurm: the environment is not that of a job step .*: start with srun'):
         find(slurm=True)
+
+
+@pytest.fixture
+def train_error(settings_directory, tmp_path, monkeypatch, capfd):
+    """Runs train.py in this process, which cannot import TensorFlow; returns its line on stderr and asserts its status."""
+    shutil.copytree(settings_directory, tmp_path / 'models/toy')
+    (tmp_path / 'models/toy/checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
+    write_zeros(tmp_path / 'models/toy/model.ckpt', load_hparams(str(settings_directory)).shapes())
+    (tmp_path / 'corpus.txt').write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    for name in ('tensorflow', 'tensorflow.compat.v1'):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    def run(*flags):
+        monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', *flags])
+        with pytest.raises(SystemExit) as exit:
+            errors.run(importlib.import_module('train').main)
+        assert exit.value.code == 2
+        [line] = capfd.readouterr().err.splitlines()
+        return line
+    return run
 
 
 @pytest.mark.parametrize(('flags', 'message'), [
@@ -171,8 +178,7 @@ def test_workers_of_a_slurm_job_step(tf, monkeypatch):
     (['--local_workers', '2', '--seq_length', '99'], '--seq_length 99 is more than'),
     (['--local_workers', '2', '--dataset', 'nowhere'], "cannot find 'nowhere'"),
     (['--dist_timeout', '0'], 'expected a number above 0'),
-    (['--slurm'], '--slurm: this is no job step, SLURM_STEP_NUM_TASKS is not set: start with srun'),
+    (['--slurm'], '--slurm: not in a job step, SLURM_STEP_NUM_TASKS is not set: start with srun'),
 ])
-def test_mistakes_are_one_line_before_anything_starts(without_tensorflow, flags, message):
-    flags = ['--model_name', 'toy', '--dataset', 'corpus.txt', *flags]
-    assert message in one_line_error(without_tensorflow('train.py', *flags))
+def test_mistakes_are_one_line_before_anything_starts(train_error, flags, message):
+    assert message in train_error(*flags)

@@ -1,4 +1,4 @@
-"""Who watches whom among workers, and what ends a process: a fake cluster, and a watch that leaves into a list."""
+"""Which worker watches which, and what ends a process: with a fake cluster, and a Watch that only records its exits."""
 
 import os
 import signal
@@ -14,125 +14,136 @@ from workers.cluster import PARENT
 from workers.watch import Watch, alarm
 
 
-def watching(cluster, timeout=60.0, leave=None, **times):
-    """A watch that looks often, in place of a process's own."""
-    return Watch(cluster, timeout, **{'every': 0.01, 'look_for': 0.3} | times, leave=leave)
+def make_watch(cluster, timeout=60.0, **options):
+    return Watch(cluster, timeout, **{'interval': 0.01, 'search_seconds': 0.3} | options)
 
 
 @pytest.mark.parametrize(('index', 'watched'), [(0, [1, 2]), (1, [0])])
-def test_who_watches_whom_and_a_save_is_not_cut_off(index, watched):
-    cluster, left = FakeCluster(3, index, gone=lambda among: watched[-1:]), threading.Event()
+def test_which_worker_watches_which_and_a_save_is_finished_first(index, watched):
+    cluster, exited = FakeCluster(3, index, gone=lambda indices: watched[-1:]), threading.Event()
 
-    def leave(message):
-        assert watch.undisturbed.locked()
+    def exit(message):
+        assert watch.exit_lock.locked()
         assert message.startswith(f'worker {watched[-1]} (')
-        left.set()
+        exited.set()
         watch.end()
 
-    watch = watching(cluster, leave=leave)
-    with watch.undisturbed:
+    watch = make_watch(cluster, exit=exit)
+    with watch.exit_lock:
         watch.start()
-        assert not left.wait(0.3)
-    assert left.wait(worker_group.TIMEOUT)
+        assert not exited.wait(0.3)
+    assert exited.wait(worker_group.TIMEOUT)
     assert cluster.asked[0] == watched
 
 
-def test_a_sum_of_a_step_that_waits_too_long_ends_the_process(tf, session):
-    left, ended = [], threading.Event()
+def test_a_sum_that_waits_too_long_ends_the_process(tf, session):
+    exits, ended = [], threading.Event()
 
-    def leave(message):
-        left.append((message, time.monotonic() - began))
+    def exit(message):
+        exits.append((message, time.monotonic() - began))
         watch.end()
         ended.set()
 
     cluster = FakeCluster(2)
-    watch = watching(cluster, timeout=0.3, leave=leave)
+    watch = make_watch(cluster, timeout=0.3, exit=exit)
     workers = fake_workers(cluster, watch)
     began = time.monotonic()
     watch.start()
     time.sleep(0.4)
-    assert not left             # as long as nothing waits
-    noted = workers._waits(tf.constant(1.0))
-    workers.run(session, noted)
+    assert not exits            # no sum has begun
+    note = workers._note_waiting(tf.constant(1.0))
+    workers.run(session, note)
     time.sleep(0.4)
-    assert not left             # what waited is done
+    assert not exits            # the sum is finished
     began = time.monotonic()
-    session.run(noted)          # as if the sum behind it did not end
+    session.run(note)           # as if the sum after it did not finish
     assert ended.wait(worker_group.TIMEOUT)
-    [(message, after)] = left
+    [(message, seconds)] = exits
     assert message.startswith('a worker did not answer within --dist_timeout 0.3 seconds')
-    assert after > 0.3
+    assert seconds > 0.3
 
 
-def unavailable(tf, text):
-    """A session whose runs raise what TensorFlow raises when another worker is lost."""
-    def fails(*_):
+def failing_session(tf, text):
+    """A session whose runs raise TensorFlow's error for a lost worker."""
+    def run(*_):
         raise tf.errors.UnavailableError(None, None, text)
-    return types.SimpleNamespace(run=fails)
+    return types.SimpleNamespace(run=run)
 
 
-@pytest.mark.parametrize(('found', 'line'), [
-    ([[], [], [1]], 'worker 1 (b:1) went away: start all workers again, they go on from the last checkpoint'),
-    ([], 'the workers lost each other (Socket closed): start them all again')])
-def test_what_the_runtime_reports_of_a_loss_is_looked_into_first(tf, found, line):
-    left, answers = [], iter(found)
+@pytest.mark.parametrize(('text', 'answers', 'line'), [
+    ('Graph execution error:\n\nSocket closed\nmore', [[], [], [1]], 'worker 1 (b:1) died'),
+    ('Graph execution error:\n\nSocket closed\nmore', [], 'lost the connection to another worker (Socket closed)'),
+    ('', [], 'lost the connection to another worker (UnavailableError)')])
+def test_a_lost_connection_is_explained_by_the_worker_that_died(tf, text, answers, line):
+    exits, answers = [], iter(answers)
     cluster = FakeCluster(2, gone=lambda _: next(answers, []))
-    workers = fake_workers(cluster, watching(cluster, leave=left.append))
-    workers.run(unavailable(tf, 'Graph execution error:\n\nSocket closed\nmore'), [])
-    assert left == [line]
+    workers = fake_workers(cluster, make_watch(cluster, exit=exits.append))
+    workers.run(failing_session(tf, text), [])
+    assert exits == [f'{line}: start all workers again; they resume from the last checkpoint']
 
 
-def test_one_that_left_at_the_end_has_not_gone_away(tf, monkeypatch):
-    """Those that come first to the end of the last barrier may be gone before the others see that it is over."""
-    left, answers = [], iter([[1], [1], [1, 2]])
-    for index in (0, 1):
-        cluster = FakeCluster(3, index, gone=lambda _: next(answers, [0]))
-        workers = fake_workers(cluster, watching(cluster, leave=left.append, every=60.0))
-        failing = iter([False])     # the first sum is the one at which all meet
-        lost = unavailable(tf, 'Socket closed')
-        monkeypatch.setattr(workers, 'sum', lambda _, workers=workers, failing=failing, lost=lost: (
-            workers.run(lost, []) if next(failing, True) else None))
-        with workers.together():
-            pass
-        assert next(answers, None) is None      # worker 0 waited until both were gone
-        assert len(left) == index               # the loss of worker 0, which saves, is one even then
+@pytest.mark.parametrize('index', [0, 1])
+def test_a_worker_that_exits_after_the_last_sum_is_not_lost(tf, index):
+    """The first workers to finish the last barrier may have exited before the others have finished it."""
+    exits, answers = [], iter([[1], [1], [1, 2]])
+    cluster = FakeCluster(3, index, gone=lambda _: next(answers, [0]) if index == 0 else [0])
+    sums = iter([lambda: None, lambda: workers.run(failing_session(tf, 'Socket closed'), [])])     # the first and the last
+    workers = fake_workers(cluster, make_watch(cluster, exit=exits.append, interval=60.0), sum=lambda _: next(sums)(),
+                           startup_timeout=9.0)
+    with workers.connected():
+        assert cluster.timeouts == [9.0]
+    if index == 0:
+        assert next(answers, None) is None      # it waited until both others were gone
+        assert exits == []
+    else:                                       # without worker 0, the run may not have been saved
+        assert [exit.partition(':')[0] for exit in exits] == ['worker 0 (a']
 
 
-def test_who_is_looked_for_while_the_end_comes_is_not_missed():
-    left = []
-    watch = watching(FakeCluster(2, gone=lambda _: watch.end() or [1]), leave=left.append)
+def test_workers_that_exit_while_the_watch_ends_are_not_lost():
+    exits = []
+    watch = make_watch(FakeCluster(2, gone=lambda _: watch.end() or [1]), exit=exits.append)
     watch.watch()
-    assert not left
+    assert not exits
 
 
-def test_after_an_error_of_its_own_a_worker_watches_nobody(tf):
+def test_an_error_of_its_own_ends_the_watch(tf):
     from workers.collectives import Workers
     workers = Workers()
 
-    def fails(*_):
-        raise tf.errors.InternalError(None, None, 'of the graph')       # which with several would be the loss of another
+    def run(*_):
+        raise tf.errors.InternalError(None, None, 'of the graph')       # with several workers, it would mean a lost one
 
-    with pytest.raises(tf.errors.InternalError), workers.together():
-        workers.run(types.SimpleNamespace(run=fails), [])
+    with pytest.raises(tf.errors.InternalError), workers.connected():
+        workers.run(types.SimpleNamespace(run=run), [])
     assert workers._watch.ended
 
 
-def test_a_command_that_is_gone_is_noticed_once(monkeypatch):
+@pytest.mark.parametrize(('parent', 'signals'), [('1', [(os.getpid(), signal.SIGTERM)]), ('2', [])])
+def test_the_end_of_the_starting_command_stops_a_worker_once(monkeypatch, parent, signals):
     sent = []
-    monkeypatch.setenv(PARENT, '1')
+    monkeypatch.setenv(PARENT, parent)
     monkeypatch.setattr(os, 'getppid', lambda: 2)
-    monkeypatch.setattr(os, 'kill', lambda *what: sent.append(what))
+    monkeypatch.setattr(os, 'kill', lambda *arguments: sent.append(arguments))
     cluster = FakeCluster(2, gone=lambda _: [] if len(cluster.asked) < 3 else watch.end() or [])
-    watch = watching(cluster)
+    watch = make_watch(cluster)
     watch.watch()
-    assert sent == [(os.getpid(), signal.SIGTERM)]      # a second one would end the process immediately, unsaved
+    assert sent == signals      # a second signal would end the process unsaved
 
 
-def test_what_takes_too_long_ends_the_process_and_what_does_not_continues(monkeypatch):
-    left = threading.Event()
-    monkeypatch.setattr('workers.watch.leave', lambda message: left.set())
+def test_a_worker_of_one_command_gives_no_advice(monkeypatch):
+    """The command itself starts all again, and reports it."""
+    monkeypatch.setenv(PARENT, '1')
+    exits = []
+    cluster = FakeCluster(2, gone=lambda _: [1])
+    make_watch(cluster, exit=exits.append).report_lost(None)
+    assert exits == ['worker 1 (b:1) died']
+
+
+def test_an_alarm_ends_the_process_unless_the_block_finishes_in_time(monkeypatch):
+    exited = threading.Event()
+    monkeypatch.setattr('workers.watch.exit_now', lambda message: exited.set())
     with alarm(0.2, 'late'):
         pass
-    assert not left.wait(0.5)
+    assert not exited.wait(0.5)
     with alarm(0.2, 'late'):
-        assert left.wait(30)
+        assert exited.wait(worker_group.TIMEOUT)

@@ -1,0 +1,51 @@
+"""The processors, GPUs and memory that a process may use."""
+
+import io
+import os
+
+import pytest
+
+from command import machine
+
+
+def test_gpus_of_the_environment(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3, GPU-5,-1,')
+    assert machine.visible_gpus() == ['3', 'GPU-5']
+
+
+def test_gpus_of_the_driver(monkeypatch, tmp_path):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert machine.visible_gpus() == []
+    command = tmp_path / 'nvidia-smi'
+    command.write_text('#!/bin/sh\nprintf "0\\n1\\n2\\n"\n')
+    command.chmod(0o755)
+    assert machine.visible_gpus() == ['0', '1', '2']
+    command.write_text('#!/bin/sh\nprintf "0\\n"\nexit 9\n')
+    assert machine.visible_gpus() == []
+
+
+def test_processors_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {3, 5, 8}, raising=False)
+    assert machine.available_processors() == 3
+    monkeypatch.delattr(os, 'sched_getaffinity')
+    monkeypatch.setattr(os, 'cpu_count', lambda: None)
+    assert machine.available_processors() == 1
+
+
+def test_available_memory(monkeypatch):
+    monkeypatch.setattr(machine, 'open', lambda *_, **__: io.StringIO('MemTotal: 999 kB\nMemAvailable:    5 kB\n'), raising=False)
+    assert machine.available_memory() == 5 * 1024
+
+
+@pytest.mark.parametrize('meminfo', ['MemTotal: 999 kB\n', None])
+def test_memory_without_linux_s_figure(monkeypatch, meminfo):
+    def open_meminfo(*_, **__):
+        if meminfo is None:
+            raise FileNotFoundError
+        return io.StringIO(meminfo)
+    monkeypatch.setattr(machine, 'open', open_meminfo, raising=False)
+    monkeypatch.setattr(os, 'sysconf', {'SC_PHYS_PAGES': 7, 'SC_PAGE_SIZE': 4096}.get)
+    assert machine.available_memory() == 7 * 4096
+    monkeypatch.setattr(os, 'sysconf_names', {'SC_PAGE_SIZE': 1})
+    assert machine.available_memory() is None

@@ -1,0 +1,64 @@
+"""Finding models and runs by name."""
+
+import pytest
+
+from command import models
+from command.errors import UserError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working directory with models/124M, models/mine and checkpoint/run1; another project directory, with models/theirs."""
+    for path in ('home/models/124M', 'home/models/mine', 'home/checkpoint/run1', 'project/models/theirs'):
+        (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path / 'hparams.json').touch()
+    (tmp_path / 'home/models/unfinished').mkdir()
+    (tmp_path / 'home/models/file').touch()
+    monkeypatch.setattr(models, 'PROJECT_DIR', str(tmp_path / 'project'))
+    monkeypatch.chdir(tmp_path / 'home')
+    return tmp_path / 'home'
+
+
+def test_published_names():
+    assert [models.published_name(name) for name in ('117M', '124M', '345M')] == ['124M', '124M', '355M']
+    with pytest.raises(UserError, match="^no published model is called '125M'; there are 124M, 355M, 774M, 1558M, 117M, 345M$"):
+        models.published_name('125M')
+
+
+def test_models_are_found_by_either_name_and_next_to_the_scripts(home):
+    assert models.list_models('models') == ['124M', 'mine']
+    assert models.list_models('nowhere') == []
+    assert models.find_model('117M') == models.find_model('124M') == 'models/124M'
+    (home / 'models/124M').rename(home / 'models/117M')
+    assert models.find_model('124M') == 'models/117M'
+    assert models.find_model('theirs') == str(home.parent / 'project/models/theirs')
+    assert models.find_model('mine', str(home / 'models')) == str(home / 'models/mine')
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (('355M',), "no model '355M' in models: ./download_model.py 355M fetches it; models here: 124M, mine, theirs"),
+    (('345M',), "no model '345M' in models: ./download_model.py 345M fetches it; models here: 124M, mine, theirs"),
+    (('x',), "no model 'x' in models; models here: 124M, mine, theirs; ./download_model.py fetches 124M, 355M, 774M, 1558M"),
+    (('theirs', 'empty'), "no model 'theirs' in empty; no models are here; ./download_model.py fetches 124M, 355M, 774M, 1558M"),
+])
+def test_a_missing_model_names_those_that_are_here(home, arguments, message):
+    with pytest.raises(UserError) as error:
+        models.find_model(*arguments)
+    assert str(error.value) == message
+
+
+def test_runs(home):
+    assert models.find_run('run1') == 'checkpoint/run1'
+    with pytest.raises(UserError, match="^no run 'run2' in checkpoint; runs here: run1$"):
+        models.find_run('run2')
+    with pytest.raises(UserError, match=r"^no run 'run1' in empty; no runs are here; ./train.py makes one$"):
+        models.find_run('run1', 'empty')
+
+
+def test_a_checkpoint_without_settings_names_the_files_to_copy(home):
+    for directory in ('models/old', 'checkpoint/old'):
+        (home / directory).mkdir()
+        (home / directory / 'model-7.index').touch()
+    for find, directory in ((models.find_model, 'models/old'), (models.find_run, 'checkpoint/old')):
+        with pytest.raises(UserError, match=f'^{directory} holds no file hparams.json: copy hparams.json, encoder.json, '):
+            find('old')
