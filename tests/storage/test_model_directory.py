@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from checkpoint_files import write_checkpoint, zeros
 from command import errors, models
-from conftest import TEXT, write_zeros
+from conftest import TEXT
 from network.hparams import load_hparams
 
 WEIGHTS = 'model.ckpt.data-00000-of-00001'
@@ -22,7 +23,7 @@ def place(settings_directory, tmp_path, monkeypatch):
         directory = tmp_path / parent / 'bad'
         shutil.copytree(settings_directory, directory)
         (directory / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
-        write_zeros(directory / 'model.ckpt', load_hparams(str(settings_directory)).shapes())
+        write_checkpoint(directory / 'model.ckpt', zeros(load_hparams(str(settings_directory)).shapes()))
     (tmp_path / 'corpus.txt').write_text(TEXT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

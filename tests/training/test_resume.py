@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from checkpoint_files import read_checkpoint
 from command.errors import UserError
 from conftest import ROOT, one_line_error
 from storage import checkpoints, lock, run_state
@@ -26,8 +27,7 @@ def told(output):
 
 
 def variables(tf, directory):
-    reader = tf.train.load_checkpoint(str(directory))
-    return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
+    return {name: array.tobytes() for name, array in read_checkpoint(directory).items()}
 
 
 def rows(home, run='run1'):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import worker_group
+from checkpoint_files import read_checkpoint
 from command.errors import UserError
 from fake_cluster import FakeCluster, fake_workers
 
@@ -103,8 +104,7 @@ def test_one_worker_sums_nothing(tf):
 
 
 def variables(tf, home, run):
-    reader = tf.train.load_checkpoint(str(home / 'checkpoint' / run))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return read_checkpoint(home / 'checkpoint' / run)
 
 
 def rows(home, run):
