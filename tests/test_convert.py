@@ -259,7 +259,7 @@ def test_another_network_is_refused(convert, there, home, setting, value):
     (lambda d: (d / 'config.json').write_text('{"model_type": "gpt2"}'), ['config.json', 'lacks vocab_size']),
     (lambda d: (d / 'config.json').unlink(), ['cannot read', 'config.json']),
     (lambda d: (d / 'merges.txt').unlink(), ['cannot read', 'merges.txt']),
-    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), ['the vocabulary in there will not do: merges.txt line 2']),
+    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), ['the vocabulary in there is not valid: merges.txt line 2']),
     (lambda d: rewrite(d, lambda w: w | {'score.weight': np.zeros(2, np.float32)}), ['score.weight']),
     (lambda d: rewrite(d, lambda w: w | {'transformer.wpe.weight': np.zeros([32, 24])}), ['wpe', 'F64'])])
 def test_a_directory_that_will_not_do_is_refused(convert, there, home, change, words):
@@ -277,8 +277,8 @@ def test_a_vocabulary_larger_than_the_model_is_refused(convert, there, home):
 
 
 def test_a_target_that_is_there_is_left_alone(convert, there, home, train):
-    assert 'there is there already' in refused(convert, home, 'to_hf', 'toy', 'there')
-    assert 'models/toy is there already' in refused(convert, home, 'from_hf', 'there', 'toy')
+    assert 'there exists already' in refused(convert, home, 'to_hf', 'toy', 'there')
+    assert 'models/toy exists already' in refused(convert, home, 'from_hf', 'there', 'toy')
     assert 'no model' in (message := refused(convert, home, 'to_hf', 'none', 'new')) and 'no run' in message
     train('--max_steps', 1, '--sample_every', 0, '--run_name', 'toy')
     assert 'checkpoint/toy' in refused(convert, home, 'to_hf', 'toy', 'new')

@@ -26,7 +26,8 @@ def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
         except OSError as error:
             raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
         if size < expected:
-            raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off: it has {size:,} bytes of {expected:,}; {REMEDY}')
+            raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off: it has {size:,} bytes of {expected:,}; '
+                            f'{REMEDY}')
 
 
 def check_shapes(prefix: str, stored: dict[str, list[int]], weights: dict[str, list[int]]) -> None:

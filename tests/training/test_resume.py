@@ -185,7 +185,7 @@ def test_damage_is_named_and_passed_over(tmp_path, harm, suffix, capsys):
     assert checkpoints.newest_sound(str(tmp_path))[0] == one
     assert str(path) in capsys.readouterr().out
     checkpoints.remove_checkpoint(one)
-    with pytest.raises(UserError, match='no sound checkpoint'):
+    with pytest.raises(UserError, match='every checkpoint in .* is damaged'):
         checkpoints.newest_sound(str(tmp_path))
 
 
@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tf, home, script):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     line = one_line_error(script(*flags, '--max_steps', 4, preexec_fn=small_files))
     assert line.startswith('train.py: cannot save checkpoint/run1/model-3: ')
-    assert line.endswith('File too large; checkpoint/run1/model-2 is as it was')
+    assert line.endswith('File too large; checkpoint/run1/model-2 is unchanged')
     assert {path.name for path in (home / 'checkpoint/run1').iterdir() if not path.name.startswith('events')} == names
     assert variables(tf, home / 'checkpoint/run1') == before
     assert script(*flags, '--max_steps', 3).returncode == 0
@@ -259,7 +259,7 @@ def test_a_save_that_fails_at_its_end_leaves_nothing(train, home, monkeypatch):
     before = names()
     with monkeypatch.context() as patch:
         patch.setattr(run_state, 'write', fail)
-        with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: No space left on device; .*model-2 is as'):
+        with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: No space left on device; .*model-2 is unch'):
             train('--max_steps', 3, *SMALL)
     assert names() == before
 
@@ -273,7 +273,7 @@ def test_a_save_whose_unfinished_file_cannot_be_written_leaves_nothing(train, ho
         write(prefix, state)
     monkeypatch.setattr(run_state, 'write', blocked)
     with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: cannot write checkpoint/run1/model-3.json.part, '
-                                        'which .*: Is a directory; .*; checkpoint/run1/model-2 is as it was'):
+                                        'which .*: Is a directory; .*; checkpoint/run1/model-2 is unchanged'):
         train('--max_steps', 3, *SMALL)
     assert not list((home / 'checkpoint/run1').glob('model-3*'))
 

@@ -301,7 +301,7 @@ def test_a_save_is_not_disturbed(train, monkeypatch):
     made, held = [], []
     session = collectives.Workers.session
     monkeypatch.setattr(collectives.Workers, 'session', lambda self, graph: made.append(self) or session(self, graph))
-    monkeypatch.setattr(saver.Run, 'save', lambda *_: held.append(made[0].undisturbed.locked()))
+    monkeypatch.setattr(saver.RunSaver, 'save', lambda *_: held.append(made[0].undisturbed.locked()))
     train(*TRAIN, '--max_steps', 1)
     assert held == [True]
 
