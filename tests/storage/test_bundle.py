@@ -70,6 +70,14 @@ def test_an_index_is_read_as_tensorflow_reads_it(tf, tmp_path):
     assert index['model/h0/attn/w'].dtype == FLOAT32 == tf.float32.as_datatype_enum
 
 
+def test_fields_of_every_wire_type():
+    fields = [(1, b'\x09' + b'8 bytes.', b'8 bytes.'), (2, b'\x12\x03abc', b'abc'), (3, b'\x18\xac\x02', 300),
+              (4, b'\x25four', b'four')]
+    assert list(bundle._fields(b''.join(message for _, message, _ in fields))) == [(number, value) for number, _, value in fields]
+    with pytest.raises(ValueError, match='unknown wire type 3'):
+        list(bundle._fields(b'\x0b'))
+
+
 def test_an_index_of_several_blocks(tmp_path):
     write_index(tmp_path / 'a.index', 100, keys_per_block=30)
     index, shards = bundle.read_index(str(tmp_path / 'a'))
