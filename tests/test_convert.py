@@ -90,7 +90,7 @@ def test_there_and_back_is_the_same_to_the_byte(convert, there, home, model_dire
     with open(f'{TINY}/checkpoint', encoding='utf-8') as file:
         assert (home / 'models/back/checkpoint').read_text() == file.read()
     assert load_hparams(str(home / 'models/back')) == load_hparams(str(model_directory))
-    (home / 'again').mkdir()       # empty: that will do
+    (home / 'again').mkdir()       # empty, so accepted
     convert('to_hf', 'models/back', 'again')
     for path in there.iterdir():
         assert path.name == 'README.md' or path.read_bytes() == (home / 'again' / path.name).read_bytes()
@@ -172,29 +172,12 @@ def test_what_transformers_saves_can_be_read_in_pieces_and_with_its_tokenizer(au
         assert (home / 'models/back' / name).read_bytes() == (model_directory / name).read_bytes()
 
 
-def test_older_names_are_read_and_masks_passed_over(convert, there, home, model_directory):
-    def old(weights):
-        weights = {name.removeprefix('transformer.'): array for name, array in weights.items()}
-        masks = {'h.0.attn.bias': np.ones([1, 1, 4, 4], np.uint8), 'h.0.attn.masked_bias': np.array(-1e4, np.float32)}
-        return weights | masks | {'lm_head.weight': weights['wte.weight'].copy()}
-
-    rewrite(there, old)
-    convert('from_hf', 'there', 'back')
-    assert same_weights(home / 'models/back', model_directory)
-    rewrite(there, lambda weights: weights | {'lm_head.weight': weights['lm_head.weight'] + 1})
-    with pytest.raises(UserError, match='lm_head.weight is not wte.weight'):
-        convert('from_hf', 'there', 'other')
-
-
-@pytest.mark.parametrize('kind', ['float16', 'bfloat16'])
-def test_half_precision_becomes_float32(convert, there, home, model_directory, kind):
-    import ml_dtypes  # noqa: F401  (teaches numpy bfloat16)
-    rewrite(there, lambda weights: {name: array.astype(kind) for name, array in weights.items()})
+def test_half_precision_becomes_float32(convert, there, home, model_directory):
+    rewrite(there, lambda weights: {name: array.astype(np.float16) for name, array in weights.items()})
     convert('from_hf', 'there', 'back')
     found, expected = (read_checkpoint(directory)['model/h1/mlp/c_fc/w'] for directory in (home / 'models/back', model_directory))
     assert found.dtype == np.float32
-    assert np.array_equal(found, expected.astype(kind).astype(np.float32))
-    assert not np.array_equal(found, expected)
+    assert np.array_equal(found, expected.astype(np.float16).astype(np.float32))
 
 
 def test_six_blocks_as_distilgpt2_has_them(convert, home, model_directory):
@@ -219,14 +202,6 @@ def test_the_card_of_a_run(convert, train, home):
     for fact in ('base model: toy', 'corpus: `corpus.txt`, ', 'steps: 4', f'validation loss: {loss:.4f} nats per token'):
         assert f'\n- {fact}' in card
     assert 'base_model' not in card     # of the hub
-    settings = json.loads((home / 'checkpoint/r/settings.json').read_text())
-    settings['flags']['model_name'] = '117M'
-    settings['corpus']['name'] = '/home/me/secret/corpus.txt'
-    (home / 'checkpoint/r/settings.json').write_text(json.dumps(settings))
-    convert('to_hf', 'checkpoint/r', 'other')
-    card = (home / 'other/README.md').read_text()
-    assert '\nbase_model: openai-community/gpt2\n---' in card
-    assert 'secret' not in card
 
 
 def refused(convert, home, *arguments):
@@ -238,34 +213,13 @@ def refused(convert, home, *arguments):
     return str(error.value)
 
 
-@pytest.mark.parametrize(('setting', 'value'), [
-    ('model_type', 'gpt_neo'), ('activation_function', 'relu'), ('layer_norm_epsilon', 1e-6), ('n_inner', 50),
-    ('scale_attn_by_inverse_layer_idx', True), ('scale_attn_weights', False), ('tie_word_embeddings', False),
-    ('quantization_config', {'bits': 4}), ('n_head', 5), ('n_layer', 3), ('n_layer', 1), ('n_embd', 12), ('vocab_size', 10)])
-def test_another_network_is_refused(convert, there, home, setting, value):
-    edit(there / 'config.json', **{setting: value})
-    message = refused(convert, home, 'from_hf', 'there', 'back')
-    assert 'there' in message
-    assert setting in message or 'config.json' in message
-
-
 @pytest.mark.parametrize(('change', 'words'), [
-    (lambda d: (d / 'model.safetensors').rename(d / 'pytorch_model.bin'), ['pytorch_model.bin', 'save_pretrained']),
-    (lambda d: (d / 'model.safetensors').unlink(), ['holds no model.safetensors']),
-    (lambda d: (d / 'model.safetensors').unlink() or (d / 'model.safetensors').mkdir(), ['holds no model.safetensors']),
-    (lambda d: (d / 'model.safetensors').write_bytes(b'version https://git-lfs'), ['damaged']),
-    (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), ['damaged']),
-    (lambda d: (d / 'config.json').write_text('{'), ['config.json', 'not JSON']),
-    (lambda d: (d / 'config.json').write_text('{"model_type": "gpt2"}'), ['config.json', 'lacks vocab_size']),
-    (lambda d: (d / 'config.json').unlink(), ['cannot read', 'config.json']),
-    (lambda d: (d / 'merges.txt').unlink(), ['cannot read', 'merges.txt']),
-    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), ['the vocabulary in there is not valid: merges.txt line 2']),
-    (lambda d: rewrite(d, lambda w: w | {'score.weight': np.zeros(2, np.float32)}), ['score.weight']),
-    (lambda d: rewrite(d, lambda w: w | {'transformer.wpe.weight': np.zeros([32, 24])}), ['wpe', 'F64'])])
-def test_a_directory_that_will_not_do_is_refused(convert, there, home, change, words):
+    (lambda d: edit(d / 'config.json', model_type='gpt_neo'), "model_type is 'gpt_neo'"),
+    (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), 'damaged'),
+    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), 'the vocabulary in there is not valid: merges.txt line 2')])
+def test_an_invalid_directory_is_refused(convert, there, home, change, words):
     change(there)
-    message = refused(convert, home, 'from_hf', 'there', 'back')
-    assert all(word in message for word in words), message
+    assert words in refused(convert, home, 'from_hf', 'there', 'back')
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(convert, there, home):
@@ -276,7 +230,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(convert, there, home):
         f'there: the vocabulary has {n_tokens} tokens, but vocab_size in config.json is {n_tokens - 1}')
 
 
-def test_a_target_that_is_there_is_left_alone(convert, there, home, train):
+def test_an_existing_target_is_left_alone(convert, there, home, train):
     assert 'there exists already' in refused(convert, home, 'to_hf', 'toy', 'there')
     assert 'models/toy exists already' in refused(convert, home, 'from_hf', 'there', 'toy')
     assert 'no model' in (message := refused(convert, home, 'to_hf', 'none', 'new')) and 'no run' in message
@@ -307,8 +261,3 @@ def test_mistakes_are_found_before_tensorflow(without_tensorflow, there, home):
     (there / 'model.safetensors').rename(there / 'pytorch_model.bin')
     assert 'pytorch_model.bin, a pickle' in one_line_error(without_tensorflow('convert.py', 'from_hf', 'there', 'back'))
     assert 'COMMAND' in one_line_error(without_tensorflow('convert.py'))
-
-
-def test_without_safetensors_a_line_says_how_to_get_it(convert, there, home, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'safetensors', None)
-    assert 'pip install safetensors' in refused(convert, home, 'from_hf', 'there', 'back')
