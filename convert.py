@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Converts models to Hugging Face's format and back, one weight at a time. Each COMMAND has a --help of its own."""
+"""Converts models to Hugging Face's format and back, weight by weight.
+
+Each COMMAND has its own --help.
+"""
 
 import argparse
 import os
@@ -16,29 +19,31 @@ from command import models, whole_files
 from command.errors import UserError, run
 from command.flags import Parser
 from encoder import load_encoder
-from network.hparams import HParams, check_vocabulary
+from network.hparams import HParams, check_vocabulary, write_hparams
 from storage import bundle, huggingface, safetensors
-from storage.model_directory import new_directory, open_model, write_hparams
+from storage.model_directory import new_directory, open_model
 from training import model_card
 
 
 def parse_flags() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    there = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
-                                description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
-                                            'and AutoTokenizer load.')
-    there.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in checkpoint/, or the path of '
-                       'either')
-    there.add_argument('output', metavar='OUT', help='the directory to write; it must not exist, or be empty')
-    there.set_defaults(convert=to_hf)
-    back = commands.add_parser('from_hf', help='DIR NAME: make a model of a Hugging Face directory',
-                               description='Makes a model of a Hugging Face directory of GPT-2; needs the safetensors package.')
-    back.add_argument('source', metavar='DIR', help='with config.json, model.safetensors, and the tokenizer\'s files')
-    back.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')
-    back.set_defaults(convert=from_hf)
-    for command in (there, back):
-        command.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    export = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
+                                 description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
+                                             'and AutoTokenizer load.')
+    export.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in checkpoint/, or the path of '
+                        'either')
+    export.add_argument('output', metavar='OUT', help='the directory to write; it must not exist, or be empty')
+    export.set_defaults(convert=to_hf)
+    import_ = commands.add_parser('from_hf', help='DIR NAME: make a model from a Hugging Face directory',
+                                  description='Makes a model from a Hugging Face directory of GPT-2; needs the safetensors '
+                                              'package.')
+    import_.add_argument('source', metavar='DIR', help='a directory with config.json, model.safetensors, and the tokenizer\'s '
+                         'files')
+    import_.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')
+    import_.set_defaults(convert=from_hf)
+    for command in (export, import_):
+        command.add_argument('--models_dir', metavar='DIR', default='models', help='directory that holds the models')
     return parser.parse_args()
 
 
@@ -46,40 +51,40 @@ def find_source(name: str, models_dir: str) -> str:
     """The directory of a model or run, by its path or its name. Raises UserError if there is none, or one of each."""
     if os.path.isfile(os.path.join(name, 'hparams.json')):
         return name
-    found, errors = [], []
+    directories, errors = [], []
     for find in (lambda: models.find_model(name, models_dir), lambda: models.find_run(name)):
         try:
-            found.append(find())
+            directories.append(find())
         except UserError as error:
             errors.append(str(error))
-    if not found:
+    if not directories:
         raise UserError('; '.join(errors))
-    if len(found) > 1:
-        raise UserError(f'{name} is a model and a run: give the path, {" or ".join(found)}')
-    return found[0]
+    if len(directories) > 1:
+        raise UserError(f'{name} is a model and a run: give the path, {" or ".join(directories)}')
+    return directories[0]
 
 
-def bar(tensors: list) -> tqdm:
+def progress_bar(tensors: list) -> tqdm:
     return tqdm(tensors, unit='weight', delay=1, leave=False, disable=None)
 
 
 def to_hf(args: argparse.Namespace) -> None:
     source = open_model(find_source(args.source, args.models_dir))
-    directory, prefix = source.directory, source.checkpoint
     tensors = sorted(huggingface.tensors(source.hparams), key=lambda tensor: tensor.hf_name)
     with new_directory(args.output) as unfinished:
         for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
-            shutil.copyfile(os.path.join(directory, ours), os.path.join(unfinished, theirs))
+            shutil.copyfile(os.path.join(source.directory, ours), os.path.join(unfinished, theirs))
         huggingface.write_settings(unfinished, source.hparams, source.encoder)
-        whole_files.write_text(os.path.join(unfinished, 'README.md'), model_card.model_card(directory, prefix))
+        card = model_card.model_card(source.directory, source.checkpoint)
+        whole_files.write_text(os.path.join(unfinished, 'README.md'), card)
         with open(os.path.join(unfinished, huggingface.WEIGHTS), 'wb') as file:
             safetensors.write_safetensors(file, {tensor.hf_name: tensor.hf_shape for tensor in tensors},
-                                           checkpoint_weights(prefix, tensors))
-    print(f'{args.output}: {len(tensors)} weights of {prefix}')
+                                          checkpoint_weights(source.checkpoint, tensors))
+    print(f'{args.output}: {len(tensors)} weights of {source.checkpoint}')
 
 
 def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterator[np.ndarray]:
-    """The weights in a checkpoint, each read when it is asked for. Raises UserError if one of them is damaged."""
+    """Yields the weights in a checkpoint, read one by one. Raises UserError if one is damaged."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
@@ -88,14 +93,14 @@ def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterat
     from storage import saver
     with saver.named_in_errors(prefix):
         reader = tf.train.load_checkpoint(prefix)
-        for tensor in bar(tensors):
+        for tensor in progress_bar(tensors):
             yield reader.get_tensor(tensor.name)
 
 
 def from_hf(args: argparse.Namespace) -> None:
     if not os.path.isdir(args.source):
-        raise UserError(f'{args.source} is not a directory; expected one with config.json and model.safetensors, such as '
-                        'Hugging Face\'s save_pretrained writes')
+        raise UserError(f'{args.source} is not a directory; expected one with config.json and model.safetensors, as '
+                        'Hugging Face\'s save_pretrained writes it')
     hparams = huggingface.read_config(args.source)
     vocabulary = huggingface.read_vocabulary(args.source)
     weights = huggingface.Weights(args.source, hparams)
@@ -108,28 +113,28 @@ def from_hf(args: argparse.Namespace) -> None:
         prefix = os.path.join(unfinished, 'model.ckpt')
         with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
             bundle.write_bundle(data, index, {tensor.name: tensor.shape for tensor in tensors},
-                                      map(weights.read, bar(tensors)))
+                                map(weights.read, progress_bar(tensors)))
         with open(f'{prefix}.meta', 'wb') as file:
             file.write(meta_graph(hparams))
         whole_files.write_text(os.path.join(unfinished, 'checkpoint'),
-                         'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n')
+                               'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n')
     print(f'{target}: {len(tensors)} weights of {args.source}')
 
 
 def check_encoder(directory: str, source: str, hparams: HParams) -> None:
-    """Raises UserError, in terms of the source, unless the vocabulary makes an encoder that fits the model."""
+    """Raises UserError, with the names of the files in `source`, unless the vocabulary is valid and fits the model."""
     try:
         encoder = load_encoder(directory)
     except UserError as error:
-        told = str(error).replace(os.path.join(directory, ''), '')
+        message = str(error).replace(os.path.join(directory, ''), '')
         if os.path.exists(os.path.join(source, 'vocab.json')):
-            told = told.replace('encoder.json', 'vocab.json').replace('vocab.bpe', 'merges.txt')
-        raise UserError(f'the vocabulary in {source} will not do: {told}') from None
+            message = message.replace('encoder.json', 'vocab.json').replace('vocab.bpe', 'merges.txt')
+        raise UserError(f'the vocabulary in {source} is not valid: {message}') from None
     check_vocabulary(hparams, encoder.n_vocab, source, vocabulary='the vocabulary', size='vocab_size in config.json')
 
 
 def meta_graph(hparams: HParams) -> bytes:
-    """The content of model.ckpt.meta, as create_model.py leaves it."""
+    """The content of model.ckpt.meta, as create_model.py writes it."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Makes a model that does not exist yet: a vocabulary learned from your text, a size of your choice, random weights;
-or the lean model directory of a run that is finished."""
+"""Creates a model with random weights, or from a run's trained weights.
+
+Without --from_run, its vocabulary is learned from your text, and its sizes are flags.
+"""
 
 import argparse
 import dataclasses
@@ -16,8 +18,8 @@ from command.flags import Parser, non_negative_int, positive_int
 from command.machine import available_memory
 from corpus.flags import add_text_flags, text_format
 from load_dataset import read_texts
-from network.hparams import HParams, default_hparams
-from storage.model_directory import Model, new_directory, open_model, write_hparams
+from network.hparams import HParams, default_hparams, write_hparams
+from storage.model_directory import Model, new_directory, open_model
 from training.memory import FLOAT, parameters
 from vocabulary.files import write_vocabulary
 from vocabulary.learn import SMALLEST_VOCABULARY, learn_vocabulary
@@ -27,28 +29,28 @@ def parse_flags() -> argparse.Namespace:
     default = default_hparams()
     parser = Parser(description=__doc__)
     parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
-    parser.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    parser.add_argument('--models_dir', metavar='DIR', default='models', help='directory that holds the models')
     source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
     source.add_argument('--dataset', metavar='PATH',
                         help='text to learn the vocabulary from: a file, a directory, or a glob in quotes (text also as .gz, '
                              '.zst, .jsonl, .csv)')
-    source.add_argument('--from_run', metavar='RUN', help='take the newest weights of this run in checkpoint/ instead, '
+    source.add_argument('--from_run', metavar='RUN', help='instead take the newest weights of this run in checkpoint/, '
                         'without the optimizer\'s state')
     add_text_flags(parser.add_argument_group('text', 'with --dataset'))
     size = parser.add_argument_group('size', 'with --dataset; by default that of 124M')
     size.add_argument('--vocab_size', metavar='N', type=positive_int, default=default.n_vocab,
-                      help='tokens to learn; fewer if the text has not so many')
+                      help='tokens to learn; fewer if the text is too small for as many')
     for name, meaning in (('n_ctx', 'longest sequence in tokens'), ('n_embd', 'features, a multiple of --n_head'),
                           ('n_head', 'attention heads'), ('n_layer', 'blocks')):
         size.add_argument(f'--{name}', metavar='N', type=positive_int, default=getattr(default, name), help=meaning)
     other = parser.add_argument_group('other')
     other.add_argument('--seed', metavar='N', type=non_negative_int,
-                       help='for the same random weights each time (default: other ones each time)')
+                       help='for the same random weights each time (default: different ones each time)')
     return parser.parse_args()
 
 
 def check_memory(hparams: HParams) -> None:
-    """Raises UserError for a model whose weights alone are more than memory."""
+    """Raises UserError for a model whose weights alone do not fit in memory."""
     needed, available = FLOAT * sum(parameters(hparams).values()), available_memory()
     if available is not None and needed > available:
         raise UserError(f'a model of these sizes needs {needed / 1e9:,.1f} GB for its weights, {available / 1e9:,.1f} GB are '
@@ -56,25 +58,25 @@ def check_memory(hparams: HParams) -> None:
 
 
 def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
-    """Learns the vocabulary and writes it and the sizes into `directory`."""
+    """Learns a vocabulary, writes it to `directory`, and returns the sizes with the n_vocab that it has."""
     if args.vocab_size < SMALLEST_VOCABULARY:
         raise UserError(f'--vocab_size {args.vocab_size} is too small: 256 bytes and <|endoftext|> make '
                         f'{SMALLEST_VOCABULARY} tokens')
     try:
         hparams = HParams(args.vocab_size, args.n_ctx, args.n_embd, args.n_head, args.n_layer)
     except ValueError as error:
-        raise UserError(f'these sizes do not make a model: {error}') from None
-    check_memory(dataclasses.replace(hparams, n_vocab=SMALLEST_VOCABULARY))     # how many tokens the text has is not known yet
+        raise UserError(f'invalid sizes: {error}') from None
+    check_memory(dataclasses.replace(hparams, n_vocab=SMALLEST_VOCABULARY))     # n_vocab may become smaller than --vocab_size
     texts = read_texts(args.dataset, **vars(text_format(args)))
     ids, merges = learn_vocabulary(texts, args.vocab_size)
     if len(ids) < args.vocab_size:
-        print(f'The text has no pair of tokens left that comes twice: n_vocab is {len(ids)}, not {args.vocab_size}')
+        print(f'The text has no pair of tokens left that occurs twice: n_vocab is {len(ids)}, not {args.vocab_size}')
     write_vocabulary(directory, ids, merges)
     return dataclasses.replace(hparams, n_vocab=len(ids))
 
 
 def settings_from_run(run: Model, directory: str) -> HParams:
-    """Copies a run's vocabulary into `directory`; its sizes."""
+    """Copies a run's vocabulary to `directory`. Returns its sizes."""
     for name in ('encoder.json', 'vocab.bpe'):
         shutil.copyfile(os.path.join(run.directory, name), os.path.join(directory, name))
     return run.hparams
@@ -83,7 +85,7 @@ def settings_from_run(run: Model, directory: str) -> HParams:
 def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint_prefix: str | None) -> int:
     """Writes `model.ckpt`: random weights, or those of a checkpoint. Returns the number of parameters.
 
-    Raises UserError if there is not enough memory, or disk.
+    Raises UserError if memory or disk space runs out.
     """
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from command.tensorflow_setup import load_tensorflow

@@ -78,7 +78,7 @@ def kills(times: int, rng: random.Random) -> str:
     for i in range(times):
         loaded, output = kill_at_random(rng)
         started = 'Loading checkpoint' in output
-        survived += 'rror' not in output and 'passing over' not in output
+        survived += 'rror' not in output and 'skipping' not in output
         lost += started and loaded < named
         named = newest('killed')
         print(f'kill {i + 1}: went on from {loaded if started else "nowhere yet"}, newest is now {named}', flush=True)
@@ -120,7 +120,7 @@ def damages(times: int, rng: random.Random) -> str:
         good = path in output and loaded is not None and int(loaded[1]) == step - 1
         noticed += good
         print(f'damage {i + 1}: {path} {what}: {"noticed" if good else output}', flush=True)
-    return f'{noticed} of {times} damaged checkpoints named and passed over'
+    return f'{noticed} of {times} damaged checkpoints named and skipped'
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import pytest
 from command import tensorflow_setup
 from encoder import load_encoder
 from network.hparams import HParams
-from storage import bundle
 from text_samples import CODE, LETTERS, SAMPLES
 from vocabulary.files import write_vocabulary
 from vocabulary.learn import learn_vocabulary
@@ -84,13 +83,6 @@ def model_directory(tf, settings_directory, tmp_path_factory):
         load_params(session, random_params(hparams, seed=0))
         saver.save_model(session, str(directory))
     return directory
-
-
-def write_zeros(prefix, shapes):
-    """A checkpoint of zeros (name -> shape), without TensorFlow."""
-    shapes = dict(sorted(shapes.items()))
-    with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
-        bundle.write_bundle(data, index, shapes, map(np.zeros, shapes.values()))
 
 
 def load_params(session, params):

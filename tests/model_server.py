@@ -15,9 +15,9 @@ import tqdm
 
 import download_model
 from command import models as model_names
-from download_model import WEIGHTS, Patience
+from download_model import WEIGHTS, Retries
 
-HASTY = Patience(timeout=5, retries=2, first_wait=0.001)
+HASTY = Retries(timeout=5, count=2, first_wait=0.001)
 BODIES = {file: file.encode() * 50 for file in model_names.FILES} | {WEIGHTS: b'\0' + random.Random(0).randbytes(100_000)}
 TOTAL = sum(map(len, BODIES.values()))
 SHA256 = {file: hashlib.sha256(BODIES[file]).hexdigest() for file in ('encoder.json', 'vocab.bpe')}

@@ -9,7 +9,7 @@ import pytest
 import download_model
 from command import models as model_names
 from command.errors import UserError
-from download_model import WEIGHTS, Patience, download
+from download_model import WEIGHTS, Retries, download
 from model_server import BODIES, HASTY, SHA256, TOTAL, XML, break_off, contents, ignore_range, only, write
 
 pytest_plugins = ['model_server']
@@ -80,7 +80,7 @@ def test_every_new_byte_starts_the_count_of_tries_anew(server, models, bars, cap
     assert bars[0].n == TOTAL
     lines = [line for line in capsys.readouterr().out.splitlines() if 'trying again' in line]
     url = f'{server.url}/models/124M/{WEIGHTS}'
-    assert set(lines) == {f'{url}: the connection broke off; trying again in 0.001 s (1 of 2)'}
+    assert set(lines) == {f'{url}: the connection was interrupted; trying again in 0.001 s (1 of 2)'}
 
 
 @pytest.mark.parametrize('honour_range', [True, False])
@@ -91,7 +91,7 @@ def test_breaking_off_at_the_same_place_ends_and_the_next_run_resumes(server, mo
             return break_off(request, file, body, start, after=0)
         return break_off(request, file, body, start, honour_range=honour_range)
     server.misbehave = misbehave
-    with pytest.raises(UserError, match=rf'{WEIGHTS}: the connection broke off .tries: 3.; run the same command again'):
+    with pytest.raises(UserError, match=rf'{WEIGHTS}: the connection was interrupted .tries: 3.; run the same command again'):
         download('124M', models, server.url, HASTY)
     here = contents(os.path.join(models, '124M'))
     assert here.pop(WEIGHTS + '.part') == BODIES[WEIGHTS][:30_000]
@@ -113,7 +113,7 @@ def test_silence_in_the_middle_is_a_broken_connection(server, models):
         request.reply(200, body, send=30_000)
         return server.released.wait()
     server.misbehave = misbehave
-    download('124M', models, server.url, Patience(timeout=1, retries=5, first_wait=0.001))
+    download('124M', models, server.url, Retries(timeout=1, count=5, first_wait=0.001))
     assert server.gets(WEIGHTS) == [None, 'bytes=30000-']
     assert contents(os.path.join(models, '124M')) == BODIES
 
@@ -122,7 +122,7 @@ def test_a_server_that_never_answers(server, models):
     server.misbehave = lambda *request: server.released.wait()
     start = time.monotonic()
     with pytest.raises(UserError, match=r'checkpoint: timed out \(tries: 2\)'):
-        download('124M', models, server.url, Patience(timeout=0.2, retries=1, first_wait=0.001))
+        download('124M', models, server.url, Retries(timeout=0.2, count=1, first_wait=0.001))
     assert time.monotonic() - start < 3
     assert not os.path.exists(models)
 
@@ -146,7 +146,7 @@ def test_waits_double_up_to_the_longest(server, models, monkeypatch):
     monkeypatch.setattr(download_model.time, 'sleep', waits.append)
     server.misbehave = lambda request, *rest: request.reply(500, b'')
     with pytest.raises(UserError, match=r'HTTP 500 Internal Server Error \(tries: 6\)'):
-        download('124M', models, server.url, Patience(first_wait=1, longest_wait=5))
+        download('124M', models, server.url, Retries(first_wait=1, longest_wait=5))
     assert waits == [1, 2, 4, 5, 5]
 
 
@@ -201,7 +201,7 @@ def test_weights_of_another_size_are_refused_before_anything_is_stored(server, m
 
 def test_fewer_bytes_than_head_promised(server, models):
     server.misbehave = only(WEIGHTS)(lambda request, file, body, start: request.serve(body[:-7], start) or True)
-    with pytest.raises(UserError, match=f'{WEIGHTS}: .*the server does not go on from byte|99,994 bytes came'):
+    with pytest.raises(UserError, match=f'{WEIGHTS}: .*the server does not resume at byte|received 99,994 bytes'):
         download('124M', models, server.url, HASTY)
     assert WEIGHTS not in os.listdir(os.path.join(models, '124M'))
 
@@ -211,7 +211,7 @@ def test_more_bytes_than_head_promised(server, models, bars):
     def misbehave(request, file, body, start):      # no length: the end of the connection is the end of the file
         return request.reply(200, body + b'x' * 50_000, Content_Length=None)
     server.misbehave = misbehave
-    with pytest.raises(UserError, match=f'{WEIGHTS}: 10[01],... bytes came instead of 100,001'):
+    with pytest.raises(UserError, match=f'{WEIGHTS}: received 10[01],... bytes instead of 100,001'):
         download('124M', models, server.url, HASTY)
     assert WEIGHTS not in os.listdir(os.path.join(models, '124M'))
     server.misbehave = lambda *request: False
@@ -243,7 +243,7 @@ def test_sizes_come_from_get_where_head_does_not_tell(server, models, status, le
 
 def test_a_server_that_tells_no_sizes(server, models):
     server.misbehave = lambda request, file, body, start: request.reply(200, body, Content_Length=None)
-    with pytest.raises(UserError, match='does not say how many bytes .*/checkpoint has'):
+    with pytest.raises(UserError, match='does not report the size of .*/checkpoint'):
         download('124M', models, server.url, HASTY)
 
 
@@ -252,6 +252,6 @@ def test_a_server_that_compresses_all_the_same(server, models):
     def misbehave(request, file, body, start):
         return request.reply(200, gzip.compress(body * 2), Content_Encoding='gzip')
     server.misbehave = misbehave
-    with pytest.raises(UserError, match='vocab.bpe: .* bytes came instead of'):
+    with pytest.raises(UserError, match='vocab.bpe: received .* bytes instead of'):
         download('124M', models, server.url, HASTY)
     assert 'vocab.bpe' not in os.listdir(os.path.join(models, '124M'))

@@ -184,7 +184,7 @@ def test_a_closed_port_is_one_line(server, tmp_path):
     assert result.returncode == 2
     assert result.stdout == f'{url}: Connection refused; trying again in 1 s (1 of 1)\n'
     assert result.stderr == (f'download_model.py: cannot fetch {url}: Connection refused (tries: 2); run the same '
-                             'command again to go on where it stopped, or give another --base_url\n')
+                             'command again to resume the download, or give another --base_url\n')
     assert os.listdir(tmp_path) == []
 
 

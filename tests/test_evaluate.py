@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import reference
+from checkpoint_files import read_checkpoint, write_checkpoint
 from command.errors import UserError
 from conftest import one_line_error
 from encoder import load_encoder
@@ -34,8 +35,7 @@ def evaluate(tf, home, monkeypatch, capsys):
 
 @pytest.fixture(scope='module')
 def params(tf, model_directory):
-    reader = tf.train.load_checkpoint(str(model_directory))
-    return {name.removeprefix('model/'): reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return read_checkpoint(model_directory, 'model/')
 
 
 def oracle(chunk, params, hparams, length, stride):
@@ -78,23 +78,14 @@ def unigram_params(hparams, probabilities):
     return params
 
 
-def test_a_hand_computed_example(tf, evaluate, home, model_directory):
-    import model
-    from conftest import load_params
-    from storage import saver
+def test_a_hand_computed_example(evaluate, home, model_directory):
     hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
     # One token in two is a space, one in four an x; the others share the last quarter.
     [x], [space] = encoder.encode('x'), encoder.encode(' ')
     probabilities = np.full(hparams.n_vocab, 0.25 / (hparams.n_vocab - 2))
     probabilities[[space, x]] = 0.5, 0.25
-    directory = home / 'models' / 'unigram'
-    directory.mkdir()
-    for name in ('hparams.json', 'encoder.json', 'vocab.bpe'):
-        (directory / name).write_bytes((model_directory / name).read_bytes())
-    with tf.Graph().as_default(), tf.Session() as session:
-        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
-        load_params(session, unigram_params(hparams, probabilities))
-        saver.save_model(session, str(directory))
+    shutil.copytree(model_directory, home / 'models/unigram')
+    write_checkpoint(home / 'models/unigram/model.ckpt', unigram_params(hparams, probabilities), 'model/')
     chunk = [space, x, space, space, x, x, space, x]       # ' x  xx x': scored are 'x  xx x', 3 words, 7 bytes
     np.savez(home / 'tokens.npz', chunk)
     result = json.loads(evaluate('--model_name', 'unigram', '--dataset', 'tokens.npz', '--json', '--seq_length', 4))
@@ -176,21 +167,14 @@ def test_a_run_is_evaluated_and_a_damaged_one_refused(evaluate, train, home):
         evaluate('--run_name', 'r', '--dataset', 'corpus.txt')
 
 
-def test_a_damaged_model_and_one_that_gives_no_numbers_are_refused(tf, evaluate, home, model_directory):
-    import model
-    from storage import saver
+def test_a_damaged_model_and_one_with_nan_in_its_weights_are_refused(evaluate, home, model_directory, params):
     for name in ('cut', 'nan'):
         shutil.copytree(model_directory, home / 'models' / name)
     data = home / 'models/cut/model.ckpt.data-00000-of-00001'
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(UserError, match='cannot read the checkpoint models/cut/model.ckpt'):
         evaluate('--model_name', 'cut', '--dataset', 'corpus.txt')
-    with tf.Graph().as_default(), tf.Session() as session:
-        model.model(load_hparams(str(model_directory)), tf.placeholder(tf.int32, [None, None]))
-        session.run(tf.global_variables_initializer())
-        wpe = tf.trainable_variables()[0]
-        wpe.load(np.full(wpe.shape, np.nan), session)
-        saver.save_model(session, str(home / 'models/nan'))
+    write_checkpoint(home / 'models/nan/model.ckpt', params | {'wpe': np.full_like(params['wpe'], np.nan)}, 'model/')
     with pytest.raises(UserError, match='the loss is nan'):
         evaluate('--model_name', 'nan', '--dataset', 'corpus.txt')
 

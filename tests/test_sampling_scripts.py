@@ -12,6 +12,7 @@ import types
 
 import pytest
 
+from checkpoint_files import read_checkpoint
 from conftest import ROOT, one_line_error
 from sampling import printing
 
@@ -61,8 +62,7 @@ def test_greedy_text_is_the_oracle_s(ask, model_directory, tf):
     from encoder import load_encoder
     from network.hparams import load_hparams
     hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
-    reader = tf.train.load_checkpoint(str(model_directory))
-    params = {name.removeprefix('model/'): reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    params = read_checkpoint(model_directory, 'model/')
     tokens = encoder.encode('the lazy')
     for _ in range(20):
         tokens.append(int(reference.gpt2(np.array([tokens]), params, hparams)[0, -1].argmax()))

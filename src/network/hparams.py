@@ -1,4 +1,4 @@
-"""The five numbers that give a GPT-2 its shape, as `hparams.json` holds them."""
+"""hparams.json: the five sizes of a GPT-2."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ class HParams:
     n_vocab: tokens in the vocabulary; n_ctx: longest sequence in tokens; n_embd: features; n_head: attention heads,
     of n_embd / n_head features each; n_layer: blocks.
 
-    Raises ValueError for a number that is not a positive int, or an n_embd that the heads cannot share evenly.
+    Raises ValueError for a size that is not a positive int, or an n_embd that is not a multiple of n_head.
     """
     n_vocab: int
     n_ctx: int
@@ -35,7 +35,7 @@ class HParams:
         return self.n_embd // self.n_head
 
     def shapes(self) -> dict[str, list[int]]:
-        """Name -> shape of every variable, as the published checkpoints have them."""
+        """Name -> shape of every variable, as in the published checkpoints."""
         n = self.n_embd
         block = {'ln_1/g': [n], 'ln_1/b': [n], 'attn/c_attn/w': [1, n, 3 * n], 'attn/c_attn/b': [3 * n],
                  'attn/c_proj/w': [1, n, n], 'attn/c_proj/b': [n], 'ln_2/g': [n], 'ln_2/b': [n],
@@ -51,7 +51,7 @@ def default_hparams() -> HParams:
 
 
 def load_hparams(directory: str) -> HParams:
-    """Reads and checks `hparams.json` of a model directory. Raises UserError that names the file and the fault."""
+    """Reads and checks `hparams.json` of a model directory. Raises UserError that names the file and the mistake."""
     path = os.path.join(directory, 'hparams.json')
     try:
         with open(path, encoding='utf-8') as file:
@@ -73,11 +73,17 @@ def load_hparams(directory: str) -> HParams:
         raise UserError(f'{path}: {error}') from None
 
 
+def write_hparams(directory: str, hparams: HParams) -> None:
+    """Writes `hparams.json`. Raises OSError."""
+    with open(os.path.join(directory, 'hparams.json'), 'w', encoding='utf-8') as file:
+        json.dump(dataclasses.asdict(hparams), file)
+
+
 def check_vocabulary(hparams: HParams, n_tokens: int, directory: str, *, vocabulary: str = 'encoder.json',
                      size: str = 'n_vocab in hparams.json') -> None:
-    """Raises UserError if the vocabulary in a directory has more tokens than the model; fewer will do.
+    """Raises UserError if the vocabulary in a directory has more tokens than n_vocab; fewer are accepted.
 
-    vocabulary, size: what the two are called there.
+    vocabulary, size: how the error calls the two.
     """
     if n_tokens > hparams.n_vocab:
         raise UserError(f'{directory}: {vocabulary} has {n_tokens} tokens, but {size} is {hparams.n_vocab}')

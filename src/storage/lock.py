@@ -1,4 +1,4 @@
-"""Who may write to a run's directory, and to the files of its corpus."""
+"""Locks on a run's directory, and on the cached files of its corpus."""
 
 import contextlib
 import fcntl
@@ -9,13 +9,14 @@ from typing import TextIO
 
 from command.errors import UserError, reason
 
-GLANCE = 0.1            # seconds after which nobody who only looked at a lock still has it
+PROBE_SECONDS = 0.1     # longer than `training_process` holds the lock that it probes
 
 
 def lock(directory: str) -> TextIO:
-    """Takes a run directory for this process: an open file, which gives it back when it is closed or the process dies.
+    """Locks a run directory, which is created if missing, for this process.
 
-    Makes the directory. Raises UserError if it cannot be written to, or another process has it.
+    Returns the lock file: closing it, or the end of the process, releases the lock. Raises UserError if the directory is not
+    writable, or another process has locked it.
     """
     path = os.path.join(directory, 'lock')
     try:
@@ -24,7 +25,7 @@ def lock(directory: str) -> TextIO:
     except OSError as error:
         raise UserError(f'cannot write to {directory}: {reason(error)}') from None
     if not _locked(file, fcntl.LOCK_EX):
-        time.sleep(GLANCE)
+        time.sleep(PROBE_SECONDS)
         if not _locked(file, fcntl.LOCK_EX):
             with file:
                 owner = _owner(file)
@@ -36,20 +37,21 @@ def lock(directory: str) -> TextIO:
     return file
 
 
-def trainer(directory: str) -> str | None:
-    """The number of the process that trains in a run directory now, as `lock` noted it; None without one.
+def training_process(directory: str) -> str | None:
+    """The ID of the process that has locked a run directory; None without one.
 
-    Nothing is taken or written: that the lock could be shared is tried, for less than GLANCE.
+    Writes nothing. Probes with a shared lock, held for less than PROBE_SECONDS.
     """
     try:
         file = open(os.path.join(directory, 'lock'), encoding='utf-8')      # noqa: SIM115  (closed below)
     except OSError:
-        return None         # nobody ever trained there, or it is not for us to know
+        return None         # no run was ever started there, or this user may not read it
     with file:
         return None if _locked(file, fcntl.LOCK_SH) else _owner(file)
 
 
 def _locked(file: TextIO, kind: int) -> bool:
+    """Tries to lock a file. Returns whether it succeeded."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -64,7 +66,10 @@ def _owner(file: TextIO) -> str:
 
 @contextlib.contextmanager
 def one_at_a_time(path: str) -> Iterator[None]:
-    """Waits until no other process is in here with the same path. Raises UserError if its directory cannot be written to."""
+    """Waits until no other process is in this context with the same path.
+
+    Raises UserError if the path's directory is not writable.
+    """
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         file = open(f'{path}.lock', 'a', encoding='utf-8')      # noqa: SIM115

@@ -1,8 +1,7 @@
-"""Opening a model: its sizes, its encoder and a checked checkpoint; and making a new model directory."""
+"""Opens a model: its sizes, its encoder and a checked checkpoint; creates one."""
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from storage.checkpoints import find_checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model or run directory that was opened. checkpoint: prefix of its weights; None where they are not needed."""
+    """An opened model or run directory. checkpoint: prefix of its weights; None if it was opened without them."""
     directory: str
     hparams: HParams
     encoder: Encoder
@@ -26,39 +25,33 @@ class Model:
 
 
 def open_model(directory: str, weights: bool = True) -> Model:
-    """Reads the sizes and the vocabulary of a model or run, and checks its newest checkpoint, all without TensorFlow.
+    """Reads the sizes and the vocabulary of a model or run, and checks its newest checkpoint, without TensorFlow.
 
-    weights: whether there must be a checkpoint. It is compared with the checksums that a run keeps of it, and must hold this
-    model's weights, in files of the right size. Raises UserError that names what is missing, damaged or does not fit.
+    The checkpoint must have the weights of this model, in data files of sufficient size, and match the checksums that a run
+    stores with it; weights=False skips this. Raises UserError that names the file that is missing, damaged or does not fit.
     """
     hparams, encoder = load_hparams(directory), load_encoder(directory)
     check_vocabulary(hparams, encoder.n_vocab, directory)
     prefix = None
     if weights:
         prefix = find_checkpoint(directory)
-        run_state.read(prefix)      # raises for a damaged one
+        run_state.read(prefix)      # compares the checksums
         check_checkpoint(prefix, hparams.shapes())
     return Model(directory, hparams, encoder, prefix)
 
 
-def write_hparams(directory: str, hparams: HParams) -> None:
-    """Writes `hparams.json`. Raises OSError."""
-    with open(os.path.join(directory, 'hparams.json'), 'w', encoding='utf-8') as file:
-        json.dump(dataclasses.asdict(hparams), file)
-
-
 @contextlib.contextmanager
 def new_directory(target: str) -> Iterator[str]:
-    """A directory to write to, which becomes `target` at the end, its files on disk; an exception leaves nothing.
+    """A directory to write to, renamed to `target` at the end, when its files are on disk; removed after an exception.
 
-    Raises UserError if there is something at `target`, or it cannot be written.
+    Raises UserError if `target` exists and is not an empty directory, or cannot be written.
     """
     target = os.path.normpath(target)
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
-        raise UserError(f'{target} is there already: choose another name, or remove it')
+        raise UserError(f'{target} exists already: choose another name, or remove it')
     unfinished = f'{target}.part'
     if os.path.lexists(unfinished) and not os.path.isdir(unfinished):
-        raise UserError(f'{unfinished}, which would become {target} when it is whole, is there already: remove it')
+        raise UserError(f'{unfinished}, which would become {target} when it is complete, exists already: remove it')
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         os.makedirs(unfinished)

@@ -1,4 +1,4 @@
-"""The records in a run's directory, and clearing it for --overwrite."""
+"""A run's directory: the names of its records, and how it is cleared."""
 
 import contextlib
 import glob
@@ -21,7 +21,7 @@ def clear(directory: str) -> None:
 
 
 def remove(directory: str) -> None:
-    """Removes a run directory, and directories above it that are empty then."""
+    """Removes a run directory, and the directories above it if that leaves them empty."""
     shutil.rmtree(directory, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.removedirs(os.path.dirname(directory))

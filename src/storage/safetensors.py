@@ -1,4 +1,4 @@
-"""Hugging Face's safetensors format, written one tensor at a time, so that a model need not fit into memory."""
+"""Writes Hugging Face's safetensors format, one tensor at a time."""
 
 import json
 import struct
@@ -9,9 +9,9 @@ import numpy as np
 
 
 def write_safetensors(file: BinaryIO, shapes: dict[str, list[int]], tensors: Iterable[np.ndarray]) -> None:
-    """Writes tensors, as float32, as safetensors does, byte for byte: sorted by name, and marked as PyTorch's.
+    """Writes tensors as float32, marked as PyTorch's, byte for byte as the safetensors package does.
 
-    shapes: of each name, sorted; tensors: in that order, each read when its turn comes.
+    shapes: name -> shape, sorted by name; tensors: in the same order, consumed one by one, so a model need not fit in memory.
     """
     header, start = {'__metadata__': {'format': 'pt'}}, 0
     for name, shape in shapes.items():
@@ -19,6 +19,6 @@ def write_safetensors(file: BinaryIO, shapes: dict[str, list[int]], tensors: Ite
         header[name] = {'dtype': 'F32', 'shape': shape, 'data_offsets': [start, end]}
         start = end
     text = json.dumps(header, separators=(',', ':')).encode()
-    text += b' ' * (-len(text) % 8)         # so that the numbers are aligned
+    text += b' ' * (-len(text) % 8)         # aligns the numbers
     file.write(struct.pack('<Q', len(text)) + text)
     file.writelines(np.ascontiguousarray(tensor, '<f4').data for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Saving and restoring weights with TensorFlow, and the files that make a run a model directory."""
+"""Saves and restores weights with TensorFlow."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ from command.errors import UserError, reason
 from storage import check, checkpoints, run_state
 from storage.run_state import RunState
 
-READS = 3       # a Saver reads all that it has before it assigns the first, and so holds all that twice
+READS = 3       # a Saver holds all it reads in memory until it has read the last tensor, so several each read a part
 
 
 def restore(session: tf.Session, prefix: str, weights: list) -> bool:
-    """Restores every variable of the graph from the checkpoint `prefix`, or `weights` alone if it holds no more.
+    """Restores all variables of the graph from the checkpoint `prefix`, or only `weights` if it lacks others.
 
-    Shapes are compared first. Returns whether all were restored, the optimizer's state included. Raises UserError that
-    names the variable if the checkpoint belongs to another model, or the file if it is damaged.
+    Returns whether all were restored, the optimizer's state included. Raises UserError that names the variable if the
+    checkpoint belongs to another model, or the file if it is damaged.
     """
     with session.graph.as_default(), named_in_errors(prefix):
         stored = checked_shapes(prefix, shapes_of(weights))
@@ -32,7 +32,7 @@ def restore(session: tf.Session, prefix: str, weights: list) -> bool:
 
 @contextlib.contextmanager
 def named_in_errors(prefix: str):
-    """Turns what TensorFlow raises for a damaged checkpoint into a UserError that names it."""
+    """Turns TensorFlow's errors about a damaged checkpoint into a UserError that names it."""
     try:
         yield
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:     # IndexError: a file that is too short
@@ -40,28 +40,28 @@ def named_in_errors(prefix: str):
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong, out of all that TensorFlow tells: the line above the one with the node that it happened in."""
+    """The line of TensorFlow's message that gives the cause: the one above the node in which it happened."""
     lines = str(getattr(error, 'message', error)).splitlines()
     node = next((i for i, line in enumerate(lines) if line.startswith('\t [[{{node')), 1)
     return lines[node - 1]
 
 
 def shapes_of(variables: list) -> dict[str, list[int]]:
-    """Name -> shape, as in a checkpoint."""
+    """Name -> shape of variables."""
     return {variable.op.name: variable.shape.as_list() for variable in variables}
 
 
 def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
-    """Name -> shape of all that a checkpoint holds. Raises UserError unless it holds these weights, in these shapes."""
+    """Name -> shape of everything in a checkpoint. Raises UserError unless these weights are in it, with these shapes."""
     stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     check.check_shapes(prefix, stored, weights)
     return stored
 
 
-class Run:
-    """The directory of a training run: numbered checkpoints, the step counter, and a model directory's other files.
+class RunSaver:
+    """Writes a training run's numbered checkpoints, and copies the files that make its directory a model directory too.
 
-    keep: checkpoints that stay, the last written; 0 for all. That of the best validation stays besides, with keep_best.
+    keep: how many checkpoints stay, the last written; 0 for all. keep_best: that of the best validation stays in addition.
     """
 
     def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
@@ -72,9 +72,9 @@ class Run:
                 shutil.copyfile(os.path.join(from_model_dir, name), os.path.join(directory, name))
 
     def save(self, session: tf.Session, state: RunState) -> None:
-        """Writes a checkpoint: all of it on disk, then named in `checkpoint`, then older ones removed.
+        """Writes a checkpoint completely to disk, then names it in `checkpoint`, then removes older ones.
 
-        Raises UserError if it cannot be written; what was there before is as it was.
+        Raises UserError if it cannot be written; the earlier checkpoint then stays the newest.
         """
         prefix = os.path.join(self.directory, f'model-{state.step}')
         try:
@@ -83,19 +83,19 @@ class Run:
                 whole_files.sync(prefix + suffix)
             run_state.write(prefix, state)
             whole_files.sync(self.directory)
-            self._name(state)
+            self._make_newest(state)
         except (OSError, UserError, tf.errors.OpError) as error:
             with contextlib.suppress(OSError):
                 checkpoints.clean(self.directory)
                 if checkpoints.latest_checkpoint(self.directory) != prefix:
                     checkpoints.remove_checkpoint(prefix)
-            why = reason(error) if isinstance(error, OSError) else _cause(error)
+            cause = reason(error) if isinstance(error, OSError) else _cause(error)
             kept = checkpoints.latest_checkpoint(self.directory)
-            raise UserError(f'cannot save {prefix}: {why}; '
-                            f'{f"{kept} is as it was" if kept else "there is no earlier checkpoint"}') from None
+            raise UserError(f'cannot save {prefix}: {cause}; '
+                            f'{f"{kept} is unchanged" if kept else "there is no earlier checkpoint"}') from None
 
-    def _name(self, state: RunState) -> None:
-        """Makes the new checkpoint the one that the run goes on from, and removes those that are not to be kept."""
+    def _make_newest(self, state: RunState) -> None:
+        """Names the state's checkpoint in `checkpoint` and `counter`, then removes outdated ones."""
         spared = {state.step} | ({state.best_step} if self._keep_best else set())
         outdated = checkpoints.outdated(self.directory, self._keep, spared)
         kept = [os.path.basename(path) for path in checkpoints.list_checkpoints(self.directory) if path not in outdated]
@@ -107,7 +107,7 @@ class Run:
 
 
 def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:
-    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a prefix is given.
+    """Writes the graph's variables as a model directory's `model.ckpt`, after restoring them if a checkpoint is given.
 
     Raises UserError that names the directory if it cannot be written.
     """
@@ -119,4 +119,4 @@ def save_model(session: tf.Session, directory: str, from_checkpoint: str | None 
     try:
         saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
     except tf.errors.OpError as error:
-        raise UserError(f'cannot write {directory}: {_cause(error).rpartition("; ")[2]}') from None     # before it, a file's name
+        raise UserError(f'cannot write {directory}: {_cause(error).rpartition("; ")[2]}') from None     # without the file's name

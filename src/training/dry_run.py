@@ -7,7 +7,7 @@ was not measured.
 import math
 
 from corpus.find_files import file_size, find_files
-from storage.lock import trainer
+from storage.lock import training_process
 from training.memory import (
     MARGIN,
     MEASURED,
@@ -51,7 +51,7 @@ def _model(job: Job, step: Step) -> list[str]:
     lines = [f'model: {job.model.directory}', *(_row(part, count) for part, count in parts.items()),
              _row('parameters', sum(parts.values())),
              _row('trained', trained_parameters(step), f'with {job.settings.optimizer}, from {job.checkpoint or "worker 0"}')]
-    if owner := trainer(job.settings.run_directory):
+    if owner := training_process(job.settings.run_directory):
         lines.append(f'  another process (number {owner}) trains in {job.settings.run_directory} now: a run would be refused until it ends')
     if why := job.finished():
         lines.append(f'  this run is at its end after {job.state.step} steps already: {why}')

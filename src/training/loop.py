@@ -67,7 +67,7 @@ class Training:
             run_directory.clear(directory)
         record.write_record(directory, self._job.record)
         with self._graph.session.graph.as_default():
-            self._run = saver.Run(directory, self._job.model.directory, settings.keep, settings.keep_best)
+            self._run = saver.RunSaver(directory, self._job.model.directory, settings.keep, settings.keep_best)
         self._log = metrics.Log(directory, self._state, settings.max_steps)
 
     def __enter__(self):

@@ -1,14 +1,11 @@
 """The graph against the numpy oracle: logits, the cache at every split, the loss, every gradient."""
 
-import json
-
 import numpy as np
 import pytest
 
 import reference
-from command.errors import UserError
 from conftest import load_params
-from network.hparams import HParams, default_hparams, load_hparams
+from network.hparams import HParams
 
 HPARAMS = HParams(n_vocab=37, n_ctx=12, n_embd=24, n_head=3, n_layer=3)
 TOKENS = np.random.default_rng(1).integers(HPARAMS.n_vocab, size=(2, HPARAMS.n_ctx))
@@ -84,32 +81,3 @@ def test_new_weights_have_the_spread_of_gpt2(tf, session, tokens):
         assert weights[f'model/{name}'].std() == pytest.approx(stddev, rel=0.05), name
     assert (weights['model/h3/ln_1/g'] == 1).all()
     assert (weights['model/h3/mlp/c_fc/b'] == 0).all()
-
-
-def test_default_hparams_are_the_smallest_published_model():
-    assert vars(default_hparams()) == {'n_vocab': 50257, 'n_ctx': 1024, 'n_embd': 768, 'n_head': 12, 'n_layer': 12}
-
-
-@pytest.mark.parametrize(('change', 'words'), [
-    ({'n_layer': None}, 'lacks n_layer'),
-    ({'n_head': 5}, 'n_embd 24 is not divisible by n_head 5'),
-    ({'n_ctx': 12.0}, 'n_ctx must be a positive whole number, not 12.0'),
-    ({'n_ctx': True}, 'n_ctx must be a positive whole number, not True'),
-    ({'n_vocab': 0}, 'n_vocab must be a positive whole number, not 0'),
-    ({'n_embed': 3}, 'unknown entries: n_embed'),
-])
-def test_bad_hparams_are_named(tmp_path, change, words):
-    values = {name: value for name, value in (vars(HPARAMS) | change).items() if value is not None}
-    (tmp_path / 'hparams.json').write_text(json.dumps(values))
-    with pytest.raises(UserError, match=words) as error:
-        load_hparams(str(tmp_path))
-    assert str(tmp_path / 'hparams.json') in str(error.value)
-
-
-@pytest.mark.parametrize(('content', 'words'), [('{"n_ctx": ', 'is not JSON'), ('[1]', 'must hold an object'),
-                                                (None, 'cannot read')])
-def test_hparams_files_that_are_none(tmp_path, content, words):
-    if content is not None:
-        (tmp_path / 'hparams.json').write_text(content)
-    with pytest.raises(UserError, match=words):
-        load_hparams(str(tmp_path))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import reference
+from checkpoint_files import read_checkpoint
 from network.hparams import load_hparams
 
 PROMPTS = ['the', 'the quick brown fox jumps', 'dog', 'over the lazy dog; the', 'a']
@@ -21,8 +22,7 @@ def generator(tf, model_directory):
 def oracle(tf, model_directory):
     """logits(tokens): of the next token, without a cache, from the window that a text of these tokens has."""
     hparams = load_hparams(str(model_directory))
-    reader = tf.train.load_checkpoint(str(model_directory))
-    params = {name.removeprefix('model/'): reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    params = read_checkpoint(model_directory, 'model/')
     return lambda window: reference.gpt2(np.array([window]), params, hparams)[0, -1]
 
 

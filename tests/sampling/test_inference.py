@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import reference
+from checkpoint_files import write_checkpoint
 from command.errors import UserError
-from conftest import load_params
 from network.hparams import HParams
 
 HPARAMS = HParams(n_vocab=37, n_ctx=12, n_embd=24, n_head=3, n_layer=2)     # sizes that two shards cannot share evenly
@@ -19,14 +19,9 @@ def params():
 
 
 @pytest.fixture(scope='module')
-def directory(tf, params, tmp_path_factory):
-    import model
-    from storage import saver
+def directory(params, tmp_path_factory):
     path = tmp_path_factory.mktemp('model')
-    with tf.Graph().as_default(), tf.Session() as session:
-        model.model(HPARAMS, tf.placeholder(tf.int32, [None, None]))
-        load_params(session, params)
-        saver.save_model(session, str(path))
+    write_checkpoint(path / 'model.ckpt', params, 'model/')
     return path
 
 

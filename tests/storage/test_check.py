@@ -1,135 +1,85 @@
-"""tensor_files.py: an index is read as TensorFlow reads it, and whatever harm it has come to is told in one line."""
-
-import random
+"""storage/check.py: a checkpoint that is incomplete or of another model is refused in one line that names the problem."""
 
 import numpy as np
 import pytest
 
+from checkpoint_files import write_checkpoint, write_index, zeros
 from command.errors import UserError
 from conftest import ROOT
 from network.hparams import load_hparams
-from storage import bundle, check
-from storage.bundle import FLOAT32, Stored
+from storage.check import check_checkpoint
 
-BIASES = {f'model/h{i}/b': [1 + i] for i in range(40)}
-
-
-@pytest.fixture(scope='module')
-def prefix(tf, tmp_path_factory):
-    """A checkpoint of TensorFlow's with many tensors, of several shapes and kinds."""
-    prefix = str(tmp_path_factory.mktemp('bundle') / 'model-7')
-    with tf.Graph().as_default(), tf.Session() as session:
-        for i in range(40):
-            tf.get_variable(f'model/h{i}/attn/w', initializer=np.ones([1, 3, 1 + i], np.float32))
-            tf.get_variable(f'model/h{i}/b', initializer=np.ones([1 + i], np.float32))
-        tf.get_variable('model/step', initializer=np.int64(5))
-        tf.get_variable('nothing', initializer=np.zeros([0, 2], np.float32))
-        session.run(tf.global_variables_initializer())
-        tf.train.Saver().save(session, prefix, write_meta_graph=False)
-    return prefix
+SHAPES = {f'model/h{i}/b': [1 + i] for i in range(40)} | {'model/wte': [2, 3]}
 
 
-def copy(prefix, directory, index=None, data=None):
-    """The checkpoint with other content in one of its files."""
-    for suffix, content in (('index', index), ('data-00000-of-00001', data)):
-        if content is None:
-            with open(f'{prefix}.{suffix}', 'rb') as file:
-                content = file.read()
-        (directory / f'model-7.{suffix}').write_bytes(content)
-    return str(directory / 'model-7')
+@pytest.fixture
+def prefix(tmp_path):
+    write_checkpoint(tmp_path / 'model-7', zeros(SHAPES | {'not/needed': [2]}))
+    return str(tmp_path / 'model-7')
 
 
-def index_of(prefix):
-    with open(f'{prefix}.index', 'rb') as file:
-        return file.read()
-
-
-def refused(prefix, weights):
+def refusal(prefix, weights):
     with pytest.raises(UserError) as error:
-        check.check_checkpoint(prefix, weights)
+        check_checkpoint(prefix, weights)
     assert '\n' not in str(error.value)
     return str(error.value)
 
 
-def test_an_index_says_what_tensorflow_reads_in_it(tf, prefix):
-    stored, shards = bundle.read_index(prefix)
-    reader = tf.train.load_checkpoint(prefix)
-    assert {name: tensor.shape for name, tensor in stored.items()} == reader.get_variable_to_shape_map()
-    assert shards == 1 and len(stored) == 82
-    with open(f'{prefix}.data-00000-of-00001', 'rb') as file:
-        data = file.read()
-    for name, tensor in stored.items():
-        array = reader.get_tensor(name)
-        assert tensor.kind == tf.as_dtype(array.dtype).as_datatype_enum
-        assert data[tensor.start:tensor.start + tensor.size] == array.tobytes()
-    assert stored['model/h0/b'].kind == FLOAT32 == tf.float32.as_datatype_enum
-    check.check_checkpoint(prefix, {'model/h39/b': [40]} | {f'model/h{i}/attn/w': [1, 3, 1 + i] for i in range(40)})
+def test_the_model_that_ships_is_complete():
+    directory = f'{ROOT}/models/tiny'
+    check_checkpoint(f'{directory}/model.ckpt', load_hparams(directory).shapes())
 
 
-def test_an_index_of_several_blocks(tmp_path):
-    """As TensorFlow makes of some thousand tensors: each block with keys of its own, written in full where it begins."""
-    entries = [(b'', bundle._message({1: 2}))] + [(b'w%04d' % i, bundle._message({1: 1, 3: i % 2, 4: 4 * i, 5: 4}))
-                                                       for i in range(100)]
-    content, handles = b'', []
-
-    def add(block):
-        nonlocal content
-        handle = bundle._varint(len(content)) + bundle._varint(len(block))
-        block += b'\0'
-        content += block + bundle._masked(bundle.crc32c(np.frombuffer(block, np.uint8))).to_bytes(4, 'little')
-        return handle
-
-    for start in range(0, len(entries), 30):
-        handles.append((entries[start:start + 30][-1][0], add(bundle._block(entries[start:start + 30]))))
-    footer = add(bundle._block([])) + add(bundle._block(handles))
-    (tmp_path / 'a.index').write_bytes(content + footer.ljust(40, b'\0') + bundle.TABLE_MAGIC.to_bytes(8, 'little'))
-    stored, shards = bundle.read_index(str(tmp_path / 'a'))
-    assert shards == 2
-    assert stored == {f'w{i:04}': Stored([], 1, i % 2, 4 * i, 4) for i in range(100)}
-    (tmp_path / 'a.data-00000-of-00002').write_bytes(bytes(4 * 99))
-    (tmp_path / 'a.data-00001-of-00002').write_bytes(bytes(4 * 100 - 1))
-    assert 'a.data-00001-of-00002 is cut off: it has 399 bytes of 400' in refused(str(tmp_path / 'a'), {})
-
-
-def test_any_damage_of_an_index_is_told(prefix, tmp_path):
-    whole, rng = index_of(prefix), random.Random(0)
-    for size in [0, 1, 47, 48, 100, len(whole) // 2, len(whole) - 1]:
-        assert 'model-7.index is cut off or damaged, or no index' in refused(copy(prefix, tmp_path, whole[:size]), {})
-    changed = 0
-    for _ in range(300):
-        content = bytearray(whole)
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        try:
-            bundle.read_index(copy(prefix, tmp_path, bytes(content)))
-        except UserError as error:
-            changed += 1
-            assert 'model-7.index is cut off or damaged' in str(error)
-    assert changed > 250      # the rest: in the footer's padding, or in what is read of no block
+def test_variables_that_the_model_lacks_are_accepted(prefix):
+    check_checkpoint(prefix, SHAPES)
 
 
 @pytest.mark.parametrize(('weights', 'words'), [
-    (BIASES | {'model/step': []}, 'model/step is not float32 there'),
-    ({'model/h0/b': [2]}, 'it looks like a model with n_layer 40 and n_embd 0: model/h0/b is [1] there, [2] here'),
+    ({'model/h0/b': [2]}, 'it looks like a model with n_layer 40 and n_embd 3: model/h0/b is [1] there, [2] here'),
     ({'model/h0/b': [1]}, 'it holds model/h1 too'),
     ({'model/h50/b': [1]}, 'it holds no model/h50/b')])
-def test_other_weights_are_told(prefix, weights, words):
-    assert words in refused(prefix, weights)
+def test_another_model_is_named(prefix, weights, words):
+    assert words in refusal(prefix, weights)
 
 
-def test_files_that_are_not_there_or_too_short(prefix, tmp_path):
-    with open(f'{prefix}.data-00000-of-00001', 'rb') as file:
-        data = file.read()
-    check.check_checkpoint(copy(prefix, tmp_path, data=data + b'more'), BIASES)
-    assert f'is cut off: it has {len(data) - 1:,} bytes of {len(data):,}' in refused(
-        copy(prefix, tmp_path, data=data[:-1]), BIASES)
-    (tmp_path / 'model-7.data-00000-of-00001').unlink()
-    assert refused(str(tmp_path / 'model-7'), BIASES).endswith(
-        'model-7.data-00000-of-00001: No such file or directory')
+@pytest.mark.parametrize(('n_layer', 'n_embd', 'name'), [(24, 1024, '355M'), (12, 768, '124M'),
+                                                         (24, 768, 'a model with n_layer 24 and n_embd 768')])
+def test_published_models_are_recognised(tmp_path, n_layer, n_embd, name):
+    write_checkpoint(tmp_path / 'm', zeros({'model/wte': [2, n_embd]} | {f'model/h{i}/b': [1] for i in range(n_layer)}))
+    assert f'it looks like {name}: it holds no model/wpe' in refusal(str(tmp_path / 'm'), {'model/wpe': [2, n_embd]})
+
+
+def test_a_checkpoint_without_any_weight_of_gpt_2(tmp_path):
+    write_checkpoint(tmp_path / 'm', zeros({'w': [1]}))
+    assert 'it looks like a model with n_layer 0 and n_embd 0: it holds no model/h0/b' in refusal(str(tmp_path / 'm'), SHAPES)
+
+
+def test_weights_of_another_type_are_named(tf, tmp_path):
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.get_variable('model/wte', initializer=np.float16([[1, 2]]))
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(tmp_path / 'model-7'))
+    assert refusal(str(tmp_path / 'model-7'), {'model/wte': [1, 2]}).endswith('it does not hold model/wte as float32')
+
+
+def test_missing_and_truncated_files_are_named(prefix, tmp_path):
+    data = tmp_path / 'model-7.data-00000-of-00001'
+    content = data.read_bytes()
+    data.write_bytes(content + b'more')
+    check_checkpoint(prefix, SHAPES)
+    data.write_bytes(content[:-1])
+    assert refusal(prefix, SHAPES).endswith(f'data-00000-of-00001 is cut off: it has {len(content) - 1:,} bytes of {len(content):,}; '
+                                            'copy, download or make it again')
+    data.unlink()
+    assert refusal(prefix, SHAPES).endswith('model-7.data-00000-of-00001: No such file or directory')
     (tmp_path / 'model-7.index').unlink()
-    (tmp_path / 'model-7.index').mkdir()
-    assert refused(str(tmp_path / 'model-7'), {}).endswith('model-7.index: Is a directory')
+    assert refusal(prefix, SHAPES).endswith('model-7.index: No such file or directory')
 
 
-def test_the_model_that_ships_will_do():
-    directory = f'{ROOT}/models/tiny'
-    check.check_checkpoint(f'{directory}/model.ckpt', load_hparams(directory).shapes())
+def test_each_of_several_data_files_is_measured(tmp_path):
+    write_index(tmp_path / 'a.index', 100, keys_per_block=30)
+    (tmp_path / 'a.data-00000-of-00002').write_bytes(bytes(4 * 99))
+    (tmp_path / 'a.data-00001-of-00002').write_bytes(bytes(4 * 100))
+    check_checkpoint(str(tmp_path / 'a'), {})
+    (tmp_path / 'a.data-00001-of-00002').write_bytes(bytes(4 * 100 - 1))
+    assert 'a.data-00001-of-00002 is cut off: it has 399 bytes of 400' in refusal(str(tmp_path / 'a'), {})

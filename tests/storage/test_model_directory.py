@@ -1,4 +1,4 @@
-"""Model and run directories that will not do, with every script that reads one: a line that names the file, and nothing written."""
+"""storage/model_directory.py: what is wrong with a model or run directory is one line, in every script that opens one."""
 
 import importlib
 import json
@@ -8,21 +8,25 @@ import sys
 
 import pytest
 
+from checkpoint_files import write_checkpoint, zeros
 from command import errors, models
-from conftest import TEXT, write_zeros
-from network.hparams import load_hparams
+from conftest import TEXT
+from network.hparams import HParams, load_hparams
+from storage import run_state
+from storage.model_directory import open_model
+from storage.run_state import RunState
 
 WEIGHTS = 'model.ckpt.data-00000-of-00001'
 
 
 @pytest.fixture
-def place(settings_directory, tmp_path, monkeypatch):
-    """A working directory with a corpus, and models/bad and checkpoint/bad, in which all is well still."""
+def home(settings_directory, tmp_path, monkeypatch):
+    """A working directory with a corpus, and valid models/bad and checkpoint/bad, for tests to damage."""
     for parent in ('models', 'checkpoint'):
         directory = tmp_path / parent / 'bad'
         shutil.copytree(settings_directory, directory)
         (directory / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
-        write_zeros(directory / 'model.ckpt', load_hparams(str(settings_directory)).shapes())
+        write_checkpoint(directory / 'model.ckpt', zeros(load_hparams(str(settings_directory)).shapes()))
     (tmp_path / 'corpus.txt').write_text(TEXT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -32,17 +36,17 @@ def place(settings_directory, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mistake(place, monkeypatch, capfd):
+def mistake(home, monkeypatch, capfd):
     """Runs a script in this process that must end with status 2, one line, and nothing written: that line."""
     def run(script, *arguments):
-        before = sorted(place.rglob('*'))
+        before = sorted(home.rglob('*'))
         monkeypatch.setattr(sys, 'argv', [f'{script}.py', *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit:
             errors.run(importlib.import_module(script).main)
         output, [line] = (text.splitlines() for text in capfd.readouterr())
         assert exit.value.code == 2 and output == []
-        assert sorted(place.rglob('*')) == before
+        assert sorted(home.rglob('*')) == before
         assert line.startswith(f'{script}.py: ')
         return line.removeprefix(f'{script}.py: ')
     return run
@@ -53,12 +57,13 @@ def replace_by_directory(path):
     path.mkdir()
 
 
+
 def without(path, field):
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != field}))
 
 
-def with_size(path, value):
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'n_ctx': value}))
+def with_size(path, value, name='n_ctx'):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
 
 
 def cut(path, size):
@@ -69,6 +74,31 @@ def cut_lines(path, count):
     path.write_text('\n'.join(path.read_text().split('\n')[:count]))
 
 
+@pytest.mark.parametrize('parent', ['models', 'checkpoint'])
+def test_a_valid_directory_is_opened(home, parent):
+    opened = open_model(f'{parent}/bad')
+    assert opened.directory == f'{parent}/bad' and opened.checkpoint == f'{parent}/bad/model.ckpt'
+    assert vars(opened.hparams) == json.loads((home / parent / 'bad/hparams.json').read_text())
+    assert opened.encoder.decode(opened.encoder.encode('the fox')) == 'the fox'
+
+
+def test_fewer_tokens_than_n_vocab_are_accepted(home):
+    """As in a model whose n_vocab was rounded up."""
+    hparams = json.loads((home / 'models/bad/hparams.json').read_text())
+    larger = HParams(**(hparams | {'n_vocab': hparams['n_vocab'] + 1}))
+    (home / 'models/bad/hparams.json').write_text(json.dumps(vars(larger)))
+    write_checkpoint(home / 'models/bad/model.ckpt', zeros(larger.shapes()))
+    assert open_model('models/bad').hparams == larger
+
+
+def test_a_model_is_opened_without_weights_where_they_are_not_needed(home):
+    for name in ('checkpoint', 'model.ckpt.index', WEIGHTS):
+        (home / 'models/bad' / name).unlink()
+    assert open_model('models/bad', weights=False).checkpoint is None
+    with pytest.raises(errors.UserError, match='models/bad holds no checkpoints'):
+        open_model('models/bad')
+
+
 @pytest.mark.parametrize(('name', 'harm', 'words'), [
     ('hparams.json', lambda path: path.unlink(), 'bad holds no file hparams.json: copy hparams.json, encoder.json, vocab.bpe into'),
     ('hparams.json', replace_by_directory, 'bad holds no file hparams.json'),
@@ -76,6 +106,7 @@ def cut_lines(path, count):
     ('hparams.json', lambda path: without(path, 'n_head'), 'bad/hparams.json lacks n_head'),
     ('hparams.json', lambda path: with_size(path, '32'), "bad/hparams.json: n_ctx must be a positive whole number, not '32'"),
     ('hparams.json', lambda path: with_size(path, 64), 'bad/model.ckpt is a checkpoint of another model, it looks like'),
+    ('hparams.json', lambda path: with_size(path, 32, 'n_vocab'), ': encoder.json has '),
     ('encoder.json', lambda path: path.unlink(), 'cannot read {}: No such file or directory'),
     ('encoder.json', replace_by_directory, 'cannot read {}: Is a directory'),
     ('encoder.json', lambda path: cut(path, 999), '{} is not JSON'),
@@ -93,9 +124,9 @@ def cut_lines(path, count):
     (WEIGHTS, replace_by_directory, '{}: Is a directory'),
     (WEIGHTS, lambda path: cut(path, 1000), '{} is cut off: it has 1,000 bytes of '),
 ])
-def test_a_directory_that_will_not_do(place, mistake, name, harm, words):
+def test_every_script_refuses_an_invalid_directory(home, mistake, name, harm, words):
     for parent in ('models', 'checkpoint'):
-        harm(place / parent / 'bad' / name)
+        harm(home / parent / 'bad' / name)
     model, run = (words.format(f'{parent}/bad/{name}') for parent in ('models', 'checkpoint'))
     assert model in mistake('evaluate', '--dataset', 'corpus.txt', '--model_name', 'bad')
     assert run in mistake('evaluate', '--dataset', 'corpus.txt', '--run_name', 'bad')
@@ -108,33 +139,68 @@ def test_a_directory_that_will_not_do(place, mistake, name, harm, words):
         assert model in mistake('convert', 'to_hf', 'models/bad', 'out')
 
 
+@pytest.fixture
+def run(home):
+    """A run `checkpoint/bad` with checksums, as train.py writes it."""
+    directory = home / 'checkpoint/bad'
+    for path in [*directory.glob('model.ckpt*')]:
+        path.rename(directory / path.name.replace('model.ckpt', 'model-5'))
+    (directory / 'model-5.meta').write_bytes(b'a graph')
+    run_state.write(str(directory / 'model-5'), RunState(step=5))
+    (directory / 'checkpoint').write_text('model_checkpoint_path: "model-5"\n')
+    return directory
+
+
+def test_a_run_with_matching_checksums_is_opened(run):
+    assert open_model('checkpoint/bad').checkpoint == 'checkpoint/bad/model-5'
+
+
+@pytest.mark.parametrize('suffix', ['.index', '.data-00000-of-00001', '.meta', '.json'])
+@pytest.mark.parametrize('harm', ['flip', 'remove'])
+def test_every_script_refuses_a_run_whose_checksums_do_not_match(run, mistake, suffix, harm):
+    path = run / f'model-5{suffix}'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content) if harm == 'flip' else path.unlink()
+    if suffix == '.json' and harm == 'remove':      # as a checkpoint of the 2019 tools
+        assert open_model('checkpoint/bad').checkpoint == 'checkpoint/bad/model-5'
+        return
+    words = {'.index': 'holds no checkpoints'}.get(suffix, f'model-5{suffix} is missing') if harm == 'remove' else (
+        f'checkpoint/bad/model-5{suffix} is damaged')
+    assert words in mistake('evaluate', '--dataset', 'corpus.txt', '--run_name', 'bad')
+    assert words in mistake('create_model', 'new', '--from_run', 'bad')
+    assert words in mistake('convert', 'to_hf', 'checkpoint/bad', 'out')
+    assert words in mistake('interactive_conditional_samples', '--run_name', 'bad')
+    assert words in mistake('generate_unconditional_samples', '--run_name', 'bad')
+
+
 @pytest.mark.parametrize(('block', 'words'), [
-    (lambda target: target.mkdir() or (target / 'x').touch(), '{} is there already: choose another name, or remove it'),
-    (lambda target: target.touch(), '{} is there already: choose another name, or remove it'),
-    (lambda target: target.symlink_to('nowhere'), '{} is there already: choose another name, or remove it'),
-    (lambda target: (target.parent / 'new.part').touch(), '{}.part, which would become {} when it is whole, is there already')])
-def test_an_output_that_is_there(place, mistake, block, words):
-    block(place / 'models/new')
+    (lambda target: target.mkdir() or (target / 'x').touch(), '{} exists already: choose another name, or remove it'),
+    (lambda target: target.touch(), '{} exists already: choose another name, or remove it'),
+    (lambda target: target.symlink_to('nowhere'), '{} exists already: choose another name, or remove it'),
+    (lambda target: (target.parent / 'new.part').touch(), '{}.part, which would become {} when it is complete, exists already')])
+def test_an_output_that_exists(home, mistake, block, words):
+    block(home / 'models/new')
     words = words.format('models/new', 'models/new')
     assert mistake('convert', 'to_hf', 'models/bad', 'models/new').startswith(words)
     assert mistake('create_model', 'new', '--dataset', 'corpus.txt', '--vocab_size', '260').startswith(words)
 
 
-def test_where_nothing_can_be_written(place, mistake):
+def test_where_nothing_can_be_written(home, mistake):
     for target in ('corpus.txt/new', '/proc/new'):
         assert mistake('convert', 'to_hf', 'models/bad', target).startswith(f'cannot write {target}: ')
         assert mistake('create_model', 'new', '--dataset', 'corpus.txt', '--models_dir', os.path.dirname(target)).startswith(
             f'cannot write {target}: ')
 
 
-def test_a_name_that_is_nothing(place, mistake):
+def test_an_unknown_name(home, mistake):
     for name in ('corpus.txt', '../corpus.txt', 'nowhere', ''):
         assert f'no model {name!r} in models; models here: bad' in mistake('convert', 'to_hf', name, 'out')
     assert mistake('create_model', 'new', '--from_run', 'nowhere').startswith("no run 'nowhere' in checkpoint; runs here: bad")
 
 
-def test_a_directory_without_a_checkpoint_is_not_spoken_of(place):
-    """What is left of a download that broke off: the way on is to go on with it."""
-    (place / 'models/124M').mkdir()
+def test_an_interrupted_download_is_to_be_resumed(home):
+    """Its directory has neither hparams.json nor a complete checkpoint yet."""
+    (home / 'models/124M').mkdir()
     with pytest.raises(errors.UserError, match=r"no model '124M' in models: ./download_model.py 124M fetches it"):
         models.find_model('124M')

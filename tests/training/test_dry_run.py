@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
+from checkpoint_files import write_checkpoint, zeros
 from command import machine
 from command.errors import UserError
-from conftest import TEXT, write_zeros
+from conftest import TEXT
 from encoder import load_encoder
 from network.hparams import load_hparams
 from storage import lock
@@ -33,7 +34,7 @@ def place(settings_directory, tmp_path):
     """A working directory with a corpus and `models/toy`, whose weights are zeros."""
     shutil.copytree(settings_directory, tmp_path / 'models/toy')
     (tmp_path / 'models/toy/checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
-    write_zeros(tmp_path / 'models/toy/model.ckpt', load_hparams(str(settings_directory)).shapes())
+    write_checkpoint(tmp_path / 'models/toy/model.ckpt', zeros(load_hparams(str(settings_directory)).shapes()))
     (tmp_path / 'corpus.txt').write_text(TEXT)
     return tmp_path
 
@@ -212,7 +213,7 @@ def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
      'cannot read the checkpoint models/toy/model.ckpt: models/toy/model.ckpt.data-00000-of-00001: No such file'),
     (lambda model: os.truncate(model / 'model.ckpt.data-00000-of-00001', 1000), 'is cut off: it has 1,000 bytes of '),
     (lambda model: os.truncate(model / 'model.ckpt.index', 100), 'models/toy/model.ckpt.index is cut off or damaged'),
-    (lambda model: write_zeros(model / 'model.ckpt', {'model/wte': [9, 24]}),
+    (lambda model: write_checkpoint(model / 'model.ckpt', zeros({'model/wte': [9, 24]})),
      'models/toy/model.ckpt is a checkpoint of another model, it looks like .* n_embd 24: it holds no model/wpe')])
 def test_weights_that_will_not_do(dry_run, place, harm, words):
     harm(place / 'models/toy')

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import worker_group
+from checkpoint_files import read_checkpoint
 from command.errors import UserError
 from fake_cluster import FakeCluster, fake_workers
 
@@ -101,8 +102,7 @@ def test_one_worker_sums_nothing(tf):
 
 
 def variables(tf, home, run):
-    reader = tf.train.load_checkpoint(str(home / 'checkpoint' / run))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return read_checkpoint(home / 'checkpoint' / run)
 
 
 def rows(home, run):
@@ -284,7 +284,7 @@ def test_a_save_holds_the_exit_lock(train, monkeypatch):
     made, held = [], []
     session = collectives.Workers.session
     monkeypatch.setattr(collectives.Workers, 'session', lambda self, graph: made.append(self) or session(self, graph))
-    monkeypatch.setattr(saver.Run, 'save', lambda *_: held.append(made[0].exit_lock.locked()))
+    monkeypatch.setattr(saver.RunSaver, 'save', lambda *_: held.append(made[0].exit_lock.locked()))
     train(*TRAIN, '--max_steps', 1)
     assert held == [True]
 

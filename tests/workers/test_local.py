@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from checkpoint_files import write_checkpoint
 from command.errors import UserError
-from conftest import ROOT, write_zeros
+from conftest import ROOT
 from workers import local
 
 TIMEOUT = 180.0
@@ -169,7 +170,7 @@ def test_a_restart_resumes_only_what_this_command_saved(tmp_path):
     flags = ['--overwrite', '--restore_from', 'fresh', '--seed', '5']
     assert local._resuming_flags(flags, str(tmp_path), 0) == flags
     (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "model-7"\n')
-    write_zeros(tmp_path / 'model-7', {'w': [1]})
+    write_checkpoint(tmp_path / 'model-7', {'w': [0]})
     saved = os.stat(tmp_path / 'model-7.index').st_mtime
     assert local._resuming_flags(flags, str(tmp_path), saved + 1) == flags
     assert local._resuming_flags(flags, str(tmp_path), saved - 1) == ['--seed', '5', '--restore_from', 'latest']

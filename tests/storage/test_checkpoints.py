@@ -1,0 +1,171 @@
+"""storage/checkpoints.py: which checkpoint is meant, which are removed, and what an interruption leaves."""
+
+import os
+
+import pytest
+
+from command.errors import UserError
+from storage import checkpoints, run_state
+from storage.run_state import RunState
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes the files of checkpoints: write('run/model-1', …). The `checkpoint` file names the last. Changes to tmp_path."""
+    def files(*prefixes, state=False):
+        for prefix in prefixes:
+            os.makedirs(os.path.dirname(prefix), exist_ok=True)
+            for suffix in run_state.SUFFIXES:
+                with open(prefix + suffix, 'wb') as file:
+                    file.write(os.urandom(99))
+            if state:
+                run_state.write(prefix, RunState(step=checkpoints.checkpoint_step(prefix)))
+        with open(os.path.join(os.path.dirname(prefix), 'checkpoint'), 'w') as file:
+            file.write(f'model_checkpoint_path: "{os.path.basename(prefix)}"\n')
+    monkeypatch.chdir(tmp_path)
+    return files
+
+
+def test_the_latest_is_the_one_that_is_named(write):
+    write('run/model-9', 'run/model-10', 'run/model-2')
+    assert checkpoints.latest_checkpoint('run') == 'run/model-2'
+    assert checkpoints.list_checkpoints('run') == ['run/model-2', 'run/model-9', 'run/model-10']
+    os.remove('run/model-2.index')
+    assert checkpoints.latest_checkpoint('run') is None
+    assert checkpoints.latest_checkpoint('nowhere') is None
+
+
+def test_a_path_in_the_checkpoint_file_is_followed_unless_the_directory_was_moved(write, tmp_path):
+    write('a/model-1', 'b/model-1')
+    with open('b/checkpoint', 'w') as file:
+        file.write(f'model_checkpoint_path: "{tmp_path}/a/model-1"\n')
+    assert checkpoints.latest_checkpoint('b') == 'b/model-1'
+    os.remove('b/model-1.index')
+    assert checkpoints.latest_checkpoint('b') == f'{tmp_path}/a/model-1'
+
+
+def test_directories_and_other_files_are_no_checkpoints(write):
+    write('run/model-1')
+    os.mkdir('run/model-3.index')
+    open('run/model-x.json', 'w').close()
+    assert checkpoints.list_checkpoints('run') == ['run/model-1']
+    assert {os.path.basename(path) for path in checkpoints.checkpoint_files('run')} == {
+        'model-3.index', *(f'model-1{suffix}' for suffix in run_state.SUFFIXES)}
+
+
+@pytest.mark.parametrize(('prefix', 'step'), [('run/model-500', 500), ('models/124M/model.ckpt', 0), ('run-7/model.ckpt', 0)])
+def test_steps(prefix, step):
+    assert checkpoints.checkpoint_step(prefix) == step
+
+
+@pytest.mark.parametrize('name', ['checkpoint/run', 'checkpoint/run/model-3', 'checkpoint/run/model-3.index', '3', 'run'])
+def test_ways_to_name_a_checkpoint(write, name):
+    write('checkpoint/run/model-2', 'checkpoint/run/model-3')
+    assert checkpoints.find_start(name, 'checkpoint/run') == 'checkpoint/run/model-3'
+
+
+@pytest.mark.parametrize(('name', 'words'), [
+    ('9', "no checkpoint 'checkpoint/run/model-9'; checkpoints there: checkpoint/run/model-2, checkpoint/run/model-3"),
+    ('checkpoint/empty', "no checkpoint 'checkpoint/empty'; checkpoint/empty holds no checkpoints"),
+    ('nothing', "no checkpoint 'nothing'; this run has checkpoint/run/model-2, checkpoint/run/model-3; runs in checkpoint: run")])
+def test_a_checkpoint_that_does_not_exist(write, name, words):
+    write('checkpoint/run/model-2', 'checkpoint/run/model-3')
+    os.makedirs('checkpoint/empty')
+    open('checkpoint/run/hparams.json', 'w').close()
+    with pytest.raises(UserError) as error:
+        checkpoints.find_start(name, 'checkpoint/run')
+    assert str(error.value) == words
+
+
+def test_without_any_run(write):
+    with pytest.raises(UserError, match="no checkpoint 'x'; this run has none; runs in checkpoint: none"):
+        checkpoints.find_start('x', 'checkpoint/run')
+    with pytest.raises(UserError, match="no checkpoint 'a/b'; a holds no checkpoints"):
+        checkpoints.find_checkpoint('a/b')
+
+
+def test_a_checkpoint_file_that_names_none(write):
+    write('run/model-3')
+    os.remove('run/checkpoint')
+    with pytest.raises(UserError, match='run/checkpoint is missing, or does not name one that is there; checkpoints there: run/model-3'):
+        checkpoints.find_checkpoint('run')
+
+
+@pytest.mark.parametrize('suffix', [*run_state.SUFFIXES, '.json'])
+@pytest.mark.parametrize('harm', ['cut', 'flip', 'remove'])
+def test_a_damaged_checkpoint_is_named_and_skipped(write, harm, suffix, capsys):
+    write('run/model-1', 'run/model-2', state=True)
+    assert checkpoints.newest_sound('run') == ('run/model-2', RunState(step=2))
+    path = f'run/model-2{suffix}'
+    with open(path, 'rb') as file:
+        content = bytearray(file.read())
+    content[40] ^= 1
+    os.remove(path)
+    if harm != 'remove':
+        with open(path, 'wb') as file:
+            file.write(content if harm == 'flip' else content[:40])
+    elif suffix == '.json':      # as a checkpoint of the 2019 tools
+        assert checkpoints.newest_sound('run') == ('run/model-2', None)
+        return
+    assert checkpoints.newest_sound('run') == ('run/model-1', RunState(step=1))
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(path) and line.endswith(': skipping this checkpoint')
+    checkpoints.remove_checkpoint('run/model-1')
+    with pytest.raises(UserError, match='every checkpoint in run is damaged: run/model-2.*--restore_from fresh --overwrite'):
+        checkpoints.newest_sound('run')
+
+
+def test_only_earlier_checkpoints_replace_a_damaged_one(write):
+    """After a return to step 2, steps 9 and 10 belong to the part of the run that was given up."""
+    write('run/model-1', 'run/model-9', 'run/model-10', 'run/model-2', state=True)
+    os.remove('run/model-2.meta')
+    assert checkpoints.newest_sound('run')[0] == 'run/model-1'
+    os.remove('run/checkpoint')     # now the highest step is the newest
+    assert checkpoints.newest_sound('run')[0] == 'run/model-10'
+
+
+def test_a_directory_without_checkpoints(tmp_path):
+    assert checkpoints.newest_sound(str(tmp_path)) == (None, None)
+
+
+@pytest.mark.parametrize(('keep', 'spared', 'removed'), [
+    (1, {8}, [10, 9, 7]), (2, {8}, [10, 9]), (3, {8}, [10]), (4, {8}, []), (9, {8}, []), (0, {8}, []), (1, {8, 9}, [10, 7])])
+def test_which_checkpoints_are_outdated(write, keep, spared, removed):
+    steps = [10, 9, 7, 8]       # in the order in which they were written
+    write(*(f'run/model-{step}' for step in steps))
+    for i, step in enumerate(steps):
+        os.utime(f'run/model-{step}.index', (i, i))
+    assert checkpoints.outdated('run', keep, spared) == [f'run/model-{step}' for step in removed]
+
+
+def test_leftovers_are_cleaned(write, tmp_path):
+    write('run/model-2', state=True)
+    write('run/model-1')
+    kept = set(os.listdir('run'))
+    for name in ('model-3.data-00000-of-00001', 'model-3.data-00000-of-00001.tempstate123', 'counter.part', 'model-4.index',
+                 'model-5.meta'):
+        (tmp_path / 'run' / name).write_text('half')
+    (tmp_path / 'run/model-3_temp').mkdir()
+    checkpoints.clean('run')
+    assert set(os.listdir('run')) == kept
+
+
+@pytest.mark.parametrize('removed', range(4))
+def test_an_interrupted_removal_is_completed_later(write, tmp_path, monkeypatch, removed):
+    write('run/model-3', state=True)
+    os.remove('run/checkpoint')
+    with monkeypatch.context() as patch:
+        left = [removed]
+
+        def remove(path, unlink=os.unlink):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            unlink(path)
+        patch.setattr(os, 'remove', remove)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.remove_checkpoint('run/model-3')
+    checkpoints.clean('run')
+    for prefix in checkpoints.outdated('run', 1, set()):
+        checkpoints.remove_checkpoint(prefix)
+    assert os.listdir('run') == []
