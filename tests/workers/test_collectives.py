@@ -151,7 +151,7 @@ def test_a_run_of_workers_goes_on_bit_for_bit_and_with_another_number(tf, train,
     whole, parts = variables(tf, home, 'whole'), variables(tf, home, 'parts')
     assert {name: value.tobytes() for name, value in whole.items()} == {
         name: value.tobytes() for name, value in parts.items()}
-    assert 'at its end after 6 steps already' in together(home, 2, '--run_name', 'parts', '--max_steps', 6, *flags)[0]
+    assert 'has already ended after 6 steps' in together(home, 2, '--run_name', 'parts', '--max_steps', 6, *flags)[0]
     output = train('--run_name', 'parts', '--max_steps', 7, *flags)
     assert 'the number of workers, each with --batch_size sequences: 2 before, 1 now' in output
 
@@ -239,7 +239,7 @@ def test_a_signal_to_any_worker_saves_once_and_stops_all(home, told):
         assert not any(worker.err for worker in workers)
         step = (home / 'checkpoint/run1/counter').read_text().strip()
         assert workers[0].out.splitlines()[-2:] == [
-            'another worker was told to stop: stopping' if told else 'SIGTERM: stopping',
+            'another worker received a signal: stopping' if told else 'SIGTERM: stopping',
             f'Saving checkpoint/run1/model-{step}']
         assert f'[{step} |' in workers[0].out
         assert f'[{int(step) + 1} |' not in workers[0].out
@@ -310,4 +310,4 @@ def test_a_loss_that_is_no_number_is_told_by_all_and_the_way_back_by_worker_0(ho
     with worker_group.group(2, home, worker_group.train, *TRAIN, '--learning_rate', 1e30) as workers:
         assert [worker.status() for worker in workers] == [2, 2]
         assert 'models/toy/model.ckpt is safe' in workers[0].err
-        assert 'worker 0 says what is safe' in workers[1].err
+        assert 'worker 0 reports which checkpoint is safe' in workers[1].err
