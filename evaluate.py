@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures how well a model predicts a text: loss, perplexity per token and per word, bits per byte."""
+"""Measures how well a model predicts a text: loss, perplexity, bits/byte."""
 
 import argparse
 import json

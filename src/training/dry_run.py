@@ -1,4 +1,4 @@
-"""The plan that --dry_run prints: corpus, model, memory of a step by formula.
+"""The plan that --dry_run prints: corpus, model, memory by formula.
 
 Neither TensorFlow nor the weights are loaded. Memory is the resident memory of a process on a CPU, in bytes; what a GPU
 takes was not measured.

@@ -1,4 +1,4 @@
-"""settings.json: a run's flags, corpus and versions, and what changed since."""
+"""settings.json: a run's flags, corpus, versions, and what changed since."""
 
 import dataclasses
 import hashlib

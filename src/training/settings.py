@@ -97,27 +97,24 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
 
     Raises UserError for a length that does not fit the model.
     """
-    seq_length = _within_window('seq_length', args.seq_length, hparams, hparams.n_ctx)
+    for flag in ('seq_length', 'sample_length'):
+        if (getattr(args, flag) or 0) > hparams.n_ctx:
+            raise UserError(f'--{flag} {getattr(args, flag)} is more than the model\'s window of {hparams.n_ctx} tokens')
+    seq_length = args.seq_length or hparams.n_ctx
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
-        'sample_length': _within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH,
-                                        used=args.sample_every > 0),
+        'sample_length': args.sample_length or _default_sample_length(args, hparams),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
         'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
 
 
-def _within_window(flag: str, given: int | None, hparams: HParams, default: int, used: bool = True) -> int:
-    """A flag's value, or its default, which is shortened to fit the model's window. Prints that if the flag is used."""
-    if given is not None:
-        if given > hparams.n_ctx:
-            raise UserError(f'--{flag} {given} is more than the model\'s window of {hparams.n_ctx} tokens')
-        return given
-    if default <= hparams.n_ctx:
-        return default
-    if used:
-        print(f'The model\'s window holds {hparams.n_ctx} tokens: --{flag} is {hparams.n_ctx - 1}')
+def _default_sample_length(args: argparse.Namespace, hparams: HParams) -> int:
+    if DEFAULT_SAMPLE_LENGTH <= hparams.n_ctx:
+        return DEFAULT_SAMPLE_LENGTH
+    if args.sample_every:
+        print(f'The model\'s window holds {hparams.n_ctx} tokens: --sample_length is {hparams.n_ctx - 1}')
     return hparams.n_ctx - 1
 
 
