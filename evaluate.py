@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures how well a model predicts a text: loss, perplexity per token and per word, bits per byte."""
+"""Measures how well a model predicts a text: loss, perplexity, bits/byte."""
 
 import argparse
 import json
@@ -28,8 +28,8 @@ def parse_flags() -> argparse.Namespace:
     what = parser.add_argument_group('model')
     which = what.add_mutually_exclusive_group()
     which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')
-    which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run in checkpoint/ instead')
-    what.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+    which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run, in checkpoint/RUN, instead')
+    what.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
     data = parser.add_argument_group('data')
     data.add_argument('--dataset', metavar='PATH', required=True,
                       help='text or .npz to predict (required): a file, a directory, or a glob in quotes (text also as .gz, .zst, '
@@ -38,23 +38,23 @@ def parse_flags() -> argparse.Namespace:
     add_token_flags(data)
     window = parser.add_argument_group('window')
     window.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
-                        help='most tokens that a prediction is made from (default: the model\'s window)')
+                        help='length of the window: the most tokens to predict from (default: the model\'s window)')
     window.add_argument('--stride', metavar='TOKENS', type=positive_int,
-                        help='tokens by which the window moves on. 1 gives each token the longest context, at the price of '
-                             'a pass over the window for each; --seq_length is fastest (default: half of --seq_length)')
-    window.add_argument('--batch_size', metavar='N', type=positive_int, default=8, help='windows side by side')
+                        help='tokens by which the window moves. 1 gives each token the longest context, but takes a pass for '
+                             'each token; --seq_length is fastest (default: half of --seq_length)')
+    window.add_argument('--batch_size', metavar='N', type=positive_int, default=8, help='windows to score at a time')
     parser.add_argument_group('output').add_argument('--json', action='store_true', help='print one JSON object')
     return parser.parse_args()
 
 
 def window_sizes(args: argparse.Namespace, hparams: HParams) -> tuple[int, int]:
-    """Length and stride of the window, in tokens. Raises UserError for what does not fit."""
+    """Length and stride of the window, in tokens. Raises UserError if the model has no room for them."""
     length = args.seq_length or hparams.n_ctx
     if length > hparams.n_ctx:
         raise UserError(f'--seq_length {length} is more than the model\'s window of {hparams.n_ctx} tokens')
     stride = args.stride or max(length // 2, 1)
     if stride > length:
-        raise UserError(f'--stride {stride} is more than the window of {length} tokens: it would leave tokens out')
+        raise UserError(f'--stride {stride} is more than the window of {length} tokens: it would skip tokens')
     return length, stride
 
 
@@ -66,21 +66,19 @@ def main() -> None:
     chunks = load_files(model.encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)
     tokens = windows.scored_tokens(chunks)
     if not tokens:
-        raise UserError(f'the corpus {args.dataset} is too short: no chunk of it has 2 tokens, one to predict the other from')
+        raise UserError(f'the corpus {args.dataset} is too short: no chunk of it has 2 tokens')
     n_bytes, words = windows.measure_text(model.encoder, chunks)
     start = time.perf_counter()
-    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     from evaluation.losses import Evaluation, figures
-    # A window longer than every chunk would be filled up in vain.
-    longest = max(map(len, chunks)) - 1
-    evaluation = Evaluation(model, length=min(length, longest), stride=min(stride, longest),
-                            batch_size=args.batch_size)
-    found = figures(evaluation.total_loss(chunks), tokens=tokens, words=words, n_bytes=n_bytes)
-    report(args, found | {'tokens': tokens, 'words': words, 'bytes': n_bytes, 'chunks': len(chunks),
-                          'dataset': args.dataset, 'checkpoint': model.checkpoint, 'seq_length': length, 'stride': stride,
-                          'batch_size': args.batch_size, 'seconds': round(time.perf_counter() - start, 2)})
+    longest = max(map(len, chunks)) - 1     # a longer window would only be padded
+    evaluation = Evaluation(model, length=min(length, longest), stride=min(stride, longest), batch_size=args.batch_size)
+    result = figures(evaluation.total_loss(chunks), tokens=tokens, words=words, n_bytes=n_bytes)
+    report(args, result | {'tokens': tokens, 'words': words, 'bytes': n_bytes, 'chunks': len(chunks),
+                           'dataset': args.dataset, 'checkpoint': model.checkpoint, 'seq_length': length, 'stride': stride,
+                           'batch_size': args.batch_size, 'seconds': round(time.perf_counter() - start, 2)})
 
 
 def report(args: argparse.Namespace, result: dict) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -117,6 +118,27 @@ def without_tensorflow(script, tmp_path_factory):
     fake = tmp_path_factory.mktemp('fake')
     (fake / 'tensorflow.py').write_text('raise SystemExit("TensorFlow was imported")')
     return lambda name, *flags, **kwargs: script(name, *flags, env=os.environ | {'PYTHONPATH': str(fake)}, **kwargs)
+
+
+@pytest.fixture
+def mistake(home, monkeypatch, capsys):
+    """Runs a script with a mistake in this process, where importing TensorFlow fails: mistake('train.py', …) -> its error.
+
+    Without the script's name, which begins it. Checks that it is one line, and the status 2.
+    """
+    def run(name, *flags):
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, flags)])
+        monkeypatch.setattr(sys, 'path', [*sys.path])       # to which a script adds src
+        for module in ('tensorflow', 'tensorflow.compat.v1'):
+            monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(os.path.join(ROOT, name), run_name='__main__')
+        [line] = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2, line
+        assert line.startswith(f'{name}: ')
+        return line.removeprefix(f'{name}: ')
+    return run
 
 
 @pytest.fixture

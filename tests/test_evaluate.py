@@ -1,4 +1,4 @@
-"""evaluate.py: every token scored once, from the longest context that the stride allows, and the figures by hand."""
+"""evaluate.py: its loss against the oracle's, its figures against a hand-computed example, its mistakes."""
 
 import json
 import math
@@ -13,10 +13,7 @@ from checkpoint_files import read_checkpoint, write_checkpoint
 from command.errors import UserError
 from conftest import one_line_error
 from encoder import load_encoder
-from evaluation import windows
 from network.hparams import load_hparams
-from storage.model_directory import open_model
-from vocabulary.spelling import END_OF_TEXT
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ def test_the_batch_size_makes_no_difference_and_half_the_window_is_the_stride(ev
 
 
 def unigram_params(hparams, probabilities):
-    """Weights of a model that gives each token the same probability wherever it stands."""
+    """Weights of a model that predicts these probabilities at every position."""
     params = {name: np.zeros_like(array) for name, array in reference.random_params(hparams, seed=0).items()}
     params['wte'][:, 0] = np.log(probabilities)
     params['ln_f/b'][0] = 1
@@ -99,60 +96,6 @@ def test_a_hand_computed_example(evaluate, home, model_directory):
     assert 'bits per byte         1.57143' in text
 
 
-def test_windows_are_those_of_the_example():
-    chunk = np.arange(8)
-    [(tokens, scored)] = windows.first_windows([chunk, chunk[:1], chunk[:0]], 4)
-    assert (tokens.tolist(), scored) == ([0, 1, 2, 3, 4], 4)
-    assert [(tokens.tolist(), scored) for tokens, scored in windows.later_windows([chunk], 4, 2)] == [
-        ([2, 3, 4, 5, 6], 2), ([3, 4, 5, 6, 7], 1)]
-
-
-@pytest.mark.parametrize('size', [0, 1, 2, 5, 6, 7, 40])
-@pytest.mark.parametrize(('length', 'stride'), [(5, 5), (5, 1), (5, 2), (1, 1)])
-def test_each_token_is_scored_once_from_a_long_context(size, length, stride):
-    chunk = np.arange(100, 100 + size, dtype=np.uint16)
-    chunk.flags.writeable = False
-    scored = []
-    for some in (windows.first_windows([chunk], length), windows.later_windows([chunk], length, stride)):
-        for batch in windows.batches(some, length, 2):
-            assert len(batch.inputs) <= 2
-            for inputs, labels, weights in zip(*batch):
-                for i in np.flatnonzero(weights):
-                    assert labels[i] == inputs[i] + 1
-                    assert i + 1 >= min(length - stride + 1, labels[i] - 100)
-                    scored.append(labels[i])
-    assert sorted(scored) == list(chunk[1:])
-    assert windows.scored_tokens([chunk]) == len(scored)
-
-
-def test_bytes_and_words_of_a_text(model_directory, monkeypatch):
-    encoder = load_encoder(str(model_directory))
-    text = f'x the dog\u00a0héllo ☃☃  end{END_OF_TEXT}{END_OF_TEXT}two words\n'
-    ids = np.array(encoder.encode_with_special(text), np.uint16)
-    scored = text[1:].replace(END_OF_TEXT, '')
-    for block in (1, 2, 3, 1000):       # also such that cut words and characters
-        monkeypatch.setattr(windows, 'BLOCK', block)
-        assert windows.measure_text(encoder, [ids]) == (len(scored.encode()), 7)
-        assert windows.measure_text(encoder, [ids, ids, ids[:1]]) == (2 * len(scored.encode()), 14)
-
-
-def test_only_the_logits_that_count_are_computed(tf, model_directory, monkeypatch):
-    from evaluation import losses
-    from network import block_sizes
-    computed, head_loss = [], losses.head_loss
-    monkeypatch.setattr(block_sizes, 'HEAD_ROWS', 6)      # of three windows: two positions at a time
-    monkeypatch.setattr(losses, 'head_loss', lambda h, *rest, **more: computed.append(h) or head_loss(h, *rest, **more))
-    losses.Evaluation(open_model(str(model_directory)), length=20, stride=5, batch_size=3)
-    assert len(computed) == 10 + 3      # for the first windows; for the others
-
-
-def test_figures_that_do_not_exist():
-    from evaluation.losses import figures
-    found = figures(10.0, tokens=2, words=0, n_bytes=0)
-    assert (found['loss'], found['word_perplexity'], found['bits_per_byte']) == (5, None, None)
-    assert figures(1e6, tokens=100000, words=1, n_bytes=1)['word_perplexity'] is None
-
-
 def test_a_run_is_evaluated_and_a_damaged_one_refused(evaluate, train, home):
     train('--max_steps', 2, '--sample_every', 0, '--learning_rate', 0.01, '--run_name', 'r')
     before, after = (json.loads(evaluate(*which, '--dataset', 'corpus.txt', '--json'))
@@ -167,7 +110,7 @@ def test_a_run_is_evaluated_and_a_damaged_one_refused(evaluate, train, home):
         evaluate('--run_name', 'r', '--dataset', 'corpus.txt')
 
 
-def test_a_damaged_model_and_one_with_nan_in_its_weights_are_refused(evaluate, home, model_directory, params):
+def test_a_damaged_model_and_one_whose_loss_is_nan_are_refused(evaluate, home, model_directory, params):
     for name in ('cut', 'nan'):
         shutil.copytree(model_directory, home / 'models' / name)
     data = home / 'models/cut/model.ckpt.data-00000-of-00001'
@@ -191,20 +134,22 @@ def test_a_damaged_model_and_one_with_nan_in_its_weights_are_refused(evaluate, h
     (['--run_name', 'r', '--model_name', 'toy'], ['--run_name', 'not allowed with', '--model_name']),
     (['--batch_size', 'x'], ['--batch_size', "'x'"]),
     (['--strid', '3'], ['--strid'])])
-def test_a_mistake_is_one_line(evaluate, home, flags, words):
+def test_a_mistake_is_one_line_before_tensorflow(mistake, home, flags, words):
     (home / 'one.txt').write_text('x')
     (home / 'empty.txt').write_text('')
-    with pytest.raises(UserError) as error:
-        evaluate('--dataset', 'corpus.txt', *flags)
-    assert all(word in str(error.value) for word in words), error.value
+    which = [] if {'--model_name', '--run_name'} & set(flags) else ['--model_name', 'toy']
+    error = mistake('evaluate.py', '--dataset', 'corpus.txt', *which, *flags)
+    assert all(word in error for word in words), error
 
 
-def test_an_encoder_that_does_not_fit_is_refused_before_tensorflow(without_tensorflow, home, model_directory):
+def test_a_process_with_a_mistake_ends_so(without_tensorflow):
+    line = one_line_error(without_tensorflow('evaluate.py', '--dataset', 'corpus.txt', '--run_name', 'none'))
+    assert line == "evaluate.py: no run 'none' in checkpoint; no runs are here; ./train.py makes one"
+
+
+def test_an_encoder_that_does_not_fit_is_refused_before_tensorflow(mistake, home, model_directory):
     directory = home / 'models' / 'small'
     shutil.copytree(model_directory, directory)
     sizes = json.loads((directory / 'hparams.json').read_text())
     (directory / 'hparams.json').write_text(json.dumps(sizes | {'n_vocab': 260}))
-    line = one_line_error(without_tensorflow('evaluate.py', '--dataset', 'corpus.txt', '--model_name', 'small'))
-    assert line.startswith('evaluate.py: models/small: encoder.json has ')
-    line = one_line_error(without_tensorflow('evaluate.py', '--dataset', 'corpus.txt', '--run_name', 'none'))
-    assert 'no runs are here' in line
+    assert mistake('evaluate.py', '--dataset', 'corpus.txt', '--model_name', 'small').startswith('models/small: encoder.json has ')

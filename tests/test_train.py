@@ -47,18 +47,18 @@ def test_the_running_average(train):
         assert average == pytest.approx(total / weight, abs=0.02)
 
 
-def test_training_lowers_the_loss_and_a_run_goes_on_where_it_stopped(train, home):
+def test_training_lowers_the_loss_and_a_run_continues_where_it_stopped(train, home):
     flags = ('--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
     first = losses(train('--max_steps', 20, *flags))
     assert first[-1] < first[0] - 1
     output = train('--max_steps', 25, *flags)
     assert [int(match[1]) for match in LINE.finditer(output)] == [21, 22, 23, 24, 25]
     assert losses(output)[0] < first[0] - 1
-    assert 'starts afresh' not in output
-    assert 'already' in train('--max_steps', 25, *flags)
+    assert 'starts from scratch' not in output
+    assert 'checkpoint/run1 has already ended after 25 steps: --max_steps 25 reached' in train('--max_steps', 25, *flags)
 
 
-def test_a_seed_gives_the_same_run_and_none_another(tf, train, home):
+def test_a_run_repeats_with_a_seed_and_differs_without(tf, train, home):
     flags = ('--max_steps', 3, '--sample_every', 3, '--sample_length', 20, '--noise', 0.2, '--top_p', 0.9)
     one, same, other = (train('--run_name', name, *flags, *seed) for name, seed in
                         (('a', ['--seed', 1]), ('b', ['--seed', 1]), ('c', [])))
@@ -130,17 +130,9 @@ def test_zero_turns_off_what_happens_every_so_often(train, home):
     assert (home / 'checkpoint/run1/model-2.index').exists()      # the end of a run is saved all the same
 
 
-def test_a_default_that_does_not_fit_the_model_is_said(train):
+def test_a_default_that_does_not_fit_the_model_is_printed(train):
     output = train('--max_steps', 1, '--sample_every', 1)
     assert "The model's window holds 32 tokens: --sample_length is 31" in output
-
-
-def test_recomputation_is_on_by_default_for_large_models_only():
-    from network.hparams import HParams, default_hparams
-    from training import settings
-    medium = HParams(n_vocab=50257, n_ctx=1024, n_embd=1024, n_head=16, n_layer=24)
-    assert [settings._recompute(given, default_hparams()) for given in (None, True, False)] == [False, True, False]
-    assert [settings._recompute(given, medium) for given in (None, True, False)] == [True, True, False]
 
 
 def test_restore_from_another_run_a_prefix_and_a_model(train, home):
@@ -154,24 +146,24 @@ def test_restore_from_another_run_a_prefix_and_a_model(train, home):
     assert losses(train('--max_steps', 1, '--run_name', 'd', '--restore_from', 'models/toy', *flags))[0] == trained[0]
 
 
-def test_fresh_never_writes_over_a_run(train, home):
+def test_fresh_never_overwrites_a_run(train, home):
     first = losses(train('--max_steps', 2, '--sample_every', 0, '--seed', 1, '--restore_from', 'fresh'))
-    with pytest.raises(UserError, match='would write over the run in checkpoint/run1'):
+    with pytest.raises(UserError, match='would overwrite the run in checkpoint/run1'):
         train('--max_steps', 2, '--restore_from', 'fresh')
     output = train('--max_steps', 2, '--sample_every', 0, '--seed', 1, '--restore_from', 'fresh', '--run_name', 'b')
     assert losses(output) == first
 
 
-def test_changing_the_optimizer_is_said(train):
+def test_another_optimizer_is_printed(train):
     train('--max_steps', 1, '--sample_every', 0, '--optimizer', 'sgd')
-    assert 'no state of the optimizer adam: it starts afresh' in train('--max_steps', 2, '--sample_every', 0)
+    assert 'no state of the optimizer adam: it starts from scratch' in train('--max_steps', 2, '--sample_every', 0)
 
 
 def test_a_run_of_another_size_is_refused(train, home):
     (home / 'checkpoint' / 'run1').mkdir(parents=True)
     (home / 'checkpoint/run1/hparams.json').write_text(json.dumps(
         {'n_vocab': 300, 'n_ctx': 32, 'n_embd': 48, 'n_head': 3, 'n_layer': 2}))
-    with pytest.raises(UserError, match='run1 is a run of another size than toy'):
+    with pytest.raises(UserError, match='run1 is a run of a model of another size than toy'):
         train()
 
 
@@ -210,7 +202,7 @@ def test_a_damaged_checkpoint_is_named(train, home, model_directory):
         train('--model_name', 'other', '--max_steps', 1)
 
 
-def test_schedule_and_norm_are_in_the_line(tf, train, home):
+def test_each_line_has_learning_rate_and_norm(tf, train, home):
     output = train('--max_steps', 4, '--sample_every', 0, '--learning_rate', 0.01, '--learning_rate_schedule', 'linear',
                    '--warmup_steps', 2, '--clip_norm', 1, '--optimizer', 'adamw', '--weight_decay', 0.1)
     assert re.findall(r' lr=(\S+) norm=\d+\.\d\d$', output, re.MULTILINE) == ['0.005', '0.01', '0.01', '0.005']
@@ -227,7 +219,7 @@ def test_bfloat16_learns_as_float32_does(train, home):
     assert np.mean(rounded[-10:]) == pytest.approx(np.mean(exact[-10:]), rel=0.01)
 
 
-def test_out_of_memory_says_what_to_try_and_leaves_the_run_safe(tf, train, home, monkeypatch):
+def test_out_of_memory_names_what_to_try_and_leaves_the_run_safe(tf, train, home, monkeypatch):
     from training import optimizer
     train('--max_steps', 2, '--sample_every', 0)
     before = (home / 'checkpoint/run1/checkpoint').read_text()
@@ -247,7 +239,7 @@ def test_out_of_memory_says_what_to_try_and_leaves_the_run_safe(tf, train, home,
 
 
 def test_a_real_lack_of_memory_is_one_line(script):
-    """What TensorFlow's allocator of CPUs may have is limited; only oneDNN's has such a limit."""
+    """oneDNN's allocator has a limit that can be lowered; TensorFlow's own has none."""
     line = one_line_error(script('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1,
                                  '--batch_size', 512, env=os.environ | {'TF_MKL_ALLOC_MAX_BYTES': '20000000'}))
     assert 'out of memory in step 1 (models/toy/model.ckpt is safe); try, in this order, each with those before it: --batch_size 1' in line
@@ -285,9 +277,9 @@ BAD_FLAGS = [
     (['--top_k', '-1'], 'argument --top_k: expected'),
     (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
     (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5'),
-    (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine falls until --max_steps: give that too'),
-    (['--warmup_steps', '5', '--max_steps', '5'], '--warmup_steps 5 must be fewer than --max_steps 5'),
-    (['--weight_decay', '0.1'], '--weight_decay goes with --optimizer adamw'),
+    (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine ends at --max_steps: give that too'),
+    (['--warmup_steps', '5', '--max_steps', '5'], '--warmup_steps 5 must be less than --max_steps 5'),
+    (['--weight_decay', '0.1'], '--weight_decay works only with --optimizer adamw'),
     (['--clip_norm', '-1'], "argument --clip_norm: expected a number, 0 or more, not '-1'"),
     (['--precision', 'float8'], "argument --precision: invalid choice: 'float8'"),
     (['--run_name', 'file'], 'cannot write to checkpoint/file: File exists'),
@@ -295,7 +287,7 @@ BAD_FLAGS = [
 
 
 @pytest.fixture
-def mistakes(home, model_directory):
+def broken_files(home, model_directory):
     """Every broken file that BAD_FLAGS names."""
     (home / 'empty.txt').write_text('')
     (home / 'short.txt').write_text('too short')
@@ -317,15 +309,18 @@ def mistakes(home, model_directory):
                 (directory / file).write_text(content)
 
 
-def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, mistakes, home):
-    for flags, words in BAD_FLAGS:
-        defaults = ['--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', '1']
-        line = one_line_error(without_tensorflow('train.py', *defaults, *flags))
-        assert line.startswith('train.py: '), flags
-        assert words in line, (flags, line)
-        assert os.listdir(home / 'checkpoint') == ['file'], flags
-        assert not (home / 'samples').exists(), flags
+@pytest.mark.parametrize(('flags', 'words'), BAD_FLAGS, ids=lambda value: value if isinstance(value, str) else ' '.join(value))
+def test_a_mistake_is_one_line_before_tensorflow(mistake, broken_files, home, flags, words):
+    assert words in mistake('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1, *flags)
+    assert os.listdir(home / 'checkpoint') == ['file']
+    assert not (home / 'samples').exists()
 
 
-def test_no_dataset_is_one_line(without_tensorflow):
-    assert '--dataset' in one_line_error(without_tensorflow('train.py'))
+def test_a_process_with_a_mistake_ends_so(without_tensorflow, home):
+    line = one_line_error(without_tensorflow('train.py', '--model_name', 'toy', '--dataset', 'nowhere.txt'))
+    assert line.startswith("train.py: cannot find 'nowhere.txt'")
+    assert not (home / 'checkpoint').exists()
+
+
+def test_no_dataset_is_one_line(mistake):
+    assert '--dataset' in mistake('train.py')

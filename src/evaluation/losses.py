@@ -1,4 +1,4 @@
-"""The loss of a model on a corpus, over windows that slide (see windows.py), and the figures that follow from it."""
+"""The loss of a model on a corpus, by sliding windows; figures from it."""
 
 import itertools
 import math
@@ -18,10 +18,10 @@ from storage.model_directory import Model
 
 
 class Evaluation:
-    """The graph that scores windows of `length` tokens, `stride` apart, with the weights of a model.
+    """A graph that scores windows of `length` tokens, `stride` apart (see windows.py), with the weights of a model.
 
-    batch_size windows are scored at a time, and of their logits no more than block_sizes.HEAD_ROWS rows exist at once. Raises
-    UserError if the checkpoint is damaged, or another model's.
+    Scores batch_size windows at a time, and keeps at most block_sizes.HEAD_ROWS rows of logits. Raises UserError if the
+    checkpoint is damaged, or belongs to another model.
     """
 
     def __init__(self, opened: Model, *, length: int, stride: int, batch_size: int):
@@ -37,21 +37,21 @@ class Evaluation:
 
     def _summed_loss(self, output: dict, width: int) -> tf.Tensor:
         """Sum of weight * cross-entropy over the last `width` predictions of each window, in nats; float64."""
-        step = max(block_sizes.HEAD_ROWS // self._batch_size, 1)      # positions, of all windows of the batch
+        step = max(block_sizes.HEAD_ROWS // self._batch_size, 1)      # positions of each window at a time
         losses = []
         for start in range(self._length - width, self._length, step):
             positions = slice(start, min(start + step, self._length))
             with tf.control_dependencies(losses[-1:]):
                 hidden = tf.reshape(output['hidden'][:, positions], [-1, output['hidden'].shape[-1]])
             loss = head_loss(hidden, output['wte'], tf.reshape(self._batch.labels[:, positions], [-1]),
-                                   tf.reshape(self._batch.weights[:, positions], [-1]), differentiable=False)
+                             tf.reshape(self._batch.weights[:, positions], [-1]), differentiable=False)
             losses.append(tf.cast(loss, tf.float64))
         return tf.add_n(losses)
 
     def total_loss(self, chunks: list[np.ndarray]) -> float:
-        """Sum over all scored tokens of the corpus of minus the logarithm of their probability, in nats.
+        """Sum of the losses of all scored tokens of a corpus: minus the logarithm of their probability, in nats.
 
-        Shows a bar on standard error, if that is a terminal. Raises UserError if memory runs out, or the loss is no number.
+        Shows a bar if standard error is a terminal. Raises UserError if memory runs out, or the loss is NaN or infinite.
         """
         length, stride = self._length, self._stride
         kinds = [(length, windows.first_windows(chunks, length)), (stride, windows.later_windows(chunks, length, stride))]
@@ -64,18 +64,18 @@ class Evaluation:
                     with ctrl_c_held_back():
                         total += float(self._session.run(self._losses[width], dict(zip(self._batch, batch))))
                 except tf.errors.ResourceExhaustedError:
-                    raise UserError(f'out of memory with --batch_size {self._batch_size} and --seq_length {length}: make '
-                                    'the first smaller, then the second') from None
+                    raise UserError(f'out of memory with --batch_size {self._batch_size} and --seq_length {length}: give a '
+                                    'smaller --batch_size, then a smaller --seq_length') from None
                 bar.update(int(batch.weights.sum()))
         if not math.isfinite(total):
-            raise UserError(f'the loss is {total}: the model\'s weights are no good')
+            raise UserError(f'the loss is {total}: the model\'s weights are damaged, or its training diverged')
         return total
 
 
 def figures(total_loss: float, *, tokens: int, words: int, n_bytes: int) -> dict:
-    """What a sum of losses, in nats, says of a text that the scored tokens stand for.
+    """Mean loss, perplexities and bits per byte, from a sum of losses in nats and the size of the scored text.
 
-    None for a figure that does not exist, of a text without words or bytes, or that no float can hold.
+    None for a figure of a text without words or bytes, and for a perplexity too large for a float.
     """
     return {'loss': total_loss / tokens, 'perplexity': _perplexity(total_loss, tokens),
             'word_perplexity': _perplexity(total_loss, words),

@@ -1,4 +1,4 @@
-"""The graph of a training run in a session: one update, the validation loss, samples, restoring the weights."""
+"""The graph of a training run: updates, validation loss, samples."""
 
 import contextlib
 import os
@@ -16,10 +16,7 @@ from workers.collectives import Workers
 
 
 class TrainingGraph:
-    """What a run computes. Every worker has the whole graph, worker 0 alone the part that samples.
-
-    session: in which it runs.
-    """
+    """All that a run computes, in a graph and `session` of its own. Only worker 0 has the part that samples."""
 
     def __init__(self, job: Job, workers: Workers):
         self._job, self._settings, self._workers = job, job.settings, workers
@@ -62,22 +59,22 @@ class TrainingGraph:
         return model.model(self._job.model.hparams, tokens, dtype=dtype)
 
     def restore(self) -> None:
-        """Restores the weights from the job's checkpoint, and the optimizer's state if it holds one, else starts that."""
+        """Restores the weights from the job's checkpoint, and the optimizer's state if it is there; else initializes that."""
         checkpoint = self._job.checkpoint
         print(f'Loading checkpoint {checkpoint}', flush=True)
         self._step.initialize(self.session)
         complete = saver.restore(self.session, checkpoint, self._weights)
         if not complete and os.path.dirname(checkpoint) != self._job.model.directory:
-            print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts afresh')
+            print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts from scratch')
 
     def broadcast(self) -> None:
         """Gives all workers the values that worker 0 has."""
         self._workers.broadcast(self.session, self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
 
     def update(self, batches: list[tuple], rate: float, stop: bool) -> tuple[float, float, bool]:
-        """Makes one update from pairs (inputs, labels), [batch, sequence] each, one pair for each accumulated gradient.
+        """Makes one update from pairs (inputs, labels) of [batch, sequence], a pair for each gradient to accumulate.
 
-        Returns the mean loss, the gradient's norm, and whether any worker was asked to stop.
+        Returns the mean loss, the gradient's norm, and whether any worker set `stop`.
         """
         feeds = [{self._inputs: inputs, self._labels: labels} for inputs, labels in batches]
         return self._step.run(self.session, feeds, rate, stop=stop)

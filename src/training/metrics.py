@@ -1,4 +1,4 @@
-"""What a run tells: a line for each step, metrics.jsonl, scalars for TensorBoard."""
+"""What a run reports: a line per step, metrics.jsonl, TensorBoard scalars."""
 
 import json
 import os
@@ -15,9 +15,9 @@ DECAY = 0.99
 
 
 class Average:
-    """Exponentially weighted mean of the values added; not biased towards zero at the start.
+    """Exponentially weighted mean of the values added, without a bias towards zero at the start.
 
-    state: [total, weight], from which it goes on; it is changed in place.
+    state: [total, weight] to continue from, changed in place.
     """
 
     def __init__(self, state: list | None = None):
@@ -30,7 +30,7 @@ class Average:
 
 
 def read_metrics(path: str) -> list[dict]:
-    """The rows of a metrics.jsonl; none where there is no file. A line that was cut off is passed over."""
+    """The rows of a metrics.jsonl, without lines that were cut off; none if there is no file."""
     rows = []
     if os.path.exists(path):
         with open(path, encoding='utf-8', errors='replace') as file:
@@ -45,26 +45,19 @@ def read_metrics(path: str) -> list[dict]:
 
 
 class NoLog:
-    """The log of a worker that keeps none: worker 0 tells everything."""
+    """The log of a worker other than worker 0: it ignores everything."""
 
-    def train(self, step: int, **values: float) -> None:
+    def _ignore(self, *_, **__) -> None:
         pass
 
-    def validation(self, step: int, loss: float) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    train = validation = print = close = _ignore
 
 
 class Log:
-    """Prints `[step | seconds] loss=… avg=…`, writes metrics.jsonl, and TensorBoard's scalars, into the run directory.
+    """Prints `[step | seconds] loss=… avg=…`; writes metrics.jsonl and TensorBoard's scalars into the run directory.
 
-    Goes on from `state`: rows of later steps, which a checkpoint did not keep, are dropped. With last_step, and a terminal,
-    a bar shows the time left.
+    Continues from `state`: drops rows of later steps, which no checkpoint holds. With last_step, shows a bar with the time
+    left on a terminal.
     """
 
     def __init__(self, directory: str, state, last_step: int = 0):
@@ -78,7 +71,7 @@ class Log:
             whole_files.write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
             self._file = open(self._path, 'a', encoding='utf-8')    # noqa: SIM115  (open until close)
             self._writer = tf.summary.FileWriter(directory)
-            # Tells TensorBoard to forget what an earlier process wrote of later steps.
+            # Makes TensorBoard drop what an earlier process wrote about later steps.
             self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), global_step=state.step + 1)
         except OSError as error:
             raise UserError(f'cannot write {self._path}: {reason(error)}') from None
@@ -99,8 +92,8 @@ class Log:
         self._line(step, f'validation loss = {loss:.2f}')
         self._row(step, val_loss=loss)
 
-    def say(self, text: str) -> None:
-        """Prints a line, above the bar where there is one."""
+    def print(self, text: str) -> None:
+        """Prints a text, above the bar if there is one."""
         if self._bar is None:
             print(text, flush=True)
         else:
@@ -113,7 +106,7 @@ class Log:
         self._writer.close()
 
     def _line(self, step: int, text: str) -> None:
-        self.say(f'[{step} | {time.time() - self._start:.2f}] {text}')
+        self.print(f'[{step} | {time.time() - self._start:.2f}] {text}')
 
     def _row(self, step: int, **values: float) -> None:
         try:

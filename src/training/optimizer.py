@@ -1,4 +1,4 @@
-"""From a loss to one update of the weights: schedule, gradients, clipping, accumulation, optimizer."""
+"""From a loss to an update: schedule, gradients, clipping, optimizer."""
 
 import math
 
@@ -9,9 +9,9 @@ import memory_saving_gradients
 from accumulate import Accumulator
 from workers.collectives import Workers
 
-IN_FLIGHT = 4       # blocks whose gradients may be on their way between workers while the backward pass goes on
+IN_FLIGHT = 4       # blocks whose gradients may still travel between workers while the backward pass continues
 
-# How much of the learning rate is left at a share of the run, 0 to 1 (Loshchilov & Hutter 2017 for the cosine).
+# The share of the peak learning rate at a share of the run, 0 to 1 (cosine: Loshchilov & Hutter 2017).
 SCHEDULES = {
     'constant': lambda done: 1.0,
     'linear': lambda done: 1 - done,
@@ -23,7 +23,7 @@ def learning_rate(step: int, *, peak: float, schedule: str = 'constant', warmup_
                   max_steps: int = 0) -> float:
     """The learning rate of update `step`, counted from 1: a linear rise over warmup_steps, then the schedule.
 
-    The schedule ends at max_steps, which every one but 'constant' needs.
+    Every schedule but 'constant' ends at max_steps.
     """
     if step <= warmup_steps:
         return peak * step / warmup_steps
@@ -53,10 +53,10 @@ def make_optimizer(name: str, rate: tf.Tensor, weight_decay: float) -> tf.train.
 
 
 def gradients_of(loss, variables: list, tensors: list = (), differentiate=tf.gradients) -> tuple[list, list]:
-    """Dense gradients of a scalar with respect to variables, and those with respect to tensors, by a function as tf.gradients.
+    """Dense gradients of a scalar with respect to variables, and its gradients with respect to tensors.
 
-    Differentiates with respect to every read of a variable, and puts the parts together itself: tf.gradients would turn a
-    dense gradient, met by that of a few gathered rows, into sparse ones and back, in several copies of the whole variable.
+    differentiate: tf.gradients, or a function like it. It gets every read of a variable, whose gradients are added here:
+    tf.gradients would add a dense gradient and one of a few gathered rows in several copies as large as the variable.
     """
     reads = [[op.outputs[0] for op in variable.handle.consumers() if op.type == 'ReadVariableOp']
              for variable in variables]
@@ -66,34 +66,34 @@ def gradients_of(loss, variables: list, tensors: list = (), differentiate=tf.gra
 
 
 def _total(variable, parts):
-    """The sum of gradients of a variable, dense or of some rows (IndexedSlices); those that are None count as zero.
+    """The sum of a variable's gradients: dense ones, some rows (IndexedSlices), or None for zero.
 
-    Rows are added to a dense part in place, so nothing else may read that part.
+    Rows are added to a dense gradient in place, so nothing else may read that.
     """
     dense = [part for part in parts if isinstance(part, tf.Tensor)]
     total = tf.add_n(dense) if len(dense) > 1 else dense[0] if dense else tf.zeros(variable.shape, variable.dtype)
     for part in parts:
         if isinstance(part, tf.IndexedSlices):
-            rows, place = tf.unique(part.indices)       # each row once: a GPU writes them all at the same time
-            sums = tf.math.unsorted_segment_sum(part.values, place, tf.size(rows))
+            rows, segments = tf.unique(part.indices)        # each row once: a GPU writes them all at the same time
+            sums = tf.math.unsorted_segment_sum(part.values, segments, tf.size(rows))
             total = tf.raw_ops.InplaceAdd(x=total, i=rows, v=sums)
     return total
 
 
-def update_on_the_way(variables: list, arrivals: list, behind: int = 0) -> None:
-    """Makes the backward pass wait, at each of `arrivals`, for the updates that could be made by then, or `behind` before it.
+def update_early(variables: list, arrivals: list, behind: int = 0) -> None:
+    """Makes the backward pass wait, before each of `arrivals`, for the updates that are possible `behind` arrivals earlier.
 
-    arrivals: gradients that follow from one another, the first first, such as those of the blocks' outputs. One after the
-    other, an executor may well leave the updates for the end, when all gradients are there and take as much memory as the
-    weights.
+    arrivals: gradients in the order in which they are computed, each from the one before it, such as those of the blocks'
+    outputs. Without this, the executor may leave all updates for the end, when the gradients together take as much memory
+    as the weights.
     """
-    last = {arrival.op: i for i, arrival in enumerate(arrivals)}    # the last arrival that an op depends on, by its number
+    last = {arrival.op: i for i, arrival in enumerate(arrivals)}    # op -> index of the last arrival that it depends on
     for op in arrivals[0].graph.get_operations():
         sources = [*op.control_inputs, *(source.op for source in op.inputs)]
         last[op] = max([last.get(op, -1), *(last.get(source, -1) for source in sources)])
     for op in {op for variable in variables for op in variable.handle.consumers() if op.type.startswith('ResourceApply')}:
         for arrival in arrivals[last[op] + 1 + behind:][:1]:
-            arrival.op._add_control_input(op)       # as TensorFlow's automatic control dependencies do
+            arrival.op._add_control_input(op)       # as TensorFlow's own automatic control dependencies do
 
 
 def global_norm(gradients: list):
@@ -108,11 +108,11 @@ def clip(gradients: list, norm, most: float) -> list:
 
 
 class TrainStep:
-    """One update of `variables` against the gradient of `loss`, averaged over `accumulate` batches and over all workers.
+    """One update of `variables` by the gradient of `loss`, averaged over `accumulate` batches and over all workers.
 
-    memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: most length
-    of the gradient; 0 leaves it as it is, and lets each variable be updated as soon as its own gradient is there.
-    reduce_dtype: in which gradients travel from worker to worker.
+    memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: the largest
+    length of the gradient; 0 for no limit, which lets each variable be updated as soon as its own gradient is known.
+    reduce_dtype: the dtype of gradients on their way between workers.
     """
 
     def __init__(self, loss, variables, *, optimizer='adam', accumulate=1, memory_saving=False, clip_norm=0.0,
@@ -126,7 +126,7 @@ class TrainStep:
             self._accumulator = Accumulator([*gradients, loss])
             *gradients, loss = self._accumulator.mean(accumulate)
         self._workers = workers or Workers()
-        gradients, self._loss, self._stops = _over_all(self._workers, gradients, loss, self._stop, reduce_dtype)
+        gradients, self._loss, self._stops = _mean_over_workers(self._workers, gradients, loss, self._stop, reduce_dtype)
         self._norm = global_norm(gradients)
         if clip_norm:
             gradients = clip(gradients, self._norm, clip_norm)
@@ -134,14 +134,13 @@ class TrainStep:
         self._update = optimizer.apply_gradients(zip(gradients, variables))
         arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
         if arrivals and accumulate == 1:
-            update_on_the_way(variables, arrivals, IN_FLIGHT if self._workers.count > 1 else 0)
+            update_early(variables, arrivals, IN_FLIGHT if self._workers.count > 1 else 0)
         self._state = optimizer.variables()
 
     def initialize(self, session: tf.Session) -> None:
-        """Sets the optimizer's state to its beginning: moments to zero, the rest by their own initializers.
+        """Sets the optimizer's moments to zero, and the rest of its state by its own initializers.
 
-        The zeros are fed. Those in the graph are folded into constants, which the session keeps for good, as much memory
-        again as the moments.
+        The zeros are fed: those in the graph become constants, which take as much memory as the moments, and stay.
         """
         moments = [variable.initializer for variable in self._state if variable.shape.rank]
         session.run([variable.initializer for variable in self._state],
@@ -150,7 +149,7 @@ class TrainStep:
     def run(self, session: tf.Session, feeds: list[dict], rate: float, stop: bool = False) -> tuple[float, float, bool]:
         """Makes one update from `accumulate` feeds, one for each batch.
 
-        Returns their mean loss, the gradient's norm, and whether any worker said stop: with every worker the same.
+        Returns the mean loss, the gradient's norm, and whether any worker set `stop`; all workers get the same.
         """
         feed = {self._rate: rate, self._stop: float(stop)}
         if self._accumulate == 1:
@@ -162,7 +161,7 @@ class TrainStep:
         return float(loss), float(norm), bool(stops > 0)
 
 
-def _over_all(workers: Workers, gradients: list, loss, stop, dtype) -> tuple[list, tf.Tensor, tf.Tensor]:
-    """Means over all workers: gradients, loss, and a stop flag, in one go. The last gradients come first out of backpropagation."""
+def _mean_over_workers(workers: Workers, gradients: list, loss, stop, dtype) -> tuple[list, tf.Tensor, tf.Tensor]:
+    """Means over all workers: gradients, loss, and stop flag. Starts with the last gradients, which are computed first."""
     *means, report = workers.mean([*(tf.cast(gradient, dtype) for gradient in reversed(gradients)), tf.stack([loss, stop])])
     return means[::-1], report[0], report[1]

@@ -1,4 +1,4 @@
-"""A picture of a run: training and validation loss over its steps."""
+"""A plot of a run: training and validation loss over its steps."""
 
 import os
 
@@ -10,7 +10,7 @@ HINT = '--plot needs matplotlib: pip install matplotlib'
 
 
 def check() -> None:
-    """Raises UserError, with how to install it, if matplotlib is not there."""
+    """Raises UserError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -18,7 +18,7 @@ def check() -> None:
 
 
 def plot_losses(directory: str) -> str:
-    """Writes loss.png of the run in `directory`, from its metrics.jsonl. Returns the picture's path."""
+    """Draws a run's metrics.jsonl into loss.png, next to it. Returns the path of the picture."""
     from matplotlib.figure import Figure
     rows = read_metrics(os.path.join(directory, run_directory.METRICS))
     training = [(row['step'], row['loss']) for row in rows if 'loss' in row]

@@ -1,4 +1,4 @@
-"""Everything about a training run that is read and checked before TensorFlow is imported."""
+"""All that a run reads and checks before TensorFlow is imported: a Job."""
 
 import argparse
 import contextlib
@@ -28,52 +28,52 @@ from training.settings import Settings, check_flags, make_settings
 from workers.agreement import agree
 from workers.cluster import ONE_WORKER, Cluster
 
-# Workers must have the same: flags that change what a run computes, and those by which each decides what comes next.
+# Flags that all workers must share: those that change what a run computes, or by which each decides what to do next.
 ALIKE = (*(flag for flag in record.MATHEMATICS if flag != 'model_name'), 'memory_saving_gradients', 'max_steps', 'epochs',
          'patience', 'val_every', 'val_batch_size', 'val_batch_count', 'reduce_precision')
 
 
 @dataclasses.dataclass
 class Job:
-    """A run that is ready to start."""
+    """A training run that is ready to start."""
     settings: Settings
-    model: Model                # where the run begins: its sizes and encoder
-    checkpoint: str | None      # prefix to restore from; None for workers that get everything from worker 0
-    state: RunState             # where the run stands: at its beginning, unless the checkpoint is its own
-    lock: TextIO | None         # on the run directory, to be closed at the end; None where nothing is written
+    model: Model                # that the run fine-tunes: its sizes and encoder
+    checkpoint: str | None      # prefix to restore from; None for workers that get their weights from worker 0
+    state: RunState             # of the checkpoint if it is one of this run, else that of a new run
+    lock: TextIO | None         # on the run directory, to be closed at the end; None if this process writes nothing
     record: dict                # the content of settings.json
     train: Sampler
-    validation: list[np.ndarray]    # batches, the same ones each time
+    validation: list[np.ndarray]    # batches [batch, sequence], the same ones each time
     noise: np.random.Generator
-    contexts: Sampler               # of the token that each sample starts with
+    contexts: Sampler               # draws the token that each sample starts with
     sampling: np.random.Generator
 
     def generators(self) -> dict[str, np.random.Generator]:
-        """Every source of random numbers in a run."""
+        """The random generators of a run, by the names under which its state has them."""
         return {'data': self.train.rng, 'noise': self.noise, 'contexts': self.contexts.rng, 'sampling': self.sampling}
 
     def set_generators(self) -> None:
-        """Sets the random generators to where the run left them."""
+        """Restores the random generators from the state."""
         for name, generator in self.generators().items():
             if name in self.state.generators:
                 generator.bit_generator.state = self.state.generators[name]
 
     def finished(self) -> str | None:
-        """Why the run is at its end, in words; None if it is not."""
+        """Why the run has ended, in words; None if it has not."""
         settings, state = self.settings, self.state
         if settings.max_steps and state.step >= settings.max_steps:
             return f'--max_steps {settings.max_steps} reached'
         if settings.epochs and state.tokens >= settings.epochs * self.train.total_size:
             return f'--epochs {settings.epochs:g} reached'
         if settings.patience and state.not_better >= settings.patience:
-            return (f'no better validation loss than {state.best_loss:.4f} of step {state.best_step} for --patience '
-                    f'{settings.patience} validations')
+            return (f'--patience {settings.patience} reached: no validation loss below {state.best_loss:.4f} since step '
+                    f'{state.best_step}')
         return None
 
     def agree(self, gather: Callable[[str], list[str]]) -> None:
-        """Compares what all workers were given, and continues from the state and random generators of worker 0.
+        """Checks that all workers do the same work, and takes the state and random generators of worker 0.
 
-        gather: a text of this worker -> those of all. Raises UserError that names what differs.
+        gather: this worker's text -> the texts of all workers. Raises UserError that names what differs.
         """
         validation = hashlib.sha256(b''.join(batch.tobytes() for batch in self.validation)).hexdigest()
         corpus = self.record['corpus']
@@ -88,18 +88,18 @@ class Job:
 
 
 def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
-    """Reads the model's sizes and the corpus, and takes the run's directory. Raises UserError for what is wrong.
+    """Reads the model's sizes and the corpus, and locks the run's directory. Raises UserError for any mistake.
 
-    A dry run writes nothing: it neither takes the directory nor makes it. It reads the corpus's tokens where the run has them,
-    and else keeps them in memory. Of several workers, worker 0 takes the directory, and knows where the run stands.
+    A dry run writes nothing: it takes no lock, and keeps tokens in memory unless the run has them cached. With several
+    workers, only worker 0 takes the lock and chooses the checkpoint.
     """
     check_flags(args)
     model = open_model(models.find_model(args.model_name, args.models_dir), weights=False)
     settings = make_settings(args, model.hparams, args.local_workers or cluster.count)
     held, checkpoint, state = None, None, RunState()
-    with contextlib.ExitStack() as stack:       # which gives the directory back if something turns out wrong
+    with contextlib.ExitStack() as undo:        # gives the directory back if anything below fails
         if cluster.index == 0:
-            held = None if settings.dry_run else take(settings.run_directory, stack)
+            held = None if settings.dry_run else lock_directory(settings.run_directory, undo)
             checkpoint, state = starting_point(settings, model)
             check_checkpoint(checkpoint, model.hparams.shapes())
         train, validation, corpus_key = read_corpus(settings, model, cluster)
@@ -114,30 +114,30 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
                   record=record.describe(settings, train, corpus_key), train=Sampler(train, seed=data_seed),
                   validation=validation, noise=np.random.default_rng(noise_seed), contexts=Sampler(train, seed=context_seed),
                   sampling=np.random.default_rng(sampling_seed))
-        resume(job)
-        stack.pop_all()
+        job.set_generators()
+        print_changes(job)
+        undo.pop_all()
     return job
 
 
-def take(directory: str, stack: contextlib.ExitStack) -> TextIO:
-    """The lock on a run's directory. The stack gives it back, and removes a directory that was not there before."""
+def lock_directory(directory: str, undo: contextlib.ExitStack) -> TextIO:
+    """The lock on a run's directory. `undo` releases it, and removes the directory if it is new."""
     new = not os.path.isdir(directory)
-    held = stack.enter_context(lock(directory))
+    held = undo.enter_context(lock(directory))
     if new:
-        stack.callback(run_directory.remove, directory)
+        undo.callback(run_directory.remove, directory)
     return held
 
 
-def resume(job: Job) -> None:
-    """Sets the random generators, and prints what has changed since the last start of the run."""
-    job.set_generators()
+def print_changes(job: Job) -> None:
+    """Prints how the settings of a resumed run differ from those of its last start."""
     before = record.read_record(job.settings.run_directory) if job.state.step else None
     for change in record.changes(before, job.record) if before else []:
-        print(f'This run goes on with other settings: {change}')
+        print(f'This run continues with other settings: {change}')
 
 
 def starting_point(settings: Settings, model: Model) -> tuple[str, RunState]:
-    """The checkpoint to start from, and the state that goes with it if it is this run's own, else that of a beginning."""
+    """The prefix of the checkpoint to start from, and its state if it is one of this run, else a new run's state."""
     directory = settings.run_directory
     check_size(settings, model.hparams)
     if settings.restore_from == 'latest' and not settings.overwrite:
@@ -154,26 +154,26 @@ def starting_point(settings: Settings, model: Model) -> tuple[str, RunState]:
                 raise UserError(f'--overwrite would remove {prefix}, which --restore_from names')
             return prefix, state or RunState(step=checkpoints.checkpoint_step(prefix))
     if not settings.overwrite and os.path.isdir(directory) and checkpoints.checkpoint_files(directory):
-        raise UserError(f'--restore_from {settings.restore_from} would write over the run in {directory}: give another '
+        raise UserError(f'--restore_from {settings.restore_from} would overwrite the run in {directory}: give another '
                         '--run_name, or --overwrite')
     return prefix, RunState()
 
 
 def check_size(settings: Settings, hparams: HParams) -> None:
-    """Raises UserError if the run's directory holds a model of other sizes."""
+    """Raises UserError if the run's directory holds a model of another size."""
     directory = settings.run_directory
     if os.path.isfile(os.path.join(directory, 'hparams.json')) and load_hparams(directory) != hparams:
-        raise UserError(f'{directory} is a run of another size than {settings.model_name}: give its --model_name, or '
-                        'another --run_name')
+        raise UserError(f'{directory} is a run of a model of another size than {settings.model_name}: give the --model_name '
+                        'of that run, or another --run_name')
 
 
 def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[list[np.ndarray], list[np.ndarray], str | None]:
-    """The chunks to train on, the batches to validate on, and a key of what is trained on (see corpus.cache)."""
-    def load(name: str) -> tuple[list[np.ndarray], str | None]:
-        place = None if settings.no_cache else os.path.join(settings.run_directory, name)
-        alone = not place or settings.dry_run or cluster.count == 1
-        with contextlib.nullcontext() if alone else one_at_a_time(place):
-            return load_chunks(settings, getattr(settings, name), model, place)
+    """Chunks of tokens to train on, batches to validate on, and the key of the training corpus (see corpus.cache)."""
+    def load(flag: str) -> tuple[list[np.ndarray], str | None]:
+        cache_path = None if settings.no_cache else os.path.join(settings.run_directory, flag)
+        shared = cache_path and cluster.count > 1 and not settings.dry_run
+        with one_at_a_time(cache_path) if shared else contextlib.nullcontext():
+            return load_chunks(settings, getattr(settings, flag), model, cache_path)
 
     chunks, key = load('dataset')
     held_out = []
@@ -181,31 +181,31 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[lis
         chunks, held_out = hold_out(chunks, model.encoder.end_of_text, settings.val_split)
         print(f'held out for validation: {sum(map(len, held_out))} tokens', flush=True)
     Sampler(chunks).check(settings.seq_length)
-    validation = []
-    if settings.val_every:
-        if settings.val_dataset:
-            held_out, _ = load('val_dataset')
-        elif not settings.val_split:
-            print('Neither --val_dataset nor --val_split: validating on the training data')
-        validation = validation_batches(held_out or chunks, settings.val_batch_count, settings.val_batch_size,
-                                        settings.seq_length)
-    if (settings.val_dataset or settings.val_split) and not settings.val_every:
-        print('--val_every is 0: no validation takes place')
+    if not settings.val_every:
+        if settings.val_dataset or settings.val_split:
+            print('--val_every is 0: no validation takes place')
+        return chunks, [], key
+    if settings.val_dataset:
+        held_out, _ = load('val_dataset')
+    elif not settings.val_split:
+        print('Neither --val_dataset nor --val_split is given: validating on the training data')
+    validation = validation_batches(held_out or chunks, settings.val_batch_count, settings.val_batch_size,
+                                    settings.seq_length)
     return chunks, validation, key
 
 
-def load_chunks(settings: Settings, path: str, model: Model, place: str | None) -> tuple[list[np.ndarray], str | None]:
-    """The chunks of a corpus, and their key. place: what the names of its cache's files begin with."""
+def load_chunks(settings: Settings, path: str, model: Model, cache_path: str | None) -> tuple[list[np.ndarray], str | None]:
+    """The chunks of a corpus, and its key. cache_path: how the names of its cache files begin; None for no cache."""
     print(f'Loading dataset {path}', flush=True)
     vocabulary = cache.checksum(os.path.join(model.directory, name) for name in ('encoder.json', 'vocab.bpe'))
     chunks, key = cache.load_corpus(model.encoder, path, settings.combine, text_format(settings), settings.processes,
-                                    place=place, vocabulary=vocabulary, write=not settings.dry_run)
+                                    place=cache_path, vocabulary=vocabulary, write=not settings.dry_run)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
     return chunks, key
 
 
 def make_writable(directory: str) -> None:
-    """Makes a directory, and raises UserError unless files can be written there."""
+    """Makes a directory. Raises UserError if files cannot be written there."""
     try:
         os.makedirs(directory, exist_ok=True)
         probe = os.path.join(directory, f'.writable-{os.getpid()}')

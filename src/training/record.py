@@ -1,4 +1,4 @@
-"""settings.json, the record of a run: its flags, its corpus, the versions it ran with, and what has changed since."""
+"""settings.json: a run's flags, corpus, versions, and what changed since."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from corpus.token_files import PIECE, release
 from storage.run_directory import SETTINGS
 from training.settings import Settings
 
-# Flags that change what a run computes. The others decide when it stops, saves or shows something.
+# Flags that change what a run computes. The others decide when it stops, saves or reports.
 MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line', 'noise',
                'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers', 'optimizer',
                'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm', 'weight_decay', 'precision',
@@ -24,8 +24,8 @@ MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_col
 def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> dict:
     """The content of settings.json for a run on these chunks of tokens.
 
-    key: of the corpus (see corpus.cache). If the run's record has the same, its checksum of the tokens is taken over; else,
-    and without a key, the tokens are read.
+    key: of the corpus (see corpus.cache). If the run's last record has the same key, the checksum of the tokens is taken
+    from there; else it is computed, which reads them all.
     """
     key = key and hashlib.sha256(f'{key} {settings.val_split}'.encode()).hexdigest()
     before = (read_record(settings.run_directory) or {}).get('corpus', {})
@@ -43,22 +43,22 @@ def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> d
 
 
 def _checksum(chunks: list[np.ndarray]) -> str:
-    """A checksum of tokens, the same however many bytes each takes."""
-    digest, touched = hashlib.sha256(), 0
+    """The SHA-256 of tokens as int32, whatever their dtype in memory."""
+    digest, unreleased = hashlib.sha256(), 0        # bytes read of a mapped file
     for chunk in chunks:
         for start in range(0, len(chunk), PIECE):
             piece = chunk[start:start + PIECE]
             digest.update(piece.astype(np.int32))
-            touched += piece.nbytes
-            if touched >= PIECE:
+            unreleased += piece.nbytes
+            if unreleased >= PIECE:
                 release([chunk])
-                touched = 0
+                unreleased = 0
         digest.update(b'|')
     return digest.hexdigest()
 
 
 def read_record(directory: str) -> dict | None:
-    """The record of a run's last start; None if there are none, or none that can be read."""
+    """The content of a run's settings.json; None if it is missing, damaged, or lacks the flags or the corpus."""
     try:
         with open(os.path.join(directory, SETTINGS), encoding='utf-8') as file:
             record = json.load(file)
@@ -69,22 +69,17 @@ def read_record(directory: str) -> dict | None:
 
 def changes(before: dict, now: dict) -> list[str]:
     """The differences between two records that change what a run computes: '--batch_size: 2 before, 4 now'."""
-    found = []
-    for flag in MATHEMATICS:
-        old, new = before['flags'].get(flag), now['flags'][flag]
-        # None: earlier versions recorded a default that depends on the model so.
-        if old != new and flag in before['flags'] and not (old is None and flag in ('seq_length', 'weight_decay')):
-            found.append(f'--{flag}: {old} before, {new} now')
-    old, new = before['flags'].get('max_steps'), now['flags']['max_steps']
-    if old != new and now['flags']['learning_rate_schedule'] != 'constant':
-        found.append(f'--max_steps, where the learning rate ends: {old} before, {new} now')
-    old, new = before.get('workers', 1), now['workers']
-    if old != new:
-        found.append(f'the number of workers, each with --batch_size sequences: {old} before, {new} now')
+    compared = [(f'--{flag}', before['flags'][flag], now['flags'][flag]) for flag in MATHEMATICS if flag in before['flags']
+                # Earlier versions recorded None for a default that depends on the model.
+                and not (before['flags'][flag] is None and flag in ('seq_length', 'weight_decay'))]
+    if now['flags']['learning_rate_schedule'] != 'constant':
+        compared.append(('--max_steps, where the learning rate ends', before['flags'].get('max_steps'), now['flags']['max_steps']))
+    compared.append(('the number of workers, each with --batch_size sequences', before.get('workers', 1), now['workers']))
+    changed = [f'{name}: {old} before, {new} now' for name, old, new in compared if old != new]
     if before['corpus'].get('sha256') != now['corpus']['sha256']:
-        found.append(f'the corpus: {before["corpus"].get("name")} of {before["corpus"].get("tokens")} tokens before, '
-                    f'{now["corpus"]["name"]} of {now["corpus"]["tokens"]} now')
-    return found
+        old, new = (f'{corpus.get("name")} of {corpus.get("tokens")} tokens' for corpus in (before['corpus'], now['corpus']))
+        changed.append(f'the corpus: {old} before, {new} now')
+    return changed
 
 
 def write_record(directory: str, record: dict) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a run: the flags of train.py, checked, with every default that depends on the model made definite."""
+"""The settings of a run: its flags, checked, with all defaults resolved."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on ac
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that a run is told: one field for each flag, under its name, and the number of workers."""
+    """One field for each flag of train.py, under the flag's name, and the number of workers."""
     # data
     dataset: str
     encoding: str
@@ -81,7 +81,7 @@ class Settings:
     reduce_precision: str
     dist_timeout: float
     dist_startup_timeout: float
-    worker_count: int       # no flag: how many workers these flags make
+    worker_count: int       # not a flag, but the number of workers that the flags ask for
 
     @property
     def run_directory(self) -> str:
@@ -93,56 +93,53 @@ class Settings:
 
 
 def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:
-    """The settings that the flags of train.py mean for a model of this size; prints the defaults that follow the model.
+    """Resolves the flags of train.py for a model of this size; prints each default that depends on it.
 
-    Raises UserError for a flag that the model cannot have.
+    Raises UserError for a length that does not fit the model.
     """
-    seq_length = _within_window('seq_length', args.seq_length, hparams, hparams.n_ctx)
+    for flag in ('seq_length', 'sample_length'):
+        if (getattr(args, flag) or 0) > hparams.n_ctx:
+            raise UserError(f'--{flag} {getattr(args, flag)} is more than the model\'s window of {hparams.n_ctx} tokens')
+    seq_length = args.seq_length or hparams.n_ctx
     if seq_length < 2:
-        raise UserError('--seq_length must be 2 or more: the first token is there to predict the second')
+        raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
-        'sample_length': _within_window('sample_length', args.sample_length, hparams, DEFAULT_SAMPLE_LENGTH,
-                                        matters=args.sample_every > 0),
+        'sample_length': args.sample_length or _default_sample_length(args, hparams),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
         'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
 
 
-def _within_window(flag: str, given: int | None, hparams: HParams, default: int, matters: bool = True) -> int:
-    """The value given for a flag, if it fits the model's window; else the default, shortened to fit, which is printed."""
-    if given is not None:
-        if given > hparams.n_ctx:
-            raise UserError(f'--{flag} {given} is more than the model\'s window of {hparams.n_ctx} tokens')
-        return given
-    if default > hparams.n_ctx:
-        if matters:
-            print(f'The model\'s window holds {hparams.n_ctx} tokens: --{flag} is {hparams.n_ctx - 1}')
-        return hparams.n_ctx - 1
-    return default
+def _default_sample_length(args: argparse.Namespace, hparams: HParams) -> int:
+    if DEFAULT_SAMPLE_LENGTH <= hparams.n_ctx:
+        return DEFAULT_SAMPLE_LENGTH
+    if args.sample_every:
+        print(f'The model\'s window holds {hparams.n_ctx} tokens: --sample_length is {hparams.n_ctx - 1}')
+    return hparams.n_ctx - 1
 
 
 def _recompute(given: bool | None, hparams: HParams) -> bool:
-    """Whether to save memory by recomputation: as the user says, else by the size of the model."""
+    """The value of --memory_saving_gradients, which by default depends on the model's size."""
     if given is not None:
         return given
     large = hparams.n_layer * hparams.n_embd >= RECOMPUTE_FROM
     if large:
-        print('A model of this size: --memory_saving_gradients is on (--no-memory_saving_gradients turns it off)')
+        print('For a model of this size, --memory_saving_gradients is on (--no-memory_saving_gradients turns it off)')
     return large
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that do not go together, whatever the model."""
+    """Raises UserError for flags that contradict each other, whatever the model."""
     if args.learning_rate_schedule != 'constant' and not args.max_steps:
-        raise UserError(f'--learning_rate_schedule {args.learning_rate_schedule} falls until --max_steps: give that too')
+        raise UserError(f'--learning_rate_schedule {args.learning_rate_schedule} ends at --max_steps: give that too')
     if args.max_steps and args.warmup_steps >= args.max_steps:
-        raise UserError(f'--warmup_steps {args.warmup_steps} must be fewer than --max_steps {args.max_steps}')
+        raise UserError(f'--warmup_steps {args.warmup_steps} must be less than --max_steps {args.max_steps}')
     if args.weight_decay is not None and args.optimizer != 'adamw':
-        raise UserError('--weight_decay goes with --optimizer adamw')
+        raise UserError('--weight_decay works only with --optimizer adamw')
     if args.val_split and args.val_dataset:
-        raise UserError('--val_split and --val_dataset: give one of them')
+        raise UserError('--val_split and --val_dataset: give only one of them')
     for flag in ('keep_best', 'patience'):
         if getattr(args, flag) and not args.val_every:
-            raise UserError(f'--{flag} goes by the validation loss: give --val_every too')
+            raise UserError(f'--{flag} compares validation losses: give --val_every too')
     if args.plot:
         plot.check()

@@ -13,20 +13,17 @@ import pytest
 from checkpoint_files import write_checkpoint, zeros
 from command import machine
 from command.errors import UserError
-from conftest import TEXT
+from conftest import ROOT, TEXT
 from encoder import load_encoder
 from network.hparams import load_hparams
 from storage import lock
 from training import dry_run as planning
 from training import memory, prepare
-from training.memory import MEASURED, MEDIUM, SMALL, Step
+from training.memory import MEASURED, MEDIUM, REMEDIES, SMALL, Step, total
 
 MEMORY = 'memory of a training step on a CPU, in float32, by formula'
-BENCH = 'measured (bench/README.md; one sequence of 1,024 tokens where nothing else is said)'
-
-
-def total(step):
-    return sum(memory.memory(step).values())
+BENCH = 'measured (bench/README.md; one sequence of 1,024 tokens unless flags say otherwise)'
+LESS = 'flags that take less, each with all those above it'
 
 
 @pytest.fixture
@@ -72,14 +69,32 @@ def sections(output):
     return found
 
 
-@pytest.mark.parametrize('measured', MEASURED, ids=lambda measured: f'{measured.step.hparams.n_layer}{measured.flags}')
-def test_the_formula_is_never_below_what_was_measured_and_little_above(measured):
-    assert measured.peak <= total(measured.step) / 1e9 <= 1.1 * measured.peak
+@pytest.mark.parametrize(('step', 'peak'), MEASURED.items(), ids=lambda value: f'{value.hparams.n_layer} {value.flags()}'
+                         if isinstance(value, Step) else str(value))
+def test_the_formula_is_never_below_what_was_measured_and_at_most_a_tenth_above(step, peak):
+    assert peak <= total(step) / 1e9 <= 1.1 * peak
 
 
 def test_the_measured_figures_are_of_both_sizes_with_and_without_recomputation():
-    assert {(row.step.hparams, row.step.memory_saving) for row in MEASURED} == {
-        (hparams, saving) for hparams in (SMALL, MEDIUM) for saving in (False, True)}
+    assert {(step.hparams, step.memory_saving_gradients) for step in MEASURED} == {
+        (hparams, recompute) for hparams in (SMALL, MEDIUM) for recompute in (False, True)}
+
+
+def test_the_page_names_the_measured_figures_and_the_remedies_in_their_order():
+    with open(os.path.join(ROOT, 'docs/memory.md'), encoding='utf-8') as file:
+        page = file.read()
+    rows = re.findall(r'^\| (124M|355M)(?:, (.*))? \| (\d\.\d) \|$', page, re.MULTILINE)
+    assert len(rows) == 10
+    flags = {'': '', '512 tokens': '--seq_length 512', '256 tokens': '--seq_length 256', 'batch 4': '--batch_size 4'}
+    measured = {('124M' if step.hparams == SMALL else '355M', step.flags()): peak for step, peak in MEASURED.items()}
+    for size, change, peak in rows:
+        assert abs(measured[size, flags.get(change, change.strip('`'))] - float(peak)) < 0.051
+    [advice] = re.findall('^## What to do when it is too much\n(.*?)^## ', page, re.MULTILINE | re.DOTALL)
+    items = re.findall(r'^\d\. `(--\w+)(?: ([^`]*))?`', advice, re.MULTILINE)
+    assert [flag for flag, _ in items] == [f'--{name}' for name in REMEDIES]
+    for flag, value in items:
+        assert not value or value == str(REMEDIES[flag.removeprefix('--')])
+    assert [value for _, value in items] == ['', '', '1', '0', 'sgd', '', '']
 
 
 def test_parameters_of_the_published_models():
@@ -90,7 +105,7 @@ def test_parameters_of_the_published_models():
     assert sum(memory.parameters(SMALL).values()) == 124_439_808
     assert sum(memory.parameters(MEDIUM).values()) == 354_823_168
     assert memory.trained_parameters(Step(SMALL)) == 124_439_808
-    assert memory.trained_parameters(Step(SMALL, only_layers=True)) == 12 * (12 * 768 ** 2 + 13 * 768)
+    assert memory.trained_parameters(Step(SMALL, only_train_transformer_layers=True)) == 12 * (12 * 768 ** 2 + 13 * 768)
 
 
 def test_what_each_flag_changes():
@@ -98,13 +113,13 @@ def test_what_each_flag_changes():
     parts = memory.memory(Step(SMALL))
     assert (parts['weights'], parts['optimizer'], parts['sums of gradients']) == (weights, 2 * weights, 0)
     assert memory.memory(Step(SMALL, optimizer='sgd'))['optimizer'] == 0
-    assert memory.memory(Step(SMALL, accumulate=2))['sums of gradients'] == weights
-    assert memory.memory(Step(SMALL, memory_saving=True))['activations'] == parts['activations'] / 10
+    assert memory.memory(Step(SMALL, accumulate_gradients=2))['sums of gradients'] == weights
+    assert memory.memory(Step(SMALL, memory_saving_gradients=True))['activations'] == parts['activations'] / 10
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
     # A gradient is gone once its weight is updated, except where all gradients are needed together.
-    assert memory.memory(Step(MEDIUM, memory_saving=True))['gradients'] == 4 * 50257 * 1024
-    assert memory.memory(Step(MEDIUM, memory_saving=True, accumulate=2))['gradients'] == 4 * 354_823_168
-    parts = memory.memory(Step(MEDIUM, memory_saving=True, clip_norm=1.0))
+    assert memory.memory(Step(MEDIUM, memory_saving_gradients=True))['gradients'] == 4 * 50257 * 1024
+    assert memory.memory(Step(MEDIUM, memory_saving_gradients=True, accumulate_gradients=2))['gradients'] == 4 * 354_823_168
+    parts = memory.memory(Step(MEDIUM, memory_saving_gradients=True, clip_norm=1.0))
     assert parts['activations'] + parts['gradients'] == 4 * 354_823_168
 
 
@@ -112,47 +127,47 @@ def test_the_plan_of_a_corpus_and_a_model(dry_run, place):
     (place / 'corpus').mkdir()
     (place / 'corpus/a.txt').write_text(TEXT)
     (place / 'corpus/b.txt').write_text('the lazy dog')
-    told, output = dry_run('--dataset', 'corpus', '--batch_size', 3, '--accumulate_gradients', 2, '--seq_length', 16,
+    plan, output = dry_run('--dataset', 'corpus', '--batch_size', 3, '--accumulate_gradients', 2, '--seq_length', 16,
                            '--max_steps', 100, '--epochs', 1.5)
     encoder = load_encoder(str(place / 'models/toy'))
     tokens = len(encoder.encode(TEXT)) + len(encoder.encode('the lazy dog')) + 1      # and <|endoftext|> between them
-    assert told['corpus'] == {
+    assert plan['corpus'] == {
         'files': ('2', None), 'bytes': (f'{len(TEXT) + 12:,}', None), 'tokens': (f'{tokens:,}', None),
         'tokens in a step': ('96', None), 'steps in an epoch': (str(-(-tokens // 96)), None),
         'epochs': (f'{9600 / tokens:.1f}', 'in --max_steps 100'),
         'steps': (str(-(-3 * tokens // 192)), 'in --epochs 1.5')}
-    assert told['model']['mlp'] == (f'{2 * (2 * 24 * 96 + 96 + 24):,}', None)
-    assert told['model']['trained'] == (told['model']['parameters'][0], 'with adam, from models/toy/model.ckpt')
-    assert told[MEMORY]['available'][1] == 'fits'
-    assert 'what takes less' not in output
-    assert told[BENCH]['124M'] == ('3.32 GB', None)
+    assert plan['model']['mlp'] == (f'{2 * (2 * 24 * 96 + 96 + 24):,}', None)
+    assert plan['model']['trained'] == (plan['model']['parameters'][0], 'with adam, from models/toy/model.ckpt')
+    assert plan[MEMORY]['available'][1] == 'fits'
+    assert 'flags that take less' not in output
+    assert plan[BENCH]['124M'] == ('3.32 GB', None)
 
 
 def test_the_plan_of_several_workers(dry_run):
-    """They share each step; on one machine they share its memory too."""
+    """They share each step, and on one machine its memory."""
     flags = ('--batch_size', 2, '--seq_length', 16, '--max_steps', 100)
     alone, _ = dry_run(*flags)
     here, _ = dry_run(*flags, '--local_workers', 3)
     elsewhere, _ = dry_run(*flags, '--workers', 'a:1,b:1,c:1', '--worker_index', 2)
     tokens = int(alone['corpus']['tokens'][0].replace(',', ''))
-    for told in (here, elsewhere):
-        assert told['corpus']['workers'] == ('3', 'share each step')
-        assert told['corpus']['tokens in a step'] == ('96', None)
-        assert told['corpus']['steps in an epoch'] == (str(-(-tokens // 96)), None)
-        assert told['corpus']['epochs'][0] == f'{9600 / tokens:.1f}'
-        assert told[MEMORY]['in all'] == (alone[MEMORY]['in all'][0], 'for each worker, and some more for sums')
-    assert 'workers' not in alone['corpus'] and alone[MEMORY]['in all'][1] is None
+    for plan in (here, elsewhere):
+        assert plan['corpus']['workers'] == ('3', 'share each step')
+        assert plan['corpus']['tokens in a step'] == ('96', None)
+        assert plan['corpus']['steps in an epoch'] == (str(-(-tokens // 96)), None)
+        assert plan['corpus']['epochs'][0] == f'{9600 / tokens:.1f}'
+        assert plan[MEMORY]['total'] == (alone[MEMORY]['total'][0], 'for each worker, and some more for sums')
+    assert 'workers' not in alone['corpus'] and alone[MEMORY]['total'][1] is None
     assert '3 workers on this machine' in here[MEMORY] and '3 workers on this machine' not in elsewhere[MEMORY]
     assert elsewhere['model']['trained'][1] == 'with adam, from worker 0'
 
 
 def test_workers_on_one_machine_share_its_memory():
     needed = total(Step(SMALL))
-    told = sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2, 2)))
-    assert told[MEMORY]['2 workers on this machine'] == (f'{2 * needed / 1e9:.2f} GB', None)
-    assert told[MEMORY]['available'][1] == 'may just fit'
-    smaller = 2 * total(Step(SMALL, memory_saving=True))
-    assert told['what takes less, each with all above it'] == {'--memory_saving_gradients': (f'{smaller / 1e9:.2f} GB', 'fits')}
+    plan = sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2, 2)))
+    assert plan[MEMORY]['2 workers on this machine'] == (f'{2 * needed / 1e9:.2f} GB', None)
+    assert plan[MEMORY]['available'][1] == 'may just fit'
+    smaller = 2 * total(Step(SMALL, memory_saving_gradients=True))
+    assert plan[LESS] == {'--memory_saving_gradients': (f'{smaller / 1e9:.2f} GB', 'fits')}
     assert sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2)))[MEMORY]['available'][1] == 'fits'
 
 
@@ -162,7 +177,7 @@ def test_a_dry_run_of_more_local_workers_than_gpus(dry_run, monkeypatch):
         dry_run('--local_workers', 2)
 
 
-def test_the_number_of_workers_of_a_run_that_goes_on(dry_run, place):
+def test_another_number_of_workers_is_printed(dry_run, place):
     settings = {'flags': {}, 'corpus': {}, 'workers': 2}
     (run_of_seven_steps(place) / 'settings.json').write_text(json.dumps(settings))
     assert 'the number of workers' not in dry_run('--local_workers', 2)[1]
@@ -171,8 +186,8 @@ def test_the_number_of_workers_of_a_run_that_goes_on(dry_run, place):
 
 def test_what_is_held_out_is_not_trained_on(dry_run, place):
     (place / 'corpus.txt').write_text('<|endoftext|>'.join([TEXT] * 4))
-    whole, rest = (dry_run(*flags)[0]['corpus']['tokens'][0] for flags in ((), ('--val_split', 0.25, '--val_every', 1)))
-    assert int(rest.replace(',', '')) < 0.8 * int(whole.replace(',', ''))
+    complete, rest = (dry_run(*flags)[0]['corpus']['tokens'][0] for flags in ((), ('--val_split', 0.25, '--val_every', 1)))
+    assert int(rest.replace(',', '')) < 0.8 * int(complete.replace(',', ''))
 
 
 def run_of_seven_steps(place):
@@ -184,15 +199,15 @@ def run_of_seven_steps(place):
     return run
 
 
-def test_a_run_that_is_there_is_told_and_left_alone(dry_run, place):
+def test_an_existing_run_is_reported_and_left_alone(dry_run, place):
     run = run_of_seven_steps(place)
     (run / 'model-9.index.part').write_text('what a start of the run would clean up')
-    told, output = dry_run('--optimizer', 'sgd', '--only_train_transformer_layers')
-    assert told['model']['trained'][1] == 'with sgd, from checkpoint/run1/model-7'
-    assert int(told['model']['trained'][0].replace(',', '')) == 2 * (12 * 24 ** 2 + 13 * 24)
-    assert 'optimizer' not in told[MEMORY]
-    assert 'goes on after 7 steps' in output
-    assert 'at its end after 7 steps already: --max_steps 5 reached' in dry_run('--max_steps', 5)[1]
+    plan, output = dry_run('--optimizer', 'sgd', '--only_train_transformer_layers')
+    assert plan['model']['trained'][1] == 'with sgd, from checkpoint/run1/model-7'
+    assert int(plan['model']['trained'][0].replace(',', '')) == 2 * (12 * 24 ** 2 + 13 * 24)
+    assert 'optimizer' not in plan[MEMORY]
+    assert 'this run continues after 7 steps' in output
+    assert 'this run has already ended after 7 steps: --max_steps 5 reached' in dry_run('--max_steps', 5)[1]
     assert 'from models/toy/model.ckpt' in dry_run('--overwrite')[1]
 
 
@@ -215,29 +230,29 @@ def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
     (lambda model: os.truncate(model / 'model.ckpt.index', 100), 'models/toy/model.ckpt.index is cut off or damaged'),
     (lambda model: write_checkpoint(model / 'model.ckpt', zeros({'model/wte': [9, 24]})),
      'models/toy/model.ckpt is a checkpoint of another model, it looks like .* n_embd 24: it holds no model/wpe')])
-def test_weights_that_will_not_do(dry_run, place, harm, words):
+def test_weights_that_are_not_valid(dry_run, place, harm, words):
     harm(place / 'models/toy')
     with pytest.raises(UserError, match=words):
         dry_run()
 
 
-def test_tokens_that_a_run_keeps_are_read(dry_run, place, monkeypatch):
+def test_cached_tokens_are_read(dry_run, place, monkeypatch):
     import train
     assert 'its tokens are in' not in dry_run()[1]
     monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt'])
     prepare.prepare(train.parse_flags()).lock.close()
-    told, output = dry_run()
+    plan, output = dry_run()
     assert 'its tokens are in checkpoint/run1/dataset.npz' in output
     fresh, output = dry_run('--no_cache')
-    assert 'its tokens are in' not in output and told['corpus'] == fresh['corpus']
+    assert 'its tokens are in' not in output and plan['corpus'] == fresh['corpus']
 
 
-def test_another_process_that_trains_there_is_told_and_not_disturbed(dry_run, place, monkeypatch):
+def test_another_process_that_trains_there_is_reported_and_not_disturbed(dry_run, place, monkeypatch):
     monkeypatch.chdir(place)
     assert 'another process' not in dry_run()[1]
     with lock.lock('checkpoint/run1'):
-        for _ in range(2):      # one look does not stand in the way of the next
-            assert (f'another process (number {os.getpid()}) trains in checkpoint/run1 now: a run would be refused until it ends'
+        for _ in range(2):      # looking leaves no lock behind
+            assert (f'another process (number {os.getpid()}) trains in checkpoint/run1: no run can start until it ends'
                     in dry_run()[1])
         with pytest.raises(UserError, match='another process .* trains in checkpoint/run1'):
             lock.lock('checkpoint/run1')
@@ -262,14 +277,14 @@ def test_a_vocabulary_larger_than_the_model(dry_run, place):
         dry_run()
 
 
-def test_a_place_that_may_not_be_written_to(dry_run, place, monkeypatch):
+def test_a_directory_without_write_permission(dry_run, place, monkeypatch):
     monkeypatch.setattr(os, 'access', lambda *_: False)
     with pytest.raises(UserError, match=f'cannot write to checkpoint/run1: there is no permission to write to {place}'):
         dry_run()
 
 
 def test_flags_that_take_less_until_it_fits():
-    step = Step(MEDIUM, batch_size=8, accumulate=2, clip_norm=1.0)
+    step = Step(MEDIUM, batch_size=8, accumulate_gradients=2, clip_norm=1.0)
     flags, steps = zip(*memory.remedies(step))
     assert flags == ('--batch_size 1', '--memory_saving_gradients', '--accumulate_gradients 1', '--clip_norm 0',
                      '--optimizer sgd', '--seq_length 256')
@@ -277,20 +292,20 @@ def test_flags_that_take_less_until_it_fits():
     assert sizes == sorted(sizes, reverse=True)
     assert [flag for flag, _ in memory.remedies(dataclasses.replace(steps[-1], seq_length=4))] == []
     lines = '\n'.join(planning._memory(step, int(1.2 * sizes[2]) + 1))
-    told = sections(lines)
-    assert told[MEMORY]['available'][1] == 'too much'
-    assert [remark for _, remark in told['what takes less, each with all above it'].values()] == ['may just fit', 'fits']
+    plan = sections(lines)
+    assert plan[MEMORY]['available'][1] == 'too much'
+    assert [remark for _, remark in plan[LESS].values()] == ['may just fit', 'fits']
 
 
-def test_what_may_just_fit_is_told_what_takes_less():
+def test_flags_are_printed_for_what_may_just_fit():
     needed = total(Step(SMALL))
-    told = sections('\n'.join(planning._memory(Step(SMALL), int(1.1 * needed))))
-    assert told[MEMORY]['available'][1] == 'may just fit'
-    assert told['what takes less, each with all above it']['--memory_saving_gradients'][1] == 'fits'
-    assert 'what takes less' not in '\n'.join(planning._memory(Step(SMALL), int(1.3 * needed)))
+    plan = sections('\n'.join(planning._memory(Step(SMALL), int(1.1 * needed))))
+    assert plan[MEMORY]['available'][1] == 'may just fit'
+    assert plan[LESS]['--memory_saving_gradients'][1] == 'fits'
+    assert 'flags that take less' not in '\n'.join(planning._memory(Step(SMALL), int(1.3 * needed)))
 
 
-def test_the_formula_is_given_what_the_flags_say(dry_run, place, monkeypatch):
+def test_the_formula_gets_the_flags(dry_run, place, monkeypatch):
     given = []
     monkeypatch.setattr(planning, '_memory', lambda step, *_: given.append(step) or [])
     dry_run()
@@ -300,7 +315,7 @@ def test_the_formula_is_given_what_the_flags_say(dry_run, place, monkeypatch):
     assert given == [Step(hparams, seq_length=32), Step(hparams, 2, 16, 3, True, 1.0, 'sgd', True)]
 
 
-def test_memory_that_is_not_told(monkeypatch):
+def test_memory_that_the_system_does_not_report(monkeypatch):
     assert 1e6 < machine.available_memory() <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
     def missing(*_, **__):
@@ -309,4 +324,4 @@ def test_memory_that_is_not_told(monkeypatch):
     assert machine.available_memory() == os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     monkeypatch.setattr(os, 'sysconf_names', {})
     assert machine.available_memory() is None
-    assert 'this system does not tell' in '\n'.join(planning._memory(Step(SMALL), None))
+    assert 'this system does not report how much is available' in '\n'.join(planning._memory(Step(SMALL), None))

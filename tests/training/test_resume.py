@@ -1,4 +1,4 @@
-"""Runs that stop and go on: exactly where they were, whatever happened in between."""
+"""Stopped runs continue exactly where they stopped, whatever happened in between."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ LOSS = re.compile(r'^\[(\d+) \|.*? (?:loss=(\S+) avg=(\S+)|validation loss = (\S
 SMALL = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01)
 
 
-def told(output):
+def logged(output):
     """(step, loss, average or validation loss) of each line."""
     return [match.groups() for match in LOSS.finditer(output)]
 
@@ -42,18 +42,18 @@ def rows(home, run='run1'):
 def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
     (home / 'documents.txt').write_text('<|endoftext|>'.join(f'the dog number {i} jumps over it; ' * 9 for i in range(9)))
     flags = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01, '--seed', 3, *flags)
-    whole = train('--run_name', 'whole', '--max_steps', 6, *flags)
+    complete = train('--run_name', 'complete', '--max_steps', 6, *flags)
     before = train('--run_name', 'parts', *flags, '--max_steps', 6, '--epochs', 0.001)      # ends after a step
-    assert [step for step, *_ in told(before)][-1] == '1'
+    assert [step for step, *_ in logged(before)][-1] == '1'
     after = train('--run_name', 'parts', '--max_steps', 6, *flags)
-    assert told(before) + told(after) == told(whole)
-    whole_weights = variables(tf, home / 'checkpoint/whole')
-    assert whole_weights == variables(tf, home / 'checkpoint/parts')
-    assert any('Adam' in name for name in whole_weights) == ('sgd' not in flags)
+    assert logged(before) + logged(after) == logged(complete)
+    weights = variables(tf, home / 'checkpoint/complete')
+    assert weights == variables(tf, home / 'checkpoint/parts')
+    assert any('Adam' in name for name in weights) == ('sgd' not in flags)
     timeless = [[{key: value for key, value in row.items() if key != 'tokens_per_second'} for row in rows(home, run)]
-                for run in ('whole', 'parts')]
+                for run in ('complete', 'parts')]
     assert timeless[0] == timeless[1]
-    samples = [{path.name: path.read_text() for path in (home / 'samples' / run).iterdir()} for run in ('whole', 'parts')]
+    samples = [{path.name: path.read_text() for path in (home / 'samples' / run).iterdir()} for run in ('complete', 'parts')]
     assert samples[0] == samples[1]
     assert bool(samples[0]) == ('--sample_length' in flags)
 
@@ -67,35 +67,35 @@ def test_validation_and_samples_do_not_disturb_training(tf, train, home):
 
 def test_where_to_restore_from(train, home):
     train('--max_steps', 3, '--save_every', 1, *SMALL)
-    def begun(output):
-        return re.search('^Loading checkpoint (.*)$', output, re.MULTILINE)[1], told(output)[0][0]
-    assert begun(train('--max_steps', 2, '--restore_from', 1, *SMALL)) == ('checkpoint/run1/model-1', '2')
-    assert begun(train('--max_steps', 3, *SMALL)) == ('checkpoint/run1/model-2', '3')     # where the run went on last
+    def start(output):
+        return re.search('^Loading checkpoint (.*)$', output, re.MULTILINE)[1], logged(output)[0][0]
+    assert start(train('--max_steps', 2, '--restore_from', 1, *SMALL)) == ('checkpoint/run1/model-1', '2')
+    assert start(train('--max_steps', 3, *SMALL)) == ('checkpoint/run1/model-2', '3')     # the run's last checkpoint
     for where in ('run1', 'checkpoint/run1', 'checkpoint/run1/model-3', 'checkpoint/run1/model-3.index'):
         output = train('--run_name', 'of-' + where.replace('/', '-'), '--restore_from', where, '--max_steps', 1, *SMALL)
-        assert begun(output) == ('checkpoint/run1/model-3', '1')
+        assert start(output) == ('checkpoint/run1/model-3', '1')
     with pytest.raises(UserError, match=r"checkpoint 'checkpoint/run1/model-9'; checkpoints there: .*model-1, .*model-3"):
         train('--restore_from', 9)
     with pytest.raises(UserError, match=r"no checkpoint 'elsewhere'; this run has .*model-3; runs in checkpoint: .*run1"):
         train('--restore_from', 'elsewhere')
 
 
-def test_a_run_is_written_over_only_on_demand(train, home):
+def test_a_run_is_overwritten_only_on_demand(train, home):
     train('--max_steps', 2, '--save_every', 1, *SMALL)
     before = sorted((home / 'checkpoint/run1').iterdir())
     for where in ('fresh', 'models/toy'):
-        with pytest.raises(UserError, match='would write over the run in checkpoint/run1: give another --run_name, or --over'):
+        with pytest.raises(UserError, match='would overwrite the run in checkpoint/run1: give another --run_name, or --over'):
             train('--restore_from', where, '--max_steps', 1)
     assert sorted((home / 'checkpoint/run1').iterdir()) == before
     with pytest.raises(UserError, match='--overwrite would remove checkpoint/run1/model-1'):
         train('--restore_from', 1, '--overwrite')
     output = train('--restore_from', 'fresh', '--overwrite', '--max_steps', 1, *SMALL)
-    assert [step for step, *_ in told(output)] == ['1']
+    assert [step for step, *_ in logged(output)] == ['1']
     assert {path.name for path in (home / 'checkpoint/run1').glob('model-*.index')} == {'model-1.index'}
     assert [row['step'] for row in rows(home)] == [1]
 
 
-def test_rotation_goes_on_after_a_restart_and_spares_the_best(train, home):
+def test_rotation_continues_after_a_restart_and_spares_the_best(train, home):
     train('--max_steps', 3, '--save_every', 1, '--keep', 2, *SMALL)
     train('--max_steps', 4, '--save_every', 1, '--keep', 2, *SMALL)
     def kept():
@@ -114,11 +114,11 @@ def test_rotation_goes_on_after_a_restart_and_spares_the_best(train, home):
 def test_patience_epochs_and_save_secs(train, home):
     output = train('--max_steps', 50, '--patience', 2, '--val_every', 1, '--val_batch_count', 1, '--sample_every', 0,
                    '--learning_rate', 1.0)
-    values = [float(loss) for *_, loss in told(output) if loss]
+    values = [float(loss) for *_, loss in logged(output) if loss]
     best = values.index(min(values))
     assert len(values) == best + 3
-    assert 'no better validation loss than' in output
-    assert 'at its end' in train('--max_steps', 50, '--patience', 2, '--val_every', 1)
+    assert '--patience 2 reached: no validation loss below ' in output
+    assert 'has already ended' in train('--max_steps', 50, '--patience', 2, '--val_every', 1)
     output = train('--run_name', 'two', '--epochs', 0.1, '--warn_epochs', 0.05, *SMALL)
     epochs = [float(value) for value in re.findall(r'epoch=(\S+)', output)]
     assert epochs[-1] >= 0.1 > epochs[-2]
@@ -128,7 +128,7 @@ def test_patience_epochs_and_save_secs(train, home):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_leaves(home, number):
+def test_a_signal_saves_and_ends_the_run(home, number):
     command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
                '--sample_every', '0']
     with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -147,7 +147,7 @@ def test_a_signal_saves_and_leaves(home, number):
     assert rows(home)[-1]['step'] == step
 
 
-def test_a_second_signal_leaves_at_once():
+def test_a_second_signal_ends_the_process_immediately():
     code = ('import sys, time\nsys.path.insert(0, sys.argv[1])\nfrom command.stop_signal import StopSignal\n'
             'with StopSignal() as stop:\n    print("ready", flush=True)\n    while True:\n        time.sleep(0.01)\n'
             '        if stop.received:\n            print(stop.received, flush=True)\n            stop.received = None\n')
@@ -206,12 +206,12 @@ def test_a_save_whose_unfinished_file_cannot_be_written_leaves_nothing(train, ho
     assert not list((home / 'checkpoint/run1').glob('model-3*'))
 
 
-def test_other_settings_are_said(train, home):
+def test_other_settings_are_printed(train, home):
     train('--max_steps', 1, *SMALL)
     assert 'other settings' not in train('--max_steps', 2, *SMALL)
     (home / 'corpus.txt').write_text((home / 'corpus.txt').read_text() * 2)
     output = train('--max_steps', 3, '--sample_every', 0, '--batch_size', 3, '--learning_rate', 0.01)
-    assert re.findall('This run goes on with other settings: (.*)', output)[0] == '--batch_size: 2 before, 3 now'
+    assert re.findall('This run continues with other settings: (.*)', output)[0] == '--batch_size: 2 before, 3 now'
     assert 'other settings: the corpus: corpus.txt of' in output
     settings = json.loads((home / 'checkpoint/run1/settings.json').read_text())
     assert settings['flags']['batch_size'] == 3
@@ -219,7 +219,7 @@ def test_other_settings_are_said(train, home):
     assert settings['corpus']['tokens'] > 0
 
 
-def test_a_loss_that_is_no_number_never_reaches_a_checkpoint(tf, train, home):
+def test_an_infinite_loss_never_reaches_a_checkpoint(tf, train, home):
     train('--max_steps', 2, *SMALL)
     before = variables(tf, home / 'checkpoint/run1')
     with pytest.raises(UserError, match=r'the loss of step \d+ is \S+, the norm .*checkpoint/run1/model-2 is safe; try a smal'):
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_never_reaches_a_checkpoint(tf, train, home):
     assert variables(tf, home / 'checkpoint/run1') == before
 
 
-def test_metrics_of_steps_that_were_lost_are_dropped(tf, train, home):
+def test_metrics_of_lost_steps_are_dropped(tf, train, home):
     train('--max_steps', 2, '--val_every', 1, '--val_batch_count', 1, *SMALL)
     path = home / 'checkpoint/run1/metrics.jsonl'
     kept = path.read_text()
@@ -247,7 +247,7 @@ def test_the_plot(train, home):
 
 def test_weights_alone_are_accepted(train, home):
     output = train('--run_name', 'other', '--restore_from', 'models/toy/model.ckpt', '--max_steps', 1, *SMALL)
-    assert [step for step, *_ in told(output)] == ['1']
+    assert [step for step, *_ in logged(output)] == ['1']
 
 
 BAD_FLAGS = [
@@ -255,20 +255,18 @@ BAD_FLAGS = [
     (['--epochs', 'many'], 'argument --epochs: expected a number, 0 or more'),
     (['--save_secs', '-2'], 'argument --save_secs: expected'),
     (['--warn_epochs', 'x'], 'argument --warn_epochs: expected'),
-    (['--patience', '2'], '--patience goes by the validation loss: give --val_every too'),
-    (['--keep_best'], '--keep_best goes by the validation loss'),
+    (['--patience', '2'], '--patience compares validation losses: give --val_every too'),
+    (['--keep_best'], '--keep_best compares validation losses'),
     (['--val_split', '2'], 'argument --val_split: expected a number from 0 to 1'),
     (['--val_split', '0.5'], '--val_split needs a corpus of two documents or more'),
-    (['--val_split', '0.5', '--val_dataset', 'corpus.txt'], '--val_split and --val_dataset: give one of them'),
+    (['--val_split', '0.5', '--val_dataset', 'corpus.txt'], '--val_split and --val_dataset: give only one of them'),
     (['--restore_from', '7'], "no checkpoint 'checkpoint/run1/model-7'; checkpoint/run1 holds no checkpoints"),
     (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'; this run has none; runs in checkpoint: none"),
 ]
 
 
-def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, home):
-    for flags, words in BAD_FLAGS:
-        line = one_line_error(without_tensorflow('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt',
-                                                 '--max_steps', '1', *flags))
-        assert line.startswith('train.py: '), flags
-        assert words in line, (flags, line)
-        assert not (home / 'checkpoint').exists(), flags
+@pytest.mark.parametrize(('flags', 'words'), BAD_FLAGS, ids=lambda value: value if isinstance(value, str) else ' '.join(value))
+def test_a_mistake_is_one_line_before_tensorflow(mistake, home, flags, words):
+    assert words in mistake('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1, *flags)
+    assert not (home / 'checkpoint').exists()
+

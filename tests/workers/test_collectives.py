@@ -150,7 +150,7 @@ def test_a_run_resumes_bit_for_bit_and_with_another_number_of_workers(tf, train,
     uninterrupted, parts = ({name: value.tobytes() for name, value in variables(tf, home, run).items()}
                             for run in ('uninterrupted', 'parts'))
     assert uninterrupted == parts
-    assert 'at its end after 6 steps already' in train_together(home, 2, '--run_name', 'parts', '--max_steps', 6, *flags)[0]
+    assert 'has already ended after 6 steps' in train_together(home, 2, '--run_name', 'parts', '--max_steps', 6, *flags)[0]
     output = train('--run_name', 'parts', '--max_steps', 7, *flags)
     assert 'the number of workers, each with --batch_size sequences: 2 before, 1 now' in output
 
@@ -223,7 +223,7 @@ def test_a_signal_to_one_worker_saves_once_and_stops_all(home):
         assert not any(worker.err for worker in workers)
         step = (home / 'checkpoint/run1/counter').read_text().strip()
         assert workers[0].out.splitlines()[-2:] == [
-            'another worker was told to stop: stopping', f'Saving checkpoint/run1/model-{step}']
+            'another worker received a signal: stopping', f'Saving checkpoint/run1/model-{step}']
         assert f'[{step} |' in workers[0].out
         assert f'[{int(step) + 1} |' not in workers[0].out
 
@@ -293,4 +293,4 @@ def test_all_report_a_loss_of_nan_and_worker_0_the_checkpoint_to_return_to(home)
     with worker_group.group(2, home, worker_group.train, *TRAIN, '--learning_rate', 1e30) as workers:
         assert [worker.status() for worker in workers] == [2, 2]
         assert 'models/toy/model.ckpt is safe' in workers[0].err
-        assert 'worker 0 says what is safe' in workers[1].err
+        assert 'worker 0 reports which checkpoint is safe' in workers[1].err

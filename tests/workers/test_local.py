@@ -182,7 +182,7 @@ def test_when_a_worker_dies_all_are_restarted(home, command):
     kill(children(process.pid)[1])
     assert process.wait(TIMEOUT) == 0
     output = (home / 'output').read_text()
-    assert '2 workers are there: a batch has 2 sequences, 1 for each' in output
+    assert '2 workers are connected: a batch has 2 sequences, 1 for each' in output
     assert len(re.findall('^train.py: .*worker 1 .* died$', output, re.MULTILINE)) == 1      # by worker 0, without advice
     assert 'worker 1 (SIGKILL) died: starting all 2 again, restart 1 of 3' in output
     [_, resumed] = output.split('restart 1 of 3')
