@@ -23,9 +23,7 @@ class UnconditionalFlags(Flags):
 
 
 def main():
-    flags = parse(UnconditionalFlags, 'Writes texts without a prompt, one after the other.',
-                  nsamples='how many samples to write; 0 for samples until Ctrl-C.',
-                  length="tokens of a sample; the model's window without it. A longer sample is possible.")
+    flags = parse(UnconditionalFlags, 'Writes texts without a prompt, one after the other.')
     # TensorFlow takes seconds to import, so it comes after all checks.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()

@@ -17,9 +17,9 @@ from storage.model_directory import open_model
 HELP = {
     'model_name': 'the model in --models_dir to sample from.',
     'seed': 'a whole number that makes the samples repeatable; random without it.',
-    'nsamples': 'samples for each prompt; 0 for samples until Ctrl-C.',
+    'nsamples': 'how many samples, for each prompt; 0 for samples until Ctrl-C.',
     'batch_size': 'samples that are generated together.',
-    'length': "tokens of a sample; half of the model's window without it. A longer sample than the window is possible.",
+    'length': "tokens of a sample, even beyond the model's window; by default half of it after a prompt, else all of it.",
     'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time.',
     'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
     'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
@@ -68,7 +68,7 @@ class Flags:
             if type(self.jsonl) is not bool:
                 raise UserError(f'jsonl takes no value, not {self.jsonl!r}')
             names = {field.name for field in dataclasses.fields(SamplingSettings)}
-            values = vars(self) | {'stop': self.stop or ()}
+            values = vars(self) | {'stop': tuple(self.stop or ())}
             self.settings = SamplingSettings(**{name: values[name] for name in names & values.keys()})
         except UserError as error:
             raise UserError(f'--{error}') from None
@@ -124,11 +124,8 @@ def read_prompts(path: str) -> list[str]:
     return text.replace('\r\n', '\n').removesuffix('\n').split('\n')
 
 
-def parse(flags: type[Flags], summary: str, **other_help: str) -> Flags:
-    """The flags from the command line. Raises UserError for invalid ones; --help prints the help and exits.
-
-    other_help: of fields whose text is not that of HELP.
-    """
+def parse(flags: type[Flags], summary: str) -> Flags:
+    """The flags from the command line. Raises UserError for invalid ones; --help prints the help and exits."""
     signature = inspect.signature(flags)
     texts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (str, str | None)}
     parsed = []
@@ -138,9 +135,7 @@ def parse(flags: type[Flags], summary: str, **other_help: str) -> Flags:
         parsed.append(flags(*values))
 
     script.__signature__ = signature
-    explained = HELP | other_help
-    lines = [f'{name}: {explained[name]}' for name in signature.parameters]
-    script.__doc__ = '\n    '.join([f'{summary}\n\nArgs:', *lines])
+    script.__doc__ = '\n    '.join([f'{summary}\n\nArgs:', *(f'{name}: {HELP[name]}' for name in signature.parameters)])
     with contextlib.redirect_stderr(io.StringIO()) as output:
         try:
             fire.Fire(script, command=prepare_texts(sys.argv[1:], texts))
@@ -157,19 +152,16 @@ def prepare_texts(arguments: list[str], texts: set[str]) -> list[str]:
 
     fire itself takes a text like - or --x for something else, True for a missing one, and the last one of several.
     """
-    prepared, stops, rest = [], [], iter(arguments)
+    others, values, rest = [], {'stop': []}, iter(arguments)
     for argument in rest:
         flag, equals, text = argument.partition('=')
         name = flag.lstrip('-').replace('-', '_')
-        if flag.startswith('-') and name.removeprefix('no') in {*texts, 'stop'}:
-            if not equals:
-                text = None if name.startswith('no') else next(rest, None)
-            if text is None:
-                raise UserError(f'--{name.removeprefix("no")} needs a value')
-            if name == 'stop':
-                stops.append(text)
-            else:
-                prepared.append(f'--{name}={text}')
-        else:
-            prepared.append(argument)
-    return [*prepared, *([f'--stop={stops!r}'] if stops else [])]
+        if not flag.startswith('-') or name.removeprefix('no') not in {*texts, 'stop'}:
+            others.append(argument)
+            continue
+        if not equals and (name.startswith('no') or (text := next(rest, None)) is None):
+            raise UserError(f'--{name.removeprefix("no")} needs a value')
+        values[name] = [*values['stop'], text] if name == 'stop' else text
+    if '--help' in others:
+        return ['--help']       # with other flags, fire would not explain any
+    return [*others, *(f'--{name}={value}' for name, value in values.items() if value != [])]

@@ -1,5 +1,7 @@
 """Causal attention in blocks of queries against the oracle, and what it keeps in memory."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -42,8 +44,8 @@ def test_the_weights_of_only_one_block_exist_at_a_time(tf, session, monkeypatch)
     attend(tf, monkeypatch, 5, tf.constant(QKV))
     weights = ops_of(session.graph, 'Softmax')
     assert len(weights) == 6        # three blocks, forwards and backwards
-    for before, after in zip(weights, weights[1:]):
-        assert before in ancestors(after) or before is weights[2]       # only the gradient is independent of y
+    for before, after in itertools.pairwise(weights):
+        assert before in ancestors(after) or before is weights[2]       # the gradient's weights need not wait for the last block's
 
 
 def test_a_mask_of_later_queries_lets_them_see_all_earlier_keys(tf, session):

@@ -82,6 +82,6 @@ def test_the_gradient_of_a_weight_comes_first_and_is_returned_after_the_last_rea
     from network import layers
     x, w, b = (tf.constant(value, tf.float32) for value in (X, PARAMS['linear/w'][0], PARAMS['linear/b']))
     dx, dw, db = tf.gradients(layers.linear(x, w, b), [x, w, b])
-    [forward, product_dw, product_dx] = ops_of(session.graph, 'MatMul')
+    _, product_dw, product_dx = ops_of(session.graph, 'MatMul')
     assert dx.op is product_dx and product_dw in ancestors(product_dx)
     assert {product_dw, product_dx} <= ancestors(dw.op) and product_dx in ancestors(db.op)
