@@ -64,12 +64,12 @@ def ours(directory):
     from command import tensorflow_setup
     tensorflow_setup.load_tensorflow()
     from generator import Generator
-    from sampling.continuation import Settings
+    from sampling.continuation import SamplingSettings
     from storage.model_directory import Model
     generator = Generator(Model(directory, HPARAMS, Numbers(), os.path.join(directory, 'model.ckpt')))
 
     def write(batch, length):
-        settings = Settings(length=length, top_k=TOP_K, stop_at_eot=False)
+        settings = SamplingSettings(length=length, top_k=TOP_K, stop_at_eot=False)
         texts = [generator.continuation('', settings, [0, row]) for row in range(batch)]
         times = [time.time()]
         for text in generator.steps(texts, batch):

@@ -1,4 +1,4 @@
-"""Gradient accumulation: one update from several small batches, where a large one would not fit in memory."""
+"""Gradient accumulation: one update from several small batches."""
 
 import tensorflow.compat.v1 as tf
 
@@ -6,8 +6,8 @@ import tensorflow.compat.v1 as tf
 class Accumulator:
     """Sums gradients over several session runs.
 
-    first, add: the ops to run for the first batch and for each one after it. The sums live in local variables, which no
-    checkpoint holds, and which `first` fills: they are never set to zero.
+    first, add: the ops to run for the first batch and for each later one. The sums are local variables, which are not
+    saved in checkpoints; `first` overwrites them, so they are never set to zero.
     """
 
     def __init__(self, gradients: list):

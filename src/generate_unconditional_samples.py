@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes texts from nothing."""
+"""Writes texts without a prompt."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from sampling.printing import write_samples
 
 
 @dataclasses.dataclass
-class SampleFlags(Flags):
+class UnconditionalFlags(Flags):
     nsamples: int = 0
     stop_at_eot: bool = False
 
@@ -23,11 +23,8 @@ class SampleFlags(Flags):
 
 
 def main():
-    flags = parse(SampleFlags, 'Writes texts from nothing, one after the other.',
-                  nsamples='how many samples to write; 0 goes on until Ctrl-C.',
-                  length="tokens of a sample; the model's whole window without it. What goes beyond the window sees the last "
-                         'part alone.')
-    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    flags = parse(UnconditionalFlags, 'Writes texts without a prompt, one after the other.')
+    # TensorFlow takes seconds to import, so it comes after all checks.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()
     from generator import Generator

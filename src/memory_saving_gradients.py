@@ -1,9 +1,9 @@
-"""Gradients in little memory: keep a few activations, recompute the rest during the backward pass.
+"""Gradients that recompute most activations instead of keeping them.
 
-Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", on a TensorFlow 1.x graph. The forward graph is cut at
-`checkpoints`. The stretch behind the last one is differentiated as it is. Every other segment (what lies between one
-checkpoint and those before it) is copied; the copy reads the kept checkpoints, waits for the gradient that arrives from
-above, and is differentiated in the original's place. So nothing holds the original's activations after the forward pass.
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", on a TensorFlow 1.x graph. The forward graph is cut
+at `checkpoints`. What comes after the last one is differentiated as it is. Every other segment (the ops between a
+checkpoint and those before it) is copied; the copy reads the kept checkpoints, waits for the gradient from above, and
+is differentiated instead of the original, whose activations are freed during the forward pass.
 """
 
 import collections
@@ -16,9 +16,9 @@ _CONTROL_FLOW = {'Enter', 'Exit', 'NextIteration', 'Switch', 'Merge', 'Stateless
 def gradients(ys, xs, grad_ys=None, checkpoints='collection') -> list:
     """Gradients of the sum of `ys` with respect to each of `xs` (variables or tensors), as tf.gradients gives them.
 
-    checkpoints: tensors whose values are kept, or 'collection' for those in the graph's collection `checkpoints`; those
-    that do not lie between xs and ys are left out. What a stateful op put out (a variable's read, a random draw) is
-    kept as well and never computed twice, so both passes see the same random numbers.
+    checkpoints: tensors to keep, or 'collection' for those in the graph's collection `checkpoints`; those not between
+    xs and ys are ignored. The outputs of stateful ops (reads of variables, random numbers) are kept as well, so that
+    both passes use the same ones.
 
     Raises ValueError if no checkpoint lies between xs and ys, or if a loop or a branch would have to be recomputed.
     """
@@ -32,8 +32,8 @@ def gradients(ys, xs, grad_ys=None, checkpoints='collection') -> list:
     cuts = [t for t in checkpoints if t.op in reached and t.op in needed]
     if not cuts:
         raise ValueError('no checkpoint lies between xs and ys, so there is nothing to recompute from')
-    # A tensor among xs is where a gradient must be whole, so it cuts the graph as a checkpoint does. tf.gradients stops at
-    # ops, for all that they put out.
+    # Tensors among xs need their complete gradients, so they cut the graph as checkpoints do. tf.gradients stops at ops,
+    # so all outputs of an op are kept.
     cuts += [x for x in xs if isinstance(x, tf.Tensor)]
     kept = {t.ref(): t for cut in cuts for t in cut.op.outputs}
     sums = _Sums()
@@ -49,7 +49,7 @@ def gradients(ys, xs, grad_ys=None, checkpoints='collection') -> list:
 
 
 class _Sums:
-    """What has arrived at each tensor or variable: parts are collected, and added up when the total is asked for."""
+    """For each tensor or variable the sum of the gradients found so far."""
 
     def __init__(self):
         self._parts = collections.defaultdict(list)
@@ -61,13 +61,13 @@ class _Sums:
         return parts[0] if parts else None
 
     def differentiate(self, ys, grad_ys, targets, *, stop=None, credit=None) -> None:
-        """Adds the gradients of ys with respect to targets, each to the target itself or to its tensor in credit."""
+        """Adds the gradients of ys with respect to targets, to the sums of `credit` if given, else of targets."""
         for target, part in zip(credit or targets, tf.gradients(ys, targets, grad_ys, stop_gradients=stop)):
             if part is not None:
                 self._parts[target.ref()].append(part)
 
     def finish(self, kept, xs) -> None:
-        """Carries to the variables among xs what has arrived at values computed from them without recomputation."""
+        """Continues to the variables among xs from the values that depend on them and were not recomputed."""
         variables = _variables(xs)
         done = {*kept, *(x.ref() for x in variables)}
         waiting = [ref.deref() for ref, parts in self._parts.items() if parts and ref not in done]
@@ -77,7 +77,7 @@ class _Sums:
 
 
 def _segment(tensor, kept, reached) -> set:
-    """Ops that compute `tensor` from kept values: those to run again. Empty for a value that no op of ours computes."""
+    """The ops to recompute: those that compute `tensor` from kept values."""
     segment, queue = set(), [tensor.op]
     while queue:
         op = queue.pop()
@@ -85,21 +85,21 @@ def _segment(tensor, kept, reached) -> set:
             continue
         if op.type in _CONTROL_FLOW:
             raise ValueError(f'{op.name} ({op.type}) lies between two checkpoints: a loop or a branch cannot be '
-                             'recomputed; put it behind the last checkpoint or between none')
+                             'recomputed; move it after the last checkpoint')
         segment.add(op)
         queue.extend(source.op for source in op.inputs if source.ref() not in kept)
     return segment
 
 
 def _recompute(tensor, segment, after):
-    """Copies the ops of `segment` (in order), to run only once the tensor `after` is there.
+    """Copies the ops of `segment` (in order), to run only after the tensor `after` is computed.
 
-    Returns the copy of `tensor`, the tensors that the segment reads from outside, and what the copy reads in their place.
+    Returns the copy of `tensor`, the tensors outside that the segment reads, and those that the copy reads instead.
     """
     inside = set(segment)
     outside = {source.ref(): source for op in segment for source in op.inputs if source.op not in inside}
     held = [source for source in outside.values() if source.op.type != 'Const']
-    # One IdentityN behind the control dependency holds back the whole copy, and costs no copy of any buffer.
+    # One IdentityN with the control dependency delays the complete copy, and copies no buffer.
     with tf.control_dependencies([after]):
         stand_ins = tf.identity_n(held)
     read = {source.name: source for source in outside.values()} | {
@@ -109,12 +109,12 @@ def _recompute(tensor, segment, after):
         node = graph_def.node.add()
         node.CopyFrom(op.node_def)
         node.attr.pop('_class', None)      # colocation with ops that the copy does not contain
-        node.input[:] = [source.name for source in op.inputs]    # and without the original's control inputs
+        node.input[:] = [source.name for source in op.inputs]    # without the original's control inputs
     copies = tf.import_graph_def(graph_def, name='recompute', return_elements=[op.name for op in segment],
                                  input_map=read)
     for op, copy in zip(segment, copies):
         for original, output in zip(op.outputs, copy.outputs):
-            output.set_shape(original.shape)    # what Python knew of the original's shapes, an import cannot infer
+            output.set_shape(original.shape)    # import_graph_def may infer less than the original knew
     return copies[segment.index(tensor.op)].outputs[tensor.value_index], held, stand_ins
 
 
@@ -127,12 +127,12 @@ def _handle(x) -> tf.Tensor:
 
 
 def _descendants(ops) -> set:
-    """The ops and all that is computed from them."""
+    """The ops and all ops that depend on them."""
     return _closure(ops, lambda op: (consumer for output in op.outputs for consumer in output.consumers()))
 
 
 def _ancestors(ops) -> set:
-    """The ops and all that they are computed from."""
+    """The ops and all ops that they depend on."""
     return _closure(ops, lambda op: (source.op for source in op.inputs))
 
 

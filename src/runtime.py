@@ -1,3 +1,3 @@
-"""`load_tensorflow`, under the name by which programs that use this toolkit import it."""
+"""load_tensorflow, where programs that use this toolkit import it from."""
 
 from command.tensorflow_setup import load_tensorflow  # noqa: F401

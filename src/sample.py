@@ -1,4 +1,4 @@
-"""Sampling text from the model: truncated distributions and the loop that draws one token after the other."""
+"""Sampling: truncated distributions, and the loop that draws tokens."""
 
 import tensorflow.compat.v1 as tf
 
@@ -8,29 +8,28 @@ from network.gradients import shape_of
 
 
 def top_k_logits(logits, k):  # [batch, n_vocab] -> the same, -inf outside the k largest
-    """Fan et al. 2018: only the k most likely tokens stay, and those that tie with the last of them."""
+    """Fan et al. 2018: only the k most likely tokens stay, and tokens that tie with the last of them."""
     smallest = tf.nn.top_k(logits, k).values[:, -1:]
     return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
 
 
 def top_p_logits(logits, p):  # [batch, n_vocab] -> the same, -inf outside the nucleus
     """Holtzman et al. 2020: only the smallest set of most likely tokens whose probability reaches p (0 < p <= 1) stays,
-    and those that tie with its last one."""
+    and tokens that tie with its last one."""
     descending = tf.sort(logits, direction='DESCENDING', axis=-1)
-    before = tf.cumsum(tf.nn.softmax(descending), axis=-1, exclusive=True)    # probability of all that rank higher
+    before = tf.cumsum(tf.nn.softmax(descending), axis=-1, exclusive=True)    # probability of all more likely tokens
     nucleus = tf.where(before < p, descending, tf.fill(tf.shape(logits), logits.dtype.max))
     smallest = tf.reduce_min(nucleus, axis=-1, keepdims=True)
     return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
 
 
 def draw(logits, uniform):  # [batch, n_vocab], [batch] -> [batch] int32
-    """The token at which the cumulative distribution passes `uniform`, a number in [0, 1) for each row.
+    """Inverse transform sampling: the first token whose cumulative probability is above `uniform`, in [0, 1).
 
-    One uniform number a token, rather than an op that makes its own randomness, lets the caller keep the generator: rows
-    do not depend on one another, and a seed means the same in every batch.
+    With its random numbers from the caller, a row does not depend on the others: a seed gives the same in every batch.
     """
     cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)
-    # Rounding must not carry the threshold up to the total, behind which there is no token.
+    # Rounding must not raise the threshold to the total, after which there is no token.
     threshold = uniform[:, None] * cumulative[:, -1:] * (1 - 2 ** -23)
     return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
 
@@ -40,27 +39,28 @@ def log_probability(logits, tokens):  # [batch, n_vocab], [batch] -> [batch], in
 
 
 def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 -> [batch, n_vocab]
-    """Keskar et al. 2019: the logits of tokens in the row's history (-1 is none) become less likely by a factor."""
+    """Keskar et al. 2019: tokens in the row's history become less likely. -1 in history is no token."""
     batch, n_vocab = shape_of(logits)
     rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(history))
-    places = tf.boolean_mask(tf.stack([rows, history], axis=-1), history >= 0)
-    times = tf.scatter_nd(places, tf.ones(tf.shape(places)[:1]), [batch, n_vocab])
-    return tf.where(times > 0, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
+    indices = tf.boolean_mask(tf.stack([rows, history], axis=-1), history >= 0)
+    counts = tf.scatter_nd(indices, tf.ones(tf.shape(indices)[:1]), [batch, n_vocab])
+    return tf.where(counts > 0, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], scalars -> [batch] int32
-    """Draws as top_k_logits says, but sorts out and adds up only the k largest, unless others tie with the last of them."""
+    """draw(top_k_logits(logits, k) / temperature), but sums only k logits unless another ties with the last of them."""
     n_vocab = shape_of(logits)[-1]
     k = tf.clip_by_value(k, 1, n_vocab)
     best = tf.nn.top_k(logits, tf.minimum(k + 1, n_vocab))
     tie = tf.equal(best.values[:, k - 1], best.values[:, -1])
     drawn = tf.gather(best.indices, draw(best.values[:, :k] / temperature, uniform), batch_dims=1)
-    return tf.cond(tf.reduce_any(tie), lambda: tf.where(tie, draw(top_k_logits(logits, k) / temperature, uniform), drawn),
+    return tf.cond(tf.reduce_any(tie),
+                   lambda: tf.where(tie, draw(top_k_logits(logits, k) / temperature, uniform), drawn),
                    lambda: drawn)
 
 
 def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_vocab], [batch] -> [batch] int32
-    """Draws from softmax(logits / temperature), truncated: by top_p where it is above 0, else by top_k where it is.
+    """Draws from softmax(logits / temperature), truncated by top_p if above 0, else by top_k if above 0.
 
     temperature 0 takes the most likely token.
     """
@@ -72,32 +72,32 @@ def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_voca
 
 
 def read_context(hparams, tokens, lengths, capacity):
-    """Reads texts [rows, sequence], padded on the right to one length, of `lengths` [rows].
+    """Reads texts [rows, sequence] of `lengths` [rows], padded on the right.
 
-    Returns logits [rows, n_vocab] behind the last token of each, and the memory of a Cache with room for `capacity` tokens.
+    Returns logits [rows, n_vocab] after the last token of each, and the memory of a Cache for `capacity` tokens.
     """
     output = model.model(hparams, tokens)
     last = tf.gather(output['hidden'], lengths - 1, batch_dims=1)
-    room = [[0, 0], [0, 0], [0, capacity - shape_of(tokens)[1]], [0, 0]]
-    memory = {(layer, 0): [tf.reshape(tf.pad(x, room), [-1, hparams.head_size]) for x in tf.unstack(present, axis=1)]
+    padding = [[0, 0], [0, 0], [0, capacity - shape_of(tokens)[1]], [0, 0]]
+    memory = {(layer, 0): [tf.reshape(tf.pad(x, padding), [-1, hparams.head_size]) for x in tf.unstack(present, axis=1)]
               for layer, present in enumerate(tf.unstack(output['present'], axis=1))}
     return tf.matmul(last, output['wte'], transpose_b=True), memory
 
 
 def read_token(hparams, tokens, cache: Cache, positions):
-    """Reads one more token of each row, [rows], which stands at positions [rows], into the cache.
+    """Reads one more token of each row, [rows], at positions [rows].
 
-    Returns logits [rows, n_vocab] behind it, and the cache's memory with it.
+    Returns logits [rows, n_vocab] after it, and the cache's memory with its keys and values.
     """
     past = CachedPast(cache, positions)
     return model.model(hparams, tokens[:, None], past=past)['logits'][:, 0], past.written
 
 
 def read_once():
-    """A variable_scope custom getter that reads each variable one time, however often it is asked for.
+    """A custom getter for variable_scope that reads each variable only once.
 
-    A loop body that reads a resource variable copies it in every iteration; a value read before the loop is an invariant
-    of the loop and is not copied.
+    A loop body that reads a resource variable copies it in every iteration, but not a value that was read before the
+    loop.
     """
     values = {}
 
@@ -113,9 +113,9 @@ def sample_sequence(*, hparams, length, start_token=None, batch_size=None, conte
                     top_p=0.0, uniform=None):
     """Continues each row of `context` [batch, sequence] int32 by `length` tokens.
 
-    start_token: stands for a context of this one token in each of batch_size rows. temperature, top_k and top_p are
-    numbers or scalar tensors. uniform [batch, length]: numbers in [0, 1), one for each token to draw; drawn in the
-    graph if not given. Context and length together must fit in n_ctx + 1: the last token is never read.
+    start_token: instead of a context, this token in each of batch_size rows. temperature, top_k and top_p are numbers
+    or scalar tensors. uniform [batch, length]: numbers in [0, 1), one for each token; random if not given. Context and
+    length together must fit in n_ctx + 1: the last token is never read.
 
     Returns [batch, sequence + length] int32. Raises ValueError unless either start_token or context is given.
     """
@@ -141,9 +141,9 @@ def sample_sequence(*, hparams, length, start_token=None, batch_size=None, conte
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
             logits, memory = read_context(hparams, context, tf.fill([batch], start), capacity)
         tokens = tf.TensorArray(tf.int32, length)
-        count, tokens, logits, _ = tf.while_loop(lambda count, *_: count < length - 1, body, [0, tokens, logits, memory],
-                                                 back_prop=False)
-        # The last token is drawn outside of the loop: its own pass through the model would be for nothing.
+        count, tokens, logits, _ = tf.while_loop(lambda count, *_: count < length - 1, body,
+                                                 [0, tokens, logits, memory], back_prop=False)
+        # The last token is drawn outside the loop, because the model need not read it.
         tokens = tokens.write(count, next_token(logits, uniform[:, count], **settings))
-        # Not transposed: of integers, TensorFlow's log calls that an error on many processors.
+        # Not a transpose: on many processors, TensorFlow logs an error about those of integers.
         return tf.concat([context, tf.stack(tf.unstack(tokens.stack(), length), axis=1)], axis=1)

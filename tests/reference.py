@@ -1,9 +1,9 @@
-"""GPT-2 in plain numpy, float64 inside: the oracle that the tests measure the TensorFlow graph against.
+"""GPT-2 in plain numpy and float64: the oracle with which the tests compare the TensorFlow graph.
 
 Every layer is a pair: `layer(x, params, name) -> y`, and `layer_backward(dy, x, params, name) -> dx, gradients`, where
 dy is the gradient of the loss with respect to y. `params` holds arrays under the checkpoint's variable names without
-`model/`, `gradients` the same names, and a layer called `h0/ln_1` owns `h0/ln_1/g` and `h0/ln_1/b`. A backward pass
-starts from its layer's input and computes anew whatever else it needs: slow, but there is nothing to keep in step.
+`model/`, `gradients` has the same names; the layer `h0/ln_1` has `h0/ln_1/g` and `h0/ln_1/b`. A backward pass starts from its
+layer's input and computes again whatever else it needs: slow, but simple.
 """
 
 import numpy as np
@@ -125,7 +125,7 @@ def block_backward(dy, x, params, name, n_head):
 
 
 def residual_stream(tokens, params, hparams):  # [batch, sequence] -> (n_layer + 1) x [batch, sequence, features]
-    """What enters h0, h1, ..., and last what leaves the final block."""
+    """The inputs of h0, h1, ..., and the output of the last block."""
     stream = [params['wte'][tokens] + params['wpe'][:tokens.shape[1]]]
     for layer in range(hparams.n_layer):
         stream.append(block(stream[-1], params, f'h{layer}', hparams.n_head))
@@ -146,7 +146,7 @@ def loss(tokens, params, hparams, labels=None):
 
 
 def loss_backward(logits, labels):  # [batch, sequence, n_vocab], [batch, sequence] -> [batch, sequence, n_vocab]
-    dlogits = np.zeros_like(logits)  # nothing is asked of the last position
+    dlogits = np.zeros_like(logits)  # the last position has no label
     dlogits[:, :-1] = (softmax(logits[:, :-1]) - np.eye(logits.shape[-1])[labels[:, 1:]]) / labels[:, 1:].size
     return dlogits
 
@@ -188,9 +188,9 @@ def adam(params, gradients, state, step, learning_rate, beta1=0.9, beta2=0.999, 
 
 
 def random_params(hparams, seed, scale=0.2):
-    """float32 like a checkpoint, so that both sides of a comparison start from the same numbers.
+    """float32 like a checkpoint, so that both sides of a comparison have the same numbers.
 
-    The noise is ten times that of a fresh GPT-2, on biases and gains too, so that a wrong term cannot hide near zero.
+    The noise is ten times that of a new GPT-2, also in biases and gains, so that every term changes the result.
     """
     n, rng = hparams.n_embd, np.random.default_rng(seed)
     in_block = {'ln_1/g': [n], 'ln_1/b': [n], 'attn/c_attn/w': [1, n, 3*n], 'attn/c_attn/b': [3*n],

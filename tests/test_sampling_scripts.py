@@ -1,4 +1,4 @@
-"""The two sampling scripts as a person runs them."""
+"""The two sampling scripts as a user runs them."""
 
 import contextlib
 import json
@@ -13,6 +13,7 @@ import types
 import pytest
 
 from checkpoint_files import read_checkpoint
+from command.errors import UserError
 from conftest import ROOT, one_line_error
 from sampling import printing
 
@@ -42,7 +43,7 @@ def test_each_prompt_is_continued_and_an_empty_one_asked_again(ask):
     screen = ask(INTERACTIVE, 'the quick\n\n   \nthe dog', '--nsamples', 3, '--batch_size', 2, '--length', 5)
     assert HEADER.findall(screen.out) == ['1', '2', '3'] * 2
     assert screen.out.count('=' * 80) == 2
-    assert screen.err.count('The prompt is empty: say how the text should begin') == 2
+    assert screen.err.count('The prompt is empty: give the beginning of the text') == 2
 
 
 def test_a_seed_gives_the_same_text_for_every_batch_size(ask):
@@ -94,7 +95,7 @@ def test_prompts_from_a_file_as_json_lines(ask, home):
     assert [sample | {'log_probability': 0} for sample in alone] == [sample | {'log_probability': 0} for sample in samples]
     assert [sample['log_probability'] for sample in alone] == pytest.approx(
         [sample['log_probability'] for sample in samples], abs=1e-3)
-    # Without --seed, the one that is told makes the same samples again.
+    # Without --seed, the printed seed makes the same samples again.
     unseeded = ask(INTERACTIVE, '', *flags).out
     assert unseeded == ask(INTERACTIVE, '', *flags, '--seed', samples_in(unseeded)[0]['seed']).out != screen.out
 
@@ -108,15 +109,15 @@ def test_standard_input_can_be_a_prompt_file(ask):
 
 def test_one_prompt_with_stops(ask):
     flags = ('--prompt', 'the quick', '--length', 60, '--seed', 2, '--jsonl')
-    [whole] = samples_in(ask(INTERACTIVE, '', *flags).out)
-    assert not whole['text'].startswith('the quick')
-    stops = [whole['text'][30:33], whole['text'][20:22]]
-    at = min(map(whole['text'].find, stops))
+    [complete] = samples_in(ask(INTERACTIVE, '', *flags).out)
+    assert not complete['text'].startswith('the quick')
+    stops = [complete['text'][30:33], complete['text'][20:22]]
+    at = min(map(complete['text'].find, stops))
     stop_flags = [part for stop in stops for part in ('--stop', stop)]
     [stopped] = samples_in(ask(INTERACTIVE, '', *flags, *stop_flags, '--truncate').out)
-    assert (stopped['text'], stopped['stop_reason']) == (whole['text'][:at], 'stop')
+    assert (stopped['text'], stopped['stop_reason']) == (complete['text'][:at], 'stop')
     [kept] = samples_in(ask(INTERACTIVE, '', *flags, *stop_flags, '--include_prompt').out)
-    assert kept['text'].startswith('the quick' + whole['text'][:at])
+    assert kept['text'].startswith('the quick' + complete['text'][:at])
     assert kept['text'].endswith(tuple(stops))
 
 
@@ -149,7 +150,7 @@ def test_a_pipe_and_ctrl_c_in_a_real_process(home):
         process.stdin.write('the fox\n')
         process.stdin.flush()
         for line in process.stdout:
-            if 'SAMPLE 3 ' in line:     # --nsamples 0 goes on until it is stopped
+            if 'SAMPLE 3 ' in line:     # --nsamples 0: until it is stopped
                 break
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
@@ -170,9 +171,10 @@ for line in script.typed_prompts(Flags()):
 
 @pytest.fixture
 def at_terminal():
-    """Runs typed_prompts at a terminal, types these lines, each when it is asked for, and Ctrl-D: what was asked, printed, said.
+    """Runs typed_prompts at a terminal and types these lines, each after its question, and Ctrl-D.
 
-    printed: whether standard output is the terminal too; else it is a pipe.
+    printed: whether standard output is the terminal too; else it is a pipe. Returns what the terminal shows, and the other one
+    of standard output and standard error.
     """
     def run(*lines, printed=True):
         ours, theirs = pty.openpty()
@@ -198,9 +200,9 @@ def at_terminal():
 def test_a_line_can_be_edited_and_brought_back(at_terminal):
     pytest.importorskip('readline')
     left, up = '\x1b[D', '\x1b[A'
-    screen, said = at_terminal(f'the café{left * 8}of \n', f'{up}\n')
+    screen, errors = at_terminal(f'the café{left * 8}of \n', f'{up}\n')
     assert screen.count("'of the café'") == 2
-    assert said == '\n'      # after Ctrl-D, so that the shell does not go on beside the prompt
+    assert errors == '\n'       # after Ctrl-D: the shell's prompt begins a new line
 
 
 def test_the_question_is_not_written_into_a_pipe(at_terminal):
@@ -210,74 +212,136 @@ def test_the_question_is_not_written_into_a_pipe(at_terminal):
 
 
 @pytest.mark.parametrize(('width', 'expected'), [(200, 80), (60, 60), (None, 80)])
-def test_the_line_below_samples_fits_the_window(monkeypatch, width, expected):
-    """None: there is no window."""
+def test_the_line_below_samples_fits_the_terminal(monkeypatch, width, expected):
+    """None: there is no terminal."""
     monkeypatch.setattr(printing.shutil, 'get_terminal_size', lambda: os.terminal_size((width or 60, 24)))
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: width is not None, raising=False)
     text, flags = types.SimpleNamespace(seed=[0, 0, 1]), types.SimpleNamespace(nsamples=2)
-    assert printing.below(text, flags, rule=True) == '\n' + '=' * expected
+    assert printing.footer(text, flags, line=True) == '\n' + '=' * expected
     for other in ({'nsamples': 3}, {'nsamples': 1}, {'nsamples': 0}):
-        assert printing.below(text, types.SimpleNamespace(**other), rule=True) == ''
-    assert printing.below(text, flags, rule=False) == ''
+        assert printing.footer(text, types.SimpleNamespace(**other), line=True) == ''
+    assert printing.footer(text, flags, line=False) == ''
+
+
+@pytest.fixture
+def parse(home, monkeypatch):
+    """Parses the flags of a script in this process: parse(script, flags) -> flags. Raises UserError for bad ones."""
+    from generate_unconditional_samples import UnconditionalFlags
+    from sampling.flags import PromptFlags
+    from sampling.flags import parse as parse_flags
+
+    def run(script_name, *arguments):
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(sys, 'argv', [script_name, '--model_name', 'toy', *arguments])
+        return parse_flags(PromptFlags if script_name == INTERACTIVE else UnconditionalFlags, 'A summary.')
+    return run
+
+
+BAD_FLAGS = [
+    (['--model_name', 'missing'], "no model 'missing' in models; models here: "),
+    (['--run_name', 'missing'], "no run 'missing' in checkpoint; runs here: empty"),
+    (['--run_name', 'empty'], 'holds no checkpoints'),
+    (['--length', '0'], '--length must be a whole number, 1 or more, not 0'),
+    (['--length', 'long'], "--length must be a whole number, 1 or more, not 'long'"),
+    (['--temperature', '-1'], '--temperature must be a number, 0 or more, not -1'),
+    (['--top_p', '1.5'], '--top_p must be a number, 0 to 1, not 1.5'),
+    (['--top_k', '1.5'], '--top_k must be a whole number, 0 or more, not 1.5'),
+    (['--batch_size', '0'], '--batch_size must be a whole number, 1 or more, not 0'),
+    (['--nsamples', '-1'], '--nsamples must be a whole number, 0 or more, not -1'),
+    (['--seed', 'x'], "--seed must be a whole number, 0 or more, not 'x'"),
+    (['--repetition_penalty', '0'], '--repetition_penalty must be more than 0'),
+    (['--stop'], '--stop needs a value'),
+    (['--nostop'], '--stop needs a value'),
+    (['--norun_name'], '--run_name needs a value'),
+    (['--model_name'], '--model_name needs a value'),
+    (['--stop', ''], '--stop must be a string, and not an empty one'),
+    (['--stop', 'a', '--stop='], '--stop must be a string, and not an empty one'),
+    (['--truncate', '5'], '--truncate must be True or False, not 5'),
+    (['--jsonl', '5'], '--jsonl takes no value, not 5'),
+    (['--lenght', '5'], 'Could not consume arg: --lenght'),
+]
 
 
 @pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])
-def test_bad_input_is_one_line_before_tensorflow(without_tensorflow, script_name, home):
+@pytest.mark.parametrize(('flags', 'words'), BAD_FLAGS, ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
+def test_bad_flags_are_named(parse, home, capsys, script_name, flags, words):
     (home / 'checkpoint' / 'empty').mkdir(parents=True)
     for name in ('hparams.json', 'encoder.json', 'vocab.bpe'):
         (home / 'checkpoint' / 'empty' / name).write_bytes((home / 'models' / 'toy' / name).read_bytes())
-    for flags, words in [
-        (['--model_name', 'missing'], "no model 'missing' in models; models here: "),
-        (['--run_name', 'missing'], "no run 'missing' in checkpoint; runs here: empty"),
-        (['--run_name', 'empty'], 'holds no checkpoints'),
-        (['--length', '0'], '--length must be a whole number, 1 or more, not 0'),
-        (['--length', 'long'], "--length must be a whole number, 1 or more, not 'long'"),
-        (['--temperature', '-1'], '--temperature must be a number, 0 or more, not -1'),
-        (['--top_p', '1.5'], '--top_p must be a number, 0 to 1, not 1.5'),
-        (['--top_k', '1.5'], '--top_k must be a whole number, 0 or more, not 1.5'),
-        (['--batch_size', '0'], '--batch_size must be a whole number, 1 or more, not 0'),
-        (['--nsamples', '-1'], '--nsamples must be a whole number, 0 or more, not -1'),
-        (['--seed', 'x'], "--seed must be a whole number, 0 or more, not 'x'"),
-        (['--repetition_penalty', '0'], '--repetition_penalty must be more than 0'),
-        (['--stop'], '--stop needs a value'),
-        (['--norun_name'], '--run_name needs a value'),
-        (['--stop', ''], '--stop must be a string, and not an empty one'),
-        (['--truncate', '5'], '--truncate must be True or False, not 5'),
-        (['--lenght', '5'], 'Could not consume arg: --lenght'),
-    ]:
-        line = one_line_error(without_tensorflow(script_name, '--model_name', 'toy', *flags))
-        assert line.startswith(os.path.basename(script_name) + ': '), flags
-        assert words in line, (flags, line)
+    with pytest.raises(UserError) as error:
+        parse(script_name, *flags)
+    assert words in str(error.value)
+    assert capsys.readouterr() == ('', '')
 
 
-def test_bad_prompts_are_one_line_before_tensorflow(without_tensorflow, home):
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--prompt'], '--prompt needs a value'),
+    (['--prompt', ''], '--prompt is empty: give the beginning of the text'),
+    (['--prompt', 'z' * 40], "--prompt has 40 tokens, the model's window holds 32"),
+    (['--prompt', 'a', '--prompt_file', 'gap.txt'], 'give --prompt or --prompt_file, not both'),
+    (['--prompt_file', 'missing.txt'], 'cannot read --prompt_file missing.txt: No such file or directory'),
+    (['--prompt_file', '.'], 'cannot read --prompt_file .: Is a directory'),
+    (['--prompt_file', 'empty.txt'], 'empty.txt is empty'),
+    (['--prompt_file', 'gap.txt'], 'gap.txt line 2 is empty'),
+    (['--prompt_file', 'latin.txt'], 'latin.txt line 2 is not UTF-8'),
+    (['--prompt_file', 'long.txt'], 'long.txt line 2 has 40 tokens'),
+], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
+def test_bad_prompts_are_named(parse, home, flags, words):
     (home / 'empty.txt').write_text('')
     (home / 'gap.txt').write_text('the\n\nfox\n')
     (home / 'latin.txt').write_bytes('the\ncaf\xe9\n'.encode('latin-1'))
     (home / 'long.txt').write_text('the\n' + 'z' * 40)
-    for flags, words in [
-        (['--prompt', ''], '--prompt is empty: say how the text should begin'),
-        (['--prompt', 'z' * 40], "--prompt has 40 tokens, the model's window holds 32"),
-        (['--prompt', 'a', '--prompt_file', 'gap.txt'], 'give --prompt or --prompt_file, not both'),
-        (['--prompt_file', 'missing.txt'], 'cannot read --prompt_file missing.txt: No such file or directory'),
-        (['--prompt_file', '.'], 'cannot read --prompt_file .: Is a directory'),
-        (['--prompt_file', 'empty.txt'], 'empty.txt is empty'),
-        (['--prompt_file', 'gap.txt'], 'gap.txt line 2 is empty'),
-        (['--prompt_file', 'latin.txt'], 'latin.txt line 2 is not UTF-8'),
-        (['--prompt_file', 'long.txt'], 'long.txt line 2 has 40 tokens'),
-    ]:
-        result = without_tensorflow(INTERACTIVE, '--model_name', 'toy', *flags)
-        assert words in one_line_error(result), (flags, result.stderr)
-        assert result.stdout == ''
+    with pytest.raises(UserError) as error:
+        parse(INTERACTIVE, *flags)
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])
-def test_help_names_every_flag(without_tensorflow, script_name):
-    result = without_tensorflow(script_name, '--help')
-    assert result.returncode == 0
+def test_a_bad_flag_is_one_line_before_tensorflow(without_tensorflow, script_name):
+    result = without_tensorflow(script_name, '--model_name', 'toy', '--lenght', '5')
+    assert one_line_error(result) == f'{os.path.basename(script_name)}: Could not consume arg: --lenght'
+    assert result.stdout == ''
+
+
+@pytest.mark.parametrize('text', ['3.5', '[1, 2]', 'a,b', 'True', "it's", 'a=b', '-', '--', '--length', '-x', '{a: b}', '# a', '\\n'])
+def test_texts_stay_as_they_are_given(parse, text):
+    flags = parse(INTERACTIVE, '--prompt', text, '--stop', text, f'--stop={text}!', '--stop', 'c')
+    assert (flags.prompt, flags.settings.stop) == (text, (text, f'{text}!', 'c'))
+    assert parse(INTERACTIVE, f'--prompt={text}').prompts == [text]
+
+
+def test_the_model_can_be_given_without_its_flag(parse, home):
+    (home / 'models' / '2019').symlink_to(home / 'models' / 'toy')
+    assert parse(UNCONDITIONAL, '--model-name', '2019').model_name == '2019'
+    for arguments in (['2019'], ['2019', '7']):
+        sys.argv[1:] = arguments
+        from sampling.flags import Flags
+        from sampling.flags import parse as parse_flags
+        flags = parse_flags(Flags, 'A summary.')
+        assert (flags.model_name, flags.seed == 7) == ('2019', len(arguments) == 2)
+
+
+def test_defaults(parse):
+    flags = parse(INTERACTIVE)
+    assert (flags.nsamples, flags.batch_size, flags.prompts, flags.jsonl) == (1, 1, None, False)
+    assert (flags.settings.length, flags.settings.stop_at_eot) == (None, True)
+    assert flags.seed != parse(INTERACTIVE).seed
+    flags = parse(UNCONDITIONAL)
+    assert (flags.nsamples, flags.settings.length, flags.settings.stop_at_eot) == (0, 32, False)
+    assert parse(UNCONDITIONAL, '--length', '5', '--stop_at_eot').settings.length == 5
+
+
+@pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])
+def test_help_names_every_flag(parse, capsys, script_name):
+    with pytest.raises(SystemExit) as stop:
+        parse(script_name, '--help')
+    assert not stop.value.code
     flags = ['model_name', 'run_name', 'models_dir', 'seed', 'nsamples', 'batch_size', 'length', 'temperature', 'top_k', 'top_p',
              'repetition_penalty', 'stop', 'stop_at_eot', 'truncate', 'jsonl']
     if script_name == INTERACTIVE:
         flags += ['prompt', 'prompt_file', 'include_prompt']
+    screen = capsys.readouterr()
     for flag in flags:
-        assert f'--{flag}=' in result.stdout
+        assert f'--{flag}=' in screen.out
+    assert 'A summary.' in screen.out and 'a text that ends a sample' in screen.out
+    assert screen.err == ''

@@ -1,8 +1,10 @@
-"""The key/value cache: keys and values of the tokens before those that are read now, which the network attends to.
+"""The key/value cache: keys and values of earlier tokens.
 
-A `past` of `model.model` gives the positions of the tokens read now, their mask, and `extend`, the keys and values of a layer
-with those of these tokens. PastTensor concatenates, as the tools of 2019 did; CachedPast writes into a Cache.
+A `past` of `model.model` has the new tokens' positions and mask, and `extend`, which returns a layer's old and new keys
+and values. TensorPast concatenates them, as the tools of 2019 did; CachedPast writes the new ones into a Cache.
 """
+
+import itertools
 
 import tensorflow.compat.v1 as tf
 
@@ -11,8 +13,8 @@ from network.gradients import shape_of
 from network.hparams import HParams
 
 
-class PastTensor:
-    """Keys and values of earlier tokens as one tensor (see model.past_shape), for `sequence` more tokens."""
+class TensorPast:
+    """Earlier keys and values as one tensor (see model.past_shape), for `sequence` new tokens."""
 
     def __init__(self, past, sequence):
         self._layers = tf.unstack(past, axis=1)
@@ -26,36 +28,36 @@ class PastTensor:
 
 
 class Cache:
-    """Keys and values of a batch of texts, in memory with room for `capacity` tokens a row, which is written in place.
+    """Keys and values of a batch, in memory for `capacity` tokens a row, updated in place.
 
-    memory: by (layer, shard), the keys and the values, each flat, [rows * heads * capacity, head]: a write replaces some of
-    these rows. heads: how many each shard has. A row's text may be shorter than the others: a mask hides what lies behind it.
+    memory: (layer, shard) -> keys, values, each [rows * heads * capacity, head]. heads: how many each shard has. Rows
+    may differ in length: a mask hides what is after a row's last token.
     """
 
     def __init__(self, memory: dict, heads: list[int], capacity):
         self.memory, self.heads, self.capacity = memory, heads, capacity
 
     def offsets(self, rows, positions) -> list:
-        """For each shard, where in its memory the tokens of `rows` [n] at positions [n, sequence] are, [n * heads * sequence]."""
-        found = []
+        """For each shard the memory rows, [n * heads * sequence], of `rows` [n] at positions [n or 1, sequence]."""
+        offsets = []
         for heads in self.heads:
             row_heads = rows[:, None] * heads + tf.range(heads)[None]
-            found.append(tf.reshape(row_heads[:, :, None] * self.capacity + positions[:, None, :], [-1]))
-        return found
+            offsets.append(tf.reshape(row_heads[:, :, None] * self.capacity + positions[:, None, :], [-1]))
+        return offsets
 
-    def mask(self, positions):  # [rows] -> [rows, 1, 1, capacity]: 0 up to each row's position, -inf behind it
+    def mask(self, positions):  # [rows] -> [rows, 1, 1, capacity]: 0 up to each row's position, -inf after it
         shape = [tf.size(positions), self.capacity]
         visible = tf.range(self.capacity)[None] <= positions[:, None]
         return tf.where(visible, tf.zeros(shape), tf.fill(shape, tf.float32.min))[:, None, None]
 
     def write(self, layer: int, shard: int, offsets: list, k, v) -> list:
-        """Writes k and v, flat as the memory is; returns all keys and values. Of several for one offset the last one stays."""
+        """Writes k and v, [len(offsets), head]; returns all keys and values. Of duplicate offsets the last wins."""
         return [tf.raw_ops.InplaceUpdate(x=memory, i=offsets[shard], v=new)
                 for memory, new in zip(self.memory[layer, shard], (k, v))]
 
 
 class CachedPast:
-    """One more token of each row, at positions [rows], for a cache of one shard. written: the memory with these tokens."""
+    """A cache of one shard, for one new token of each row, at positions [rows]. written: its memory afterwards."""
 
     def __init__(self, cache: Cache, positions):
         self._cache, self.written = cache, {}
@@ -63,38 +65,41 @@ class CachedPast:
         self.positions, self.mask = positions[:, None], cache.mask(positions)
 
     def extend(self, layer, k, v):  # [rows, heads, 1, head] -> [rows, heads, capacity, head]
-        head_size = k.shape[-1]
-        self.written[layer, 0] = self._cache.write(layer, 0, self._offsets, *(tf.reshape(x, [-1, head_size]) for x in (k, v)))
-        return [tf.reshape(x, [-1, *self._cache.heads, self._cache.capacity, head_size]) for x in self.written[layer, 0]]
+        cache, head_size = self._cache, k.shape[-1]
+        flat = [tf.reshape(x, [-1, head_size]) for x in (k, v)]
+        self.written[layer, 0] = cache.write(layer, 0, self._offsets, *flat)
+        return [tf.reshape(x, [-1, *cache.heads, cache.capacity, head_size]) for x in self.written[layer, 0]]
 
 
 class ResizableCache(Cache):
-    """A cache in variables, which keeps its content from one run of the session to the next.
+    """A cache in variables, which keep its content between runs of the session.
 
-    resized: the op that changes its size to `size`, [rows, capacity], both fed, and keeps the rows `kept`, also fed.
+    resize: the op that makes its size new_size [rows, capacity], and its rows kept_rows the first ones; both are fed.
     """
 
     def __init__(self, hparams: HParams, heads: list[int]):
         head_size = hparams.head_size
-        self.kept, self.size = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [2])
+        self.kept_rows, self.new_size = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [2])
         variables = {(layer, shard): [_local(tf.zeros([0, head_size]), [None, head_size]) for _ in ('keys', 'values')]
                      for layer in range(hparams.n_layer) for shard in range(len(heads))}
-        sizes = _local([0, 0], [2])
-        old_size = sizes.read_value()
-        # A value read is the variable's own memory, so what is written into it in place is in the variable.
-        super().__init__({key: list(map(tf.convert_to_tensor, pair)) for key, pair in variables.items()}, heads, old_size[1])
-        moved = [variable.assign(self._moved(value, old_size, heads[shard]))
-                 for (layer, shard), pair in variables.items() for variable, value in zip(pair, self.memory[layer, shard])]
-        with tf.control_dependencies(moved):
-            self.resized = tf.group(sizes.assign(self.size))
-        self.initializer = tf.variables_initializer([sizes, *(variable for pair in variables.values() for variable in pair)])
+        size = _local([0, 0], [2])
+        old_size = size.read_value()
+        # Reading a variable returns its own memory, so an in-place write to the value changes the variable.
+        memory = {key: list(map(tf.convert_to_tensor, pair)) for key, pair in variables.items()}
+        super().__init__(memory, heads, old_size[1])
+        resized = [variable.assign(self._resized(value, old_size, heads[shard]))
+                   for (layer, shard), pair in variables.items() for variable, value in zip(pair, memory[layer, shard])]
+        with tf.control_dependencies(resized):
+            self.resize = tf.group(size.assign(self.new_size))
+        self.initializer = tf.variables_initializer([size, *itertools.chain(*variables.values())])
 
-    def _moved(self, flat, old_size, heads):
-        rows, capacity = tf.unstack(self.size)
+    def _resized(self, flat, old_size, heads):  # [old rows * heads * capacity, head] -> [rows * heads * capacity, head]
+        rows, capacity = tf.unstack(self.new_size)
         head_size = flat.shape[-1]
-        kept = tf.gather(tf.reshape(flat, [old_size[0], heads, old_size[1], head_size]), self.kept)[:, :, :capacity]
-        grown = [[0, rows - tf.size(self.kept)], [0, 0], [0, capacity - tf.shape(kept)[2]], [0, 0]]
-        return tf.reshape(tf.pad(kept, grown), [-1, head_size])
+        old = tf.reshape(flat, [old_size[0], heads, old_size[1], head_size])
+        kept = tf.gather(old, self.kept_rows)[:, :, :capacity]
+        padding = [[0, rows - tf.size(self.kept_rows)], [0, 0], [0, capacity - tf.shape(kept)[2]], [0, 0]]
+        return tf.reshape(tf.pad(kept, padding), [-1, head_size])
 
 
 def _local(value, shape):

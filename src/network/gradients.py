@@ -1,18 +1,18 @@
-"""Functions with gradients written by hand, and functions compiled by XLA: what the network's layers are built with.
+"""Decorators for hand-written gradients and XLA compilation; shapes.
 
-Each gradient is registered for an op of the graph and reads only that op's inputs. So it stays right when
-memory_saving_gradients copies the op, where the closure of a tf.custom_gradient would hold on to the original's tensors."""
+Each gradient is registered for an op and reads only that op's inputs, so it also works on the copies that
+memory_saving_gradients makes. The closure of a tf.custom_gradient would read the original's tensors."""
 
 import contextlib
 import functools
 
 import tensorflow.compat.v1 as tf
 
-COMPILED_SIZE = 2 ** 19     # elements from which on a pass over memory costs more than a call of compiled code
+COMPILED_SIZE = 2 ** 19     # elements; for fewer, a call of compiled code costs more than it saves
 
 
 def shape_of(x: tf.Tensor) -> list:
-    """Dimensions of x: ints where the graph knows them, scalar tensors where only the run will."""
+    """Dimensions of x: ints where the graph knows them, else scalar tensors."""
     sizes = x.shape.as_list()
     if None not in sizes:
         return sizes
@@ -21,28 +21,27 @@ def shape_of(x: tf.Tensor) -> list:
 
 
 def reshape(x: tf.Tensor, sizes: list) -> tf.Tensor:
-    """x in a shape from `shape_of`: a single dimension that only the run will know need not be computed."""
+    """x in a shape from `shape_of`; a single unknown dimension becomes -1, which saves computing it."""
     if sum(isinstance(size, tf.Tensor) for size in sizes) == 1:
         sizes = [-1 if isinstance(size, tf.Tensor) else size for size in sizes]
     return tf.reshape(x, sizes)
 
 
-def runs(length, size: int) -> list:
-    """(start, end) of runs of `size` that make up `length`; a single run if only the session will know the length."""
+def chunks(length, size: int) -> list:
+    """(start, end) of consecutive chunks of `size`, the last maybe shorter; one chunk for a length known only later."""
     if not isinstance(length, int):
         return [(0, length)]
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def gradient_by(backward):
-    """Decorates a function of tensors, whose output's gradient `backward(dy, y, *inputs)` carries on to each input."""
+    """Decorates a function of tensors: backward(dy, y, *inputs) returns the gradient of each input, or None."""
     def decorate(forward):
         name = f'{__name__}.{forward.__name__}'
 
         @tf.RegisterGradient(name)
         def gradient(op, dy, *_):
-            # Without this, what the gradient needs of the inputs alone would be computed in the forward pass already, and
-            # wait in memory for dy.
+            # Else TensorFlow would compute what depends on the inputs alone in the forward pass, and keep it until dy.
             with tf.control_dependencies([dy]):
                 y, *inputs = [tf.identity(tensor) for tensor in op.inputs]
             return [None, *backward(dy, y, *inputs)]
@@ -50,8 +49,7 @@ def gradient_by(backward):
         @functools.wraps(forward)
         def call(*inputs):
             y = forward(*inputs)
-            # IdentityN only hands its inputs on. Here it is what a gradient can be attached to, and keeps the inputs
-            # that the gradient reads within its reach.
+            # IdentityN copies nothing. The gradient is registered for it, and reads only its inputs.
             with tf.get_default_graph().gradient_override_map({'IdentityN': name}):
                 return tf.identity_n([y, *inputs])[0]
         return call
@@ -63,9 +61,9 @@ _compiling = False
 
 @contextlib.contextmanager
 def compiling():
-    """Within it, what is decorated with one_pass is compiled by XLA: faster, for 0.1 GB of memory more.
+    """Within it, XLA compiles the functions decorated with one_pass: faster, for 0.1 GB more memory.
 
-    On CPUs only: not every GPU's installation has what XLA needs there. That stays ops.
+    On CPUs only: XLA for GPUs needs tools that not every installation has.
     """
     global _compiling
     before, _compiling = _compiling, not tf.config.list_physical_devices('GPU')
@@ -76,9 +74,9 @@ def compiling():
 
 
 def one_pass(function):
-    """Decorates a function of tensors, elementwise or along rows: compiled, it goes over memory once, not once for each op.
+    """Decorates a function of tensors, elementwise or along rows: compiled, it reads memory once, not once for each op.
 
-    It is compiled anew for each shape, so only where the graph knows all shapes, and one of them is large enough to gain.
+    It is compiled for each shape, so only if the graph knows all shapes and one is large enough to gain.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
 

@@ -1,13 +1,13 @@
-"""The output layer and its loss together, for a few rows of logits at a time, so that the logits never exist all at once."""
+"""The output layer and its loss, a chunk of the logits at a time."""
 
 import tensorflow.compat.v1 as tf
 
 from network import block_sizes
-from network.gradients import gradient_by, runs, shape_of
+from network.gradients import chunks, gradient_by, shape_of
 
 
 def _head_backward(dy, _, loss, h, wte, dh, dwte):
-    if tf.get_static_value(dy) != 1:        # a product with one would be a copy of wte
+    if tf.get_static_value(dy) != 1:        # a product with 1 would copy wte
         dh, dwte = tf.cast(dy, dh.dtype) * dh, tf.cast(dy, dwte.dtype) * dwte
     return [None, dh, dwte, None, None]
 
@@ -18,34 +18,33 @@ def _with_gradients(loss, h, wte, dh, dwte):
 
 
 def _cross_entropy(logits, labels, weights):
-    """Each row's weight * cross-entropy, and its gradient with respect to the logits, in the logits' own memory.
+    """Each row's weight * cross-entropy, and its gradient with respect to the logits, in the logits' memory.
 
     logits [rows, n_vocab] float32, which nothing else may read, labels [rows] int32, weights [rows].
     """
     rows, n_vocab = shape_of(logits)
-    at_label = tf.range(rows) * n_vocab + labels
+    label_index = tf.range(rows) * n_vocab + labels      # in the flat logits
     largest = tf.reduce_max(logits, axis=-1)
-    chosen = tf.gather(tf.reshape(logits, [-1]), at_label)
-    with tf.control_dependencies([chosen]):
+    label_logit = tf.gather(tf.reshape(logits, [-1]), label_index)
+    with tf.control_dependencies([label_logit]):
         exponent = tf.exp(logits - largest[:, None])
     total = tf.reduce_sum(exponent, axis=-1)
-    share = tf.reshape(exponent * (weights / total)[:, None], [-1])
-    # Nothing else reads `share`, and no two rows write to the same place. A scatter would copy it.
-    dlogits = tf.raw_ops.InplaceSub(x=share, i=at_label, v=weights)
-    return weights * (tf.log(total) + largest - chosen), tf.reshape(dlogits, [rows, n_vocab])
+    softmax = tf.reshape(exponent * (weights / total)[:, None], [-1])      # times weights
+    # In place, where a scatter would copy: nothing else reads `softmax`, and each row writes to an element of its own.
+    dlogits = tf.raw_ops.InplaceSub(x=softmax, i=label_index, v=weights)
+    return weights * (tf.log(total) + largest - label_logit), tf.reshape(dlogits, [rows, n_vocab])
 
 
 def head_loss(h, wte, labels, weights, *, differentiable=True):
     """Sum over the rows of weight * cross-entropy of the label, for the logits h wte^T. In float32.
 
-    h [rows, features], wte [n_vocab, features], labels [rows] int32, weights [rows] -> scalar. The logits never exist all
-    at once, where the graph knows how many rows there are: each chunk of them gives its part of the loss and of the
-    gradients, which are made along with the loss, unless it is not differentiable. Nothing is kept for later or computed
-    twice.
+    h [rows, features], wte [n_vocab, features], labels [rows] int32, weights [rows] -> scalar. If the graph knows how
+    many rows there are, only block_sizes.HEAD_ROWS rows of logits exist at a time. With differentiable, each chunk's
+    gradients are computed together with its loss, so that its logits need not be kept or computed twice.
     """
     rows = shape_of(h)[0]
     losses, dh, dwte = [], [], None
-    for start, end in runs(rows, block_sizes.HEAD_ROWS):
+    for start, end in chunks(rows, block_sizes.HEAD_ROWS):
         with tf.control_dependencies([dwte, *dh] if dh else losses[-1:]):
             h_chunk = h[start:end]
         logits = tf.cast(tf.matmul(h_chunk, wte, transpose_b=True), tf.float32)
@@ -59,7 +58,7 @@ def head_loss(h, wte, labels, weights, *, differentiable=True):
     loss = tf.add_n(losses)
     if not differentiable:
         return loss
-    # The gradients of the layers below wait for wte's, which nobody asks for before the end, and which holds the logits.
+    # wte's gradient first: it holds the logits, and nothing else would make TensorFlow compute it before the very end.
     with tf.control_dependencies([dwte]):
         dh = tf.concat(dh, axis=0)
     return _with_gradients(loss, h, wte, dh, dwte)

@@ -1,4 +1,4 @@
-"""Linear layers, GELU and layer normalisation, with gradients that keep few and small tensors.
+"""Linear layers, GELU and layer normalisation, with gradients in little memory.
 
 Shapes: rows (batch * sequence), n_in, n_out, features."""
 
@@ -14,8 +14,8 @@ LAYER_NORM_EPSILON = 1e-5
 def _linear_backward(dy, _, x, w, b):
     dw = tf.matmul(x, dy, transpose_a=True)
     db = tf.raw_ops.BiasAddGrad(out_backprop=dy)
-    # The weight's gradient first: x is free then, before the gradient moves on to the layers below. It is handed out only
-    # when w has been read for the last time: an optimizer that updates a w still in use would have to copy it.
+    # The weight's gradient first: then x is freed before the layers below compute their gradients. It is returned only
+    # after the last read of w: an optimizer that updates a w still in use would have to copy it.
     with tf.control_dependencies([dw, db]):
         dx = tf.matmul(dy, w, transpose_b=True)
     with tf.control_dependencies([dx]):
@@ -34,7 +34,7 @@ GELU_SCALE, GELU_CUBE = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) *
 def gelu(x):
     """Hendrycks & Gimpel 2016, in the tanh approximation that the published weights were trained with.
 
-    Written as x sigmoid(2 u), which is x (1 + tanh u) / 2 in fewer steps, for u = sqrt(2 / pi) (x + 0.044715 x^3).
+    x sigmoid(2 u) = x (1 + tanh u) / 2, in fewer ops, for u = sqrt(2 / pi) (x + 0.044715 x^3).
     """
     return x * tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * (x * x)))
 
@@ -53,12 +53,12 @@ def _gelu_linear_backward(dy, _, x, w, b):
 
 @gradient_by(_gelu_linear_backward)
 def gelu_linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_out]
-    """gelu(x) w + b. Only x is kept."""
+    """gelu(x) w + b. Only x is kept for the gradient."""
     return tf.nn.bias_add(tf.matmul(gelu(x), w), b)
 
 
 def _standardize(x):
-    """x with zero mean and unit variance over its features, and one over its standard deviation."""
+    """x with zero mean and unit variance over its features, and 1 / its standard deviation."""
     centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
     scale = tf.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
     return centred * scale, scale
@@ -70,7 +70,7 @@ def normalize_rows(x, g, b):
 
 
 @one_pass
-def norm_gradients(dy, x, g):
+def layer_norm_gradients(dy, x, g):
     rows = list(range(len(x.shape) - 1))
     normal, scale = _standardize(x)
     dnormal = dy * g
@@ -80,7 +80,7 @@ def norm_gradients(dy, x, g):
             tf.reduce_sum(dy, axis=rows)]
 
 
-@gradient_by(lambda dy, _, x, g, b: norm_gradients(dy, x, g))
+@gradient_by(lambda dy, _, x, g, b: layer_norm_gradients(dy, x, g))
 def layer_norm(x, g, b):  # [..., features], [features], [features] -> [..., features]
     """Ba et al. 2016: zero mean and unit variance over the features, then a learned gain and bias."""
     return normalize_rows(x, g, b)
@@ -88,10 +88,10 @@ def layer_norm(x, g, b):  # [..., features], [features], [features] -> [..., fea
 
 def _norm_linear_backward(dy, _, x, g, b, w, bias):
     dnorm, dw, dbias = _linear_backward(dy, None, tf.cast(normalize_rows(x, g, b), w.dtype), w, bias)
-    return [*norm_gradients(tf.cast(dnorm, x.dtype), x, g), dw, dbias]
+    return [*layer_norm_gradients(tf.cast(dnorm, x.dtype), x, g), dw, dbias]
 
 
 @gradient_by(_norm_linear_backward)
 def norm_linear(x, g, b, w, bias):  # [rows, n_in], [n_in], [n_in], [n_in, n_out], [n_out] -> [rows, n_out]
-    """layer_norm(x) w + bias, in w's type. Only x is kept, which the residual stream keeps anyway."""
+    """layer_norm(x) w + bias, in w's type. Only x is kept for the gradient, which the residual stream keeps anyway."""
     return tf.nn.bias_add(tf.matmul(tf.cast(normalize_rows(x, g, b), w.dtype), w), bias)

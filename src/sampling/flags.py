@@ -1,4 +1,4 @@
-"""The flags of the two sampling scripts, read by fire and checked before TensorFlow is imported."""
+"""The flags of the two sampling scripts, checked before TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -11,35 +11,37 @@ import numpy as np
 
 from command import models
 from command.errors import UserError, reason
-from sampling.continuation import Settings, whole
+from sampling.continuation import SamplingSettings, check_whole_number
 from storage.model_directory import open_model
 
-SEPARATOR = '\0'    # between the values of a flag given several times; no argument can hold it
 HELP = {
     'model_name': 'the model in --models_dir to sample from.',
-    'seed': 'a whole number, for the same samples each time; different ones without it.',
-    'nsamples': 'samples for each prompt; 0 goes on until Ctrl-C.',
-    'batch_size': 'how many of them are made at once.',
-    'length': "tokens of a sample; half of the model's window without it. What goes beyond the window sees the last part alone.",
-    'temperature': 'below 1 safer, above 1 stranger text; 0 takes the most likely token each time.',
+    'seed': 'a whole number that makes the samples repeatable; random without it.',
+    'nsamples': 'how many samples, for each prompt; 0 for samples until Ctrl-C.',
+    'batch_size': 'samples that are generated together.',
+    'length': "tokens of a sample, even beyond the model's window; by default half of it after a prompt, else all of it.",
+    'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time.',
     'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
     'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
-    'run_name': 'sample from this training run in checkpoint/ instead of a model: its newest checkpoint.',
-    'models_dir': 'where models live.',
-    'repetition_penalty': 'above 1 makes tokens that were there already less likely; 1.2 is a good start.',
-    'stop': 'a text at which a sample ends; give it several times for several.',
-    'stop_at_eot': 'whether a sample ends at the end-of-text token; --nostop_at_eot writes on past it.',
-    'truncate': 'leave out the stop, or end-of-text token, at which a sample ended.',
+    'run_name': 'sample from the newest checkpoint of this training run in checkpoint/, instead of a model.',
+    'models_dir': 'the directory of the models.',
+    'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start.',
+    'stop': 'a text that ends a sample; may be given several times.',
+    'stop_at_eot': 'whether the end-of-text token ends a sample; --nostop_at_eot continues after it.',
+    'truncate': 'leave out the stop or end-of-text token that ended a sample.',
     'jsonl': 'print a JSON object for each sample: prompt, text, ids, seed, stop_reason, log_probability.',
     'prompt': 'continue this text instead of asking for lines.',
-    'prompt_file': 'continue each line of this file; - is standard input, read to its end first.',
+    'prompt_file': 'continue each line of this file; - reads standard input to its end first.',
     'include_prompt': 'print the prompt before its continuation.',
 }
 
 
 @dataclasses.dataclass
 class Flags:
-    """What both scripts take. Raises UserError for a flag or a model directory that will not do."""
+    """The flags of both scripts. Raises UserError for an invalid flag or model directory.
+
+    settings: a SamplingSettings. model: the opened model.
+    """
     model_name: str = '117M'
     seed: int | None = None
     nsamples: int = 1
@@ -51,32 +53,32 @@ class Flags:
     run_name: str | None = None
     models_dir: str = 'models'
     repetition_penalty: float = 1
-    stop: str | None = None
+    stop: list[str] | None = None
     stop_at_eot: bool = True
     truncate: bool = False
     jsonl: bool = False
 
     def __post_init__(self):
         try:
-            whole('nsamples', self.nsamples, 0)
-            whole('batch_size', self.batch_size, 1)
-            if self.seed is None:       # one with which this run can be made again
+            check_whole_number('nsamples', self.nsamples, 0)
+            check_whole_number('batch_size', self.batch_size, 1)
+            if self.seed is None:       # a random one, which --jsonl prints
                 self.seed = int(np.random.SeedSequence().generate_state(1)[0])
-            whole('seed', self.seed, 0)
+            check_whole_number('seed', self.seed, 0)
             if type(self.jsonl) is not bool:
                 raise UserError(f'jsonl takes no value, not {self.jsonl!r}')
-            stop = () if self.stop is None else tuple(self.stop.split(SEPARATOR))
-            names = [field.name for field in dataclasses.fields(Settings) if field.name != 'stop']
-            self.settings = Settings(stop=stop, **{name: getattr(self, name) for name in names if hasattr(self, name)})
+            names = {field.name for field in dataclasses.fields(SamplingSettings)}
+            values = vars(self) | {'stop': tuple(self.stop or ())}
+            self.settings = SamplingSettings(**{name: values[name] for name in names & values.keys()})
         except UserError as error:
             raise UserError(f'--{error}') from None
-        self.model = open_model(models.find_run(str(self.run_name)) if self.run_name is not None
-                                else models.find_model(str(self.model_name), str(self.models_dir)))
+        self.model = open_model(models.find_model(self.model_name, self.models_dir) if self.run_name is None
+                                else models.find_run(self.run_name))
 
 
 @dataclasses.dataclass
 class PromptFlags(Flags):
-    """What the script that continues prompts takes, too. prompts: those of --prompt or --prompt_file, None without them."""
+    """The flags of the script that continues prompts. prompts: from --prompt or --prompt_file; None without them."""
     prompt: str | None = None
     prompt_file: str | None = None
     include_prompt: bool = False
@@ -94,17 +96,18 @@ class PromptFlags(Flags):
             for number, prompt in enumerate(self.prompts, start=1):
                 self.check_prompt(f'{self.prompt_file} line {number}', prompt)
 
-    def check_prompt(self, where: str, prompt: str) -> None:
-        """Raises UserError for a prompt that is empty or longer than the window."""
+    def check_prompt(self, source: str, prompt: str) -> None:
+        """Raises UserError for a prompt that is empty or longer than the window. source: what the message calls it."""
         if not prompt.strip():
-            raise UserError(f'{where} is empty: say how the text should begin')
+            raise UserError(f'{source} is empty: give the beginning of the text')
         size = len(self.model.encoder.encode(prompt))
         if size > self.model.hparams.n_ctx:
-            raise UserError(f'{where} has {size} tokens, the model\'s window holds {self.model.hparams.n_ctx}: give a shorter one')
+            raise UserError(f'{source} has {size} tokens, the model\'s window holds {self.model.hparams.n_ctx}: '
+                            'give a shorter one')
 
 
 def read_prompts(path: str) -> list[str]:
-    """The lines of a file of UTF-8 text, or of standard input if path is '-'. Raises UserError that names the trouble."""
+    """The lines of a UTF-8 file, or of standard input for '-'. Raises UserError if it cannot be read or is empty."""
     try:
         if path == '-':
             text = sys.stdin.buffer.read().decode()
@@ -117,52 +120,48 @@ def read_prompts(path: str) -> list[str]:
         line = error.object.count(b'\n', 0, error.start) + 1
         raise UserError(f'{path} line {line} is not UTF-8: {error.reason}') from None
     if not text:
-        raise UserError(f'{path} is empty: it should hold a prompt in each line')
+        raise UserError(f'{path} is empty: expected a prompt in each line')
     return text.replace('\r\n', '\n').removesuffix('\n').split('\n')
 
 
-def parse(flags: type[Flags], summary: str, **other_help: str) -> Flags:
-    """Lets fire fill the fields of a class of flags from the command line.
-
-    Raises UserError for an unknown flag; --help prints `summary` and HELP, or other_help, of the fields, and exits.
-    """
-    explained = HELP | other_help
+def parse(flags: type[Flags], summary: str) -> Flags:
+    """The flags from the command line. Raises UserError for invalid ones; --help prints the help and exits."""
     signature = inspect.signature(flags)
-    strings = {name for name, parameter in signature.parameters.items() if parameter.annotation in (str, str | None)}
-    result = []
+    texts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (str, str | None)}
+    parsed = []
 
-    def script(*given):
-        for name, value in zip(signature.parameters, given):
-            if name in strings and type(value) is bool:     # fire's reading of --flag and --noflag
-                raise UserError(f'--{name} needs a value')
-        result.append(flags(*given))
+    @fire.decorators.SetParseFn(str, *texts)        # else '3.5' or '[1, 2]' would not stay a text
+    def script(*values):
+        parsed.append(flags(*values))
 
-    script.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)
-    script.__doc__ = '\n'.join([summary, '', 'Args:', *(f'    {name}: {explained[name]}' for name in signature.parameters)])
-    with contextlib.redirect_stderr(io.StringIO()) as screen:
+    script.__signature__ = signature
+    script.__doc__ = '\n    '.join([f'{summary}\n\nArgs:', *(f'{name}: {HELP[name]}' for name in signature.parameters)])
+    with contextlib.redirect_stderr(io.StringIO()) as output:
         try:
-            fire.Fire(script, command=joined(sys.argv[1:], strings))
-            return result[0]
-        except fire.core.FireExit as left:
-            if left.code:
-                raise UserError(left.trace.elements[-1].ErrorAsStr()) from None
-    print(screen.getvalue().partition('\n\n')[2])      # without fire's remark that this is the help
+            fire.Fire(script, command=prepare_texts(sys.argv[1:], texts))
+            return parsed[0]
+        except fire.core.FireExit as stop:
+            if stop.code:
+                raise UserError(stop.trace.elements[-1].ErrorAsStr()) from None
+    print(output.getvalue().partition('\n\n')[2])      # without fire's line about how to show the help
     raise SystemExit(0)
 
 
-def joined(arguments: list[str], strings: set) -> list[str]:
-    """The arguments, with those of the flags in `strings` as --flag='value', which fire reads as Python would.
+def prepare_texts(arguments: list[str], texts: set[str]) -> list[str]:
+    """The arguments for fire, with the flags in `texts` as --flag=TEXT and all values of --stop as one list.
 
-    --stop, given several times, has all its values; another flag the last one, as with fire.
+    fire itself takes a text like - or --x for something else, True for a missing one, and the last one of several.
     """
-    others, values, rest = [], {}, iter(arguments)
+    others, values, rest = [], {'stop': []}, iter(arguments)
     for argument in rest:
-        flag, equals, value = argument.partition('=')
-        name = flag.removeprefix('--').replace('-', '_')
-        if not flag.startswith('--') or name not in strings or (not equals and (value := next(rest, None)) is None):
+        flag, equals, text = argument.partition('=')
+        name = flag.lstrip('-').replace('-', '_')
+        if not flag.startswith('-') or name.removeprefix('no') not in {*texts, 'stop'}:
             others.append(argument)
-        elif name == 'stop' and name in values:
-            values[name] += SEPARATOR + value
-        else:
-            values[name] = value
-    return [*others, *(f'--{name}={value!r}' for name, value in values.items())]
+            continue
+        if not equals and (name.startswith('no') or (text := next(rest, None)) is None):
+            raise UserError(f'--{name.removeprefix("no")} needs a value')
+        values[name] = [*values['stop'], text] if name == 'stop' else text
+    if '--help' in others:
+        return ['--help']       # with other flags, fire would not explain any
+    return [*others, *(f'--{name}={value}' for name, value in values.items() if value != [])]

@@ -1,14 +1,13 @@
-"""The network as a Generator runs it, a token or a prompt at a time: as fast as memory gives out the weights.
+"""The network cut into shards, for prompts and single tokens.
 
-The same mathematics as model.py, laid out for few tokens. They are columns, [features, columns], and each weight is kept as
-[n_out, n_in]: rows of memory that are read once, one after the other, however many columns there are. The network is cut
-into shards, one for each core: each has some heads of every attention, some features of every mlp, some rows of wte, and
-adds its part to the residual stream (Shoeybi et al. 2019, "Megatron-LM", within one machine). A core goes through its shard
-alone, and the cores meet twice in a block, where matmuls on all cores would have them wait for one another at each. On
-CPUs, what a shard does between two meetings is a program compiled by XLA.
+The mathematics of model.py, arranged for few tokens, where reading the weights from memory limits the speed.
+Activations are columns, [features, columns], and weights are [n_out, n_in], so that each row is contiguous and read
+once for all columns. Each core has a shard: some heads of every attention, some features of every mlp and some rows of
+wte. It adds its part to the residual stream (Shoeybi et al. 2019, "Megatron-LM", within one machine). So the cores wait
+for each other only twice in a block, not in each matmul. On CPUs, XLA compiles what a shard does in between.
 
-Shapes: rows (of a batch), sequence, columns (rows * sequence), features (n_embd), heads (of a shard), head (features of a
-head), hidden (features of an mlp in a shard), tokens (rows of wte in a shard).
+Shapes: rows (of a batch), sequence, columns (rows * sequence), features (n_embd), heads (of a shard), head (features of
+a head), hidden (features of an mlp in a shard), tokens (rows of wte in a shard).
 """
 
 import math
@@ -23,8 +22,8 @@ from network.gradients import shape_of
 from network.hparams import HParams
 from storage import saver
 
-COMPILED_SIZE = 2 ** 20     # weights of a block from which on compiled code gains more than it takes to compile
-ALIGNMENT = 64              # bytes, of memory that TensorFlow takes over as it is
+COMPILED_SIZE = 2 ** 20     # weights of a block; for smaller blocks, compiling takes longer than it saves
+ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
 
 
 def project(w, b, x):  # [n_out, n_in], [n_out], [n_in, columns] -> [n_out, columns]
@@ -38,12 +37,13 @@ def normalize_columns(x, g, b):
     return centred * tf.rsqrt(variance + layers.LAYER_NORM_EPSILON) * g[:, None] + b[:, None]
 
 
-def add_up(x, bias, parts):  # [features, columns], [features], of each shard [features, columns] -> the residual stream
+def add_parts(x, bias, parts):  # [features, columns], [features], of each shard [features, columns]
+    """The residual stream after a sublayer, whose last projection has this bias."""
     return sum(parts, x) + bias[:, None]
 
 
 def shard_attention(q, keys, values, mask, w):
-    """A shard's part of what an attention adds to the residual stream: [features, columns].
+    """A shard's part of an attention: [features, columns].
 
     q [rows, heads, n_query, head], keys and values [rows * heads * n_key, head], w [features, heads * head].
     """
@@ -53,39 +53,40 @@ def shard_attention(q, keys, values, mask, w):
     return tf.matmul(w, tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.shape[1], -1]))
 
 
-def mlp(x, bias, g, b, w_fc, b_fc, w_proj, *parts):  # w_fc [hidden, features], w_proj [features, hidden]
-    """The residual stream behind an attention, and a shard's part of what the mlp adds to it."""
-    x = add_up(x, bias, parts)
+def shard_mlp(x, bias, g, b, w_fc, b_fc, w_proj, *parts):  # w_fc [hidden, features], w_proj [features, hidden]
+    """The residual stream after an attention, and a shard's part of the mlp."""
+    x = add_parts(x, bias, parts)
     return x, tf.matmul(w_proj, layers.gelu(project(w_fc, b_fc, normalize_columns(x, g, b))))
 
 
-def head(x, bias, g, b, wte, *parts):  # -> [tokens, columns]
-    return tf.matmul(wte, normalize_columns(add_up(x, bias, parts), g, b))
+def shard_logits(x, bias, g, b, wte, *parts):  # -> [tokens, columns]
+    return tf.matmul(wte, normalize_columns(add_parts(x, bias, parts), g, b))
 
 
 class _Programs:
-    """What a shard does between two meetings. columns: [rows, sequence], one of them -1. make: see Decoder.program."""
+    """What a shard computes between two exchanges. columns: [rows, sequence], one of them -1. make: see program."""
 
     def __init__(self, head_size: int, columns: list, make=lambda function: function):
         self._head_size, self._columns = head_size, columns
-        self.before, self.attention, self.mlp, self.head = map(make, (self._before, shard_attention, mlp, head))
+        self.qkv, self.attention = make(self._qkv), make(shard_attention)
+        self.mlp, self.logits = make(shard_mlp), make(shard_logits)
 
-    def _before(self, x, bias, g, b, w, b_qkv, *parts):  # w [3 * heads * head, features]
-        """The residual stream at the beginning of a block, and q / sqrt(head), k, v of [rows, heads, sequence, head].
+    def _qkv(self, x, bias, g, b, w, b_qkv, *parts):  # w [3 * heads * head, features]
+        """The residual stream before a block, and q / sqrt(head) [rows, heads, sequence, head], k, v.
 
-        k and v are flat, [rows * heads * sequence, head], as they stand in the cache.
+        k and v are as in the cache, [rows * heads * sequence, head].
         """
-        x = add_up(x, bias, parts)
+        x = add_parts(x, bias, parts)
         heads = w.shape[0] // 3 // self._head_size
         qkv = tf.reshape(project(w, b_qkv, normalize_columns(x, g, b)), [3, heads, self._head_size, *self._columns])
         q, k, v = tf.unstack(tf.transpose(qkv, [0, 3, 1, 4, 2]))
         return x, q * (1 / math.sqrt(self._head_size)), *(tf.reshape(new, [-1, self._head_size]) for new in (k, v))
 
 
-class Decoder:
-    """The network in the current graph, with variables and a cache of its own.
+class ShardedNetwork:
+    """The network in the current graph, with its own variables and cache.
 
-    shards: how many. compiled: whether by XLA; as is best for this machine and size if None.
+    compiled: whether by XLA; None decides by the network's size, and never compiles for a GPU.
     """
 
     def __init__(self, hparams: HParams, shards: int, compiled: bool | None = None):
@@ -97,72 +98,75 @@ class Decoder:
         self.cache = ResizableCache(hparams, [len(part) for part in np.array_split(range(hparams.n_head), shards)])
 
     def _make(self, name: str, shape: list) -> list:
-        """The variable of a name, for each shard its part. Its value is to be fed."""
+        """A variable for each shard's part. Its initial value is fed."""
         parts = _split_weight(name, np.broadcast_to(np.float32(0), shape), self._hparams, self._shards)
         return [tf.Variable(tf.placeholder(tf.float32, part.shape), name=name) for part in parts]
 
     def load(self, session: tf.Session, prefix: str) -> None:
-        """Reads the weights from a checkpoint. Raises UserError if it is damaged, or of another model."""
+        """Reads the weights from a checkpoint. Raises UserError if it is damaged or another model's."""
         with saver.named_in_errors(prefix):
             saver.checked_shapes(prefix, self._hparams.shapes())
             reader = tf.train.load_checkpoint(prefix)
             memory = _LargePages(sum(4 * math.prod(variable.shape) + ALIGNMENT
                                      for variables in self._variables.values() for variable in variables))
             for name, variables in self._variables.items():
-                for variable, part in zip(variables, _split_weight(name, reader.get_tensor(name), self._hparams, self._shards)):
+                parts = _split_weight(name, reader.get_tensor(name), self._hparams, self._shards)
+                for variable, part in zip(variables, parts):
                     session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
         session.run(self.cache.initializer)
 
     def program(self, function):
-        """The function, compiled for each shape once, if that is what this decoder does."""
+        """The function, compiled once for each shape if this network is compiled."""
         return tf.function(function, jit_compile=True, autograph=False) if self._compiled else function
 
     def prefill(self, tokens, lengths, rows):
-        """Reads prompts [n, sequence], padded on the right to one length, into `rows` [n] of the cache.
+        """Reads prompts [n, sequence] of `lengths` [n], padded on the right, into `rows` [n] of the cache.
 
-        Returns logits [n, n_vocab] behind the last token of each, and the op that writes into the cache.
+        Returns logits [n, n_vocab] after the last token of each, and the op that writes the cache.
         """
         n, sequence = shape_of(tokens)
         mask, offsets, written = causal_mask(sequence, sequence), self.cache.offsets(rows, tf.range(sequence)[None]), []
 
-        def seen(layer, shard, k, v):
+        def extend(layer, shard, k, v):
             written.extend(tensor.op for tensor in self.cache.write(layer, shard, offsets, k, v))
             return k, v, mask
 
         programs = _Programs(self._hparams.head_size, [n, -1])
-        stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, seen)
+        stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, extend)
         last = tf.range(n) * sequence + lengths - 1
         return self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream)), tf.group(*written)
 
     def decode(self, tokens, positions):
-        """Logits [rows, n_vocab] behind one more token of each row, [rows], which stands at positions [rows]."""
+        """Reads one more token of each row, [rows], at positions [rows]. Returns logits [rows, n_vocab] after it."""
         mask = self.cache.mask(positions)
         offsets = self.cache.offsets(tf.range(tf.size(tokens)), positions[:, None])
 
-        def seen(layer, shard, k, v):
+        def extend(layer, shard, k, v):
             return *self.cache.write(layer, shard, offsets, k, v), mask
 
         programs = _Programs(self._hparams.head_size, [-1, 1], self.program)
-        return self._logits(programs, *self._stream(tokens, positions, programs, seen))
+        return self._logits(programs, *self._stream(tokens, positions, programs, extend))
 
-    def _stream(self, tokens, positions, programs, seen) -> list:
-        """The network without its head: x [features, columns], and what the shards of the last block add to it.
+    def _stream(self, tokens, positions, programs, extend) -> list:
+        """The residual stream before the last mlp is added, and the shards' parts of that mlp: all [features, columns].
 
-        seen(layer, shard, k, v): keys and values that the queries see, and a mask.
+        extend(layer, shard, k, v): all keys and values to attend to, and their mask.
         """
         wte, (wpe, *_) = self._values['model/wte'], self._values['model/wpe']
         # 'div' is how array_split cuts wte.
         embedding = tf.nn.embedding_lookup(wte, tokens, partition_strategy='div')
         x, parts = tf.transpose(embedding), [tf.transpose(tf.gather(wpe, positions))]
         biases = [tf.zeros([self._hparams.n_embd])] * self._shards
+        shards = range(self._shards)
         for layer in range(self._hparams.n_layer):
-            qkv = [programs.before(x, biases[shard], *self._block(layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'),
-                                   *parts) for shard in range(self._shards)]
+            qkv = [programs.qkv(x, biases[shard], *self._block(
+                layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'), *parts) for shard in shards]
             x = qkv[0][0]
-            parts = [programs.attention(q, *seen(layer, shard, k, v), *self._block(layer, shard, 'attn/c_proj/w'))
+            parts = [programs.attention(q, *extend(layer, shard, k, v), *self._block(layer, shard, 'attn/c_proj/w'))
                      for shard, (_, q, k, v) in enumerate(qkv)]
-            pairs = [programs.mlp(x, *self._block(layer, shard, 'attn/c_proj/b', 'ln_2/g', 'ln_2/b', 'mlp/c_fc/w',
-                                                  'mlp/c_fc/b', 'mlp/c_proj/w'), *parts) for shard in range(self._shards)]
+            pairs = [programs.mlp(x, *self._block(
+                layer, shard, 'attn/c_proj/b', 'ln_2/g', 'ln_2/b', 'mlp/c_fc/w', 'mlp/c_fc/b', 'mlp/c_proj/w'), *parts)
+                for shard in shards]
             x, parts = pairs[0][0], [part for _, part in pairs]
             biases = self._values[f'model/h{layer}/mlp/c_proj/b']
         return [x, *parts]
@@ -172,13 +176,14 @@ class Decoder:
 
     def _logits(self, programs, x, *parts):  # [features, rows], of each shard [features, rows] -> [rows, n_vocab]
         names = (f'model/h{self._hparams.n_layer - 1}/mlp/c_proj/b', 'model/ln_f/g', 'model/ln_f/b', 'model/wte')
-        of_shards = [programs.head(x, *weights, *parts) for weights in zip(*(self._values[name] for name in names))]
-        # Turned around outside: XLA would turn its matmul around, too, and read the weights in a slower order.
-        return tf.transpose(tf.concat(of_shards, axis=0))
+        by_shard = [programs.logits(x, *weights, *parts) for weights in zip(*(self._values[name] for name in names))]
+        # The transpose is outside of the programs: inside, XLA would fuse it with the matmul and read the weights more
+        # slowly.
+        return tf.transpose(tf.concat(by_shard, axis=0))
 
 
 def _split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[np.ndarray]:
-    """A checkpoint's variable as the shards keep it: for each its part, or the whole of a small one."""
+    """Each shard's part of a checkpoint's variable; small ones are repeated, except wpe, which only one shard has."""
     name = name.split('/', 2)[-1] if name.startswith('model/h') else name
     if array.ndim == 3:
         array = array[0].T
@@ -196,9 +201,9 @@ def _split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) -
 
 
 class _LargePages:
-    """Memory for arrays, that TensorFlow takes over as it is.
+    """Memory for arrays that TensorFlow uses without a copy.
 
-    numpy asks the kernel for large pages where it allocates much, TensorFlow does not; weights are read faster from them.
+    For large arrays numpy asks the kernel for huge pages, from which weights are read faster; TensorFlow does not.
     """
 
     def __init__(self, size: int):

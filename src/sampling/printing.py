@@ -1,4 +1,4 @@
-"""How samples are printed: as text under headings, or as JSON lines."""
+"""Prints samples: text under headings, or JSON lines."""
 
 import itertools
 import json
@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from sampling.flags import Flags
 
-RULE = 80           # characters of the line below a prompt's samples
+LINE_WIDTH = 80     # characters of the line below a prompt's samples
 
 
-def write_samples(generator, flags: Flags, prompts: list[str], *, first: int = 0, rule: bool = False) -> None:
-    """Prints flags.nsamples continuations of each prompt, as they are written if one is made at a time.
+def write_samples(generator, flags: Flags, prompts: list[str], *, first: int = 0, line: bool = False) -> None:
+    """Prints flags.nsamples continuations of each prompt, token by token if the batch size is 1.
 
-    first: the number of the first prompt, which decides about random draws. rule: draw a line below each prompt's samples.
+    first: the number of the first prompt, a part of the samples' seeds. line: print a line below each prompt's samples.
     """
     texts = (generator.continuation(prompt, flags.settings, [flags.seed, number, i])
              for number, prompt in enumerate(prompts, start=first)
@@ -24,14 +24,14 @@ def write_samples(generator, flags: Flags, prompts: list[str], *, first: int = 0
         for text in generator.steps(texts, 1):
             print(header(text) if len(text.ids) == 1 else '', end=text.new_text(), flush=True)
             if text.stop_reason:
-                print(below(text, flags, rule), flush=True)
+                print(footer(text, flags, line), flush=True)
         return
-    many = flags.nsamples * len(prompts)
-    with tqdm(generator.finish(texts, flags.batch_size), total=many or None, unit='sample', leave=False,
-              disable=True if many == 1 else None) as bar:
+    total = flags.nsamples * len(prompts)
+    with tqdm(generator.finish(texts, flags.batch_size), total=total or None, unit='sample', leave=False,
+              disable=True if total == 1 else None) as bar:
         for text in bar:
-            line = as_json(text) if flags.jsonl else header(text) + text.text + below(text, flags, rule)
-            bar.write(line, file=sys.stdout)
+            sample = as_json(text) if flags.jsonl else header(text) + text.text + footer(text, flags, line)
+            bar.write(sample, file=sys.stdout)
             sys.stdout.flush()
 
 
@@ -39,11 +39,11 @@ def header(text) -> str:
     return f'======== SAMPLE {text.seed[2] + 1} ========\n'
 
 
-def below(text, flags: Flags, rule: bool) -> str:
-    if not rule or text.seed[2] + 1 != flags.nsamples:
+def footer(text, flags: Flags, line: bool) -> str:
+    """The line below a prompt's last sample, no wider than the terminal."""
+    if not line or text.seed[2] + 1 != flags.nsamples:
         return ''
-    # In a narrower window it would be two lines.
-    return '\n' + '=' * min(RULE, shutil.get_terminal_size().columns if sys.stdout.isatty() else RULE)
+    return '\n' + '=' * min(LINE_WIDTH, shutil.get_terminal_size().columns if sys.stdout.isatty() else LINE_WIDTH)
 
 
 def as_json(text) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import load_params
+from graph_walk import ancestors
 from network.hparams import HParams
 from reference import random_params
 
@@ -50,30 +51,24 @@ def test_a_list_of_checkpoints_replaces_the_collection(tf, session, tokens, loss
     assert_equal(both(tf, session, loss, tf.trainable_variables(), {tokens: TOKENS}, checkpoints=some))
 
 
-def test_every_block_is_run_again_but_for_the_head(tf, session, tokens, loss):
+def test_every_block_is_recomputed_but_not_the_head(tf, session, tokens, loss):
     from memory_saving_gradients import gradients
     gradients(loss, tf.trainable_variables())
     names = [op.name for op in tf.get_default_graph().get_operations() if op.name.startswith('recompute')]
     for layer in range(HPARAMS.n_layer):
-        tanh = [name for name in names if f'h{layer}/mlp/' in name and name.endswith('Sigmoid')]
-        assert len(tanh) == 1, (layer, tanh)
+        sigmoids = [name for name in names if f'h{layer}/mlp/' in name and name.endswith('Sigmoid')]
+        assert len(sigmoids) == 1, (layer, sigmoids)
     assert not [name for name in names if 'ln_f' in name]
 
 
 def test_recomputation_waits_for_the_gradient_from_above(tf, session):
-    """A copy that could start before its gradient is there would hold its activations just as long as the original."""
+    """A copy that ran before would keep its activations as long as the original would."""
     from memory_saving_gradients import gradients
     x = tf.get_variable('x', [4], initializer=tf.ones_initializer())
     middle = tf.tanh(x.read_value() * 2)
     gradients(tf.reduce_sum(tf.exp(middle)), [x], checkpoints=[middle])
     [copy] = [op for op in tf.get_default_graph().get_operations() if op.name == 'recompute/Tanh']
-    upstream, queue = set(), [copy]
-    while queue:
-        op = queue.pop()
-        if op not in upstream:
-            upstream.add(op)
-            queue += [*(source.op for source in op.inputs), *op.control_inputs]
-    assert any('gradients' in op.name and 'Exp' in op.name for op in upstream)
+    assert any('gradients' in op.name and 'Exp' in op.name for op in ancestors(copy))
 
 
 def test_the_control_inputs_of_the_original_do_not_run_it_again(tf, session):
@@ -98,7 +93,7 @@ def test_skip_connections_over_several_checkpoints(tf, session):
 
 def test_random_draws_are_not_redrawn(tf, session):
     x = tf.get_variable('x', [1000], initializer=tf.ones_initializer())
-    dropped = x * tf.cast(tf.random.uniform([1000]) < 0.5, tf.float32)      # not seeded: each run draws anew
+    dropped = x * tf.cast(tf.random.uniform([1000]) < 0.5, tf.float32)      # not seeded: different in each run
     middle = tf.square(dropped * 3)
     session.run(tf.global_variables_initializer())
     assert_equal(both(tf, session, tf.reduce_sum(tf.square(middle)), [x], checkpoints=[middle]))
@@ -153,7 +148,7 @@ def copies(ops):
 
 
 def test_what_the_copy_takes_over_from_the_original(tf, session):
-    """Shapes, constants (from which TensorFlow infers more), what does not depend on xs; but not the place of its ops."""
+    """Shapes, constants (from which TensorFlow infers more) and what does not depend on xs, but not the colocation of ops."""
     from memory_saving_gradients import gradients
     x = tf.get_variable('x', [4], initializer=tf.ones_initializer())
     sizes, scale = tf.placeholder(tf.int32, [2]), tf.exp(tf.placeholder(tf.float32, []))

@@ -1,4 +1,4 @@
-"""The oracle is checked against what needs no oracle: finite differences, loops, and sums done by hand."""
+"""The oracle against finite differences, loops and results computed by hand."""
 
 import math
 
@@ -11,7 +11,7 @@ from network.hparams import HParams
 HPARAMS = HParams(n_vocab=11, n_ctx=7, n_embd=6, n_head=2, n_layer=2)
 PARAMS = reference.float64(reference.random_params(HPARAMS, seed=1))
 TOKENS = np.array([[3, 1, 3, 10, 0], [7, 7, 2, 5, 1]])      # repeats, both ends of the vocabulary, shorter than n_ctx
-NOISY = np.array([[3, 4, 3, 10, 9], [7, 7, 6, 5, 1]])       # what `--noise` feeds the model while TOKENS stay the labels
+NOISY = np.array([[3, 4, 3, 10, 9], [7, 7, 6, 5, 1]])       # as with `--noise`, where TOKENS are the labels
 GRADIENTS = reference.loss_and_gradients(NOISY, PARAMS, HPARAMS, labels=TOKENS)[1]
 
 
@@ -118,12 +118,12 @@ def test_a_token_changes_no_logits_before_its_own(changed):
     np.testing.assert_allclose(before[1], after[1], rtol=1e-12)     # nor those of another text
 
 
-def test_loss_of_a_model_that_knows_nothing_is_that_of_a_fair_die():
+def test_loss_of_equal_logits_is_the_logarithm_of_the_vocabulary_s_size():
     params = PARAMS | {'wte': np.zeros([11, 6])}
     assert reference.loss(TOKENS, params, HPARAMS) == pytest.approx(math.log(11))
 
 
-def test_loss_is_the_mean_surprise_at_the_next_label():
+def test_loss_is_the_mean_of_minus_the_log_probability_of_the_next_label():
     probabilities = reference.softmax(reference.gpt2(NOISY, PARAMS, HPARAMS))
     surprises = [-math.log(probabilities[row, position, TOKENS[row, position + 1]])
                  for row in range(2) for position in range(4)]
@@ -164,7 +164,7 @@ ODDS = [0.1, 0.4, 0.2, 0.2, 0.1]
     ({'top_k': 3}, [0, 1/2, 1/4, 1/4, 0]),
     ({'top_k': 4}, ODDS),
     ({'top_k': 99}, ODDS),                                      # more than there are
-    ({'top_p': 0.01}, [0, 1, 0, 0, 0]),                         # never nothing
+    ({'top_p': 0.01}, [0, 1, 0, 0, 0]),                         # at least one token
     ({'top_p': 0.39}, [0, 1, 0, 0, 0]),
     ({'top_p': 0.41}, [0, 1/2, 1/4, 1/4, 0]),
     ({'top_p': 0.79}, [0, 1/2, 1/4, 1/4, 0]),
@@ -173,7 +173,7 @@ ODDS = [0.1, 0.4, 0.2, 0.2, 0.1]
     ({'top_p': 0.41, 'top_k': 1}, [0, 1/2, 1/4, 1/4, 0]),       # top_p overrides top_k
     ({'temperature': 0.5}, [1/26, 16/26, 4/26, 4/26, 1/26]),    # odds squared
     ({'temperature': 0.5, 'top_k': 2}, [0, 16/24, 4/24, 4/24, 0]),
-    ({'temperature': 0.5, 'top_p': 0.6}, [0, 1, 0, 0, 0]),      # 16/26 > 0.6: top_p looks after the temperature
+    ({'temperature': 0.5, 'top_p': 0.6}, [0, 1, 0, 0, 0]),      # 16/26 > 0.6: top_p is applied after the temperature
     ({'temperature': 0}, [0, 1, 0, 0, 0]),
     ({'temperature': 0, 'top_k': 3, 'top_p': 0.9}, [0, 1, 0, 0, 0]),
 ])

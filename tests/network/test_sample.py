@@ -5,6 +5,7 @@ import pytest
 
 import reference
 from conftest import load_params
+from graph_walk import ops_of
 from network.hparams import HParams
 
 LOGITS = np.array([2.0, 1.5, 1.5, 0.3, -0.2, -1.0, -1.0, -4.0])
@@ -52,7 +53,7 @@ def test_the_ends_of_the_unit_interval_stay_inside_the_truncation(tf, session, u
     assert 7000 <= token < 7010
 
 
-def test_the_nucleus_is_full_as_soon_as_it_has_reached_p(tf, session):
+def test_the_nucleus_is_complete_as_soon_as_it_has_reached_p(tf, session):
     import sample
     logits = tf.constant(LOGITS[None], tf.float32)
     likeliest = tf.nn.softmax(logits)[0, 0]
@@ -68,7 +69,7 @@ def test_a_tie_in_one_row_changes_nothing_in_another(tf, session):
         assert tokens[1].tolist() == [alone, 2 if uniform else 0]
 
 
-def test_a_sum_of_probabilities_that_rounding_leaves_below_1_has_no_token_behind_it(tf, session):
+def test_probabilities_that_sum_to_less_than_1_by_rounding_still_give_a_token(tf, session):
     import sample
     logits = np.random.default_rng(0).normal(size=[16, 50257]).astype(np.float32)
     totals, tokens = session.run([tf.cumsum(tf.nn.softmax(logits), axis=-1)[:, -1],
@@ -129,9 +130,9 @@ def test_start_token_stands_for_a_context(tf, session, params):
 def test_each_token_has_its_own_uniform_number(tf, session, params):
     import sample
     uniform = tf.constant(np.random.default_rng(0).random((20, 6), np.float32))
-    whole = sample.sample_sequence(hparams=HPARAMS, length=6, context=tf.constant([[5]] * 20), uniform=uniform)
-    rest = sample.sample_sequence(hparams=HPARAMS, length=4, context=whole[:, :3], uniform=uniform[:, 2:])
-    first, second = session.run([whole, rest])
+    complete = sample.sample_sequence(hparams=HPARAMS, length=6, context=tf.constant([[5]] * 20), uniform=uniform)
+    rest = sample.sample_sequence(hparams=HPARAMS, length=4, context=complete[:, :3], uniform=uniform[:, 2:])
+    first, second = session.run([complete, rest])
     assert first.tolist() == second.tolist()
 
 
@@ -144,11 +145,11 @@ def test_variables_are_read_before_the_loop(tf, session):
 
 
 def test_integers_are_not_transposed(tf):
-    """Which on many processors has TensorFlow write a line that looks like an error between step and sample."""
+    """On many processors, TensorFlow would log what looks like an error."""
     import sample
     with tf.Graph().as_default() as graph:
         sample.sample_sequence(hparams=HPARAMS, length=6, start_token=5, batch_size=2)
-        transposed = {op.inputs[0].dtype for op in graph.get_operations() if op.type == 'Transpose'}
+        transposed = {op.inputs[0].dtype for op in ops_of(graph, 'Transpose')}
     assert transposed == {tf.float32}
 
 
@@ -172,28 +173,8 @@ def test_sampled_sequences_follow_the_oracle(tf, session, params):
     assert_joint(tokens[:, 1:].T, [5], params)
 
 
-def test_rows_of_unequal_length_follow_the_oracle_through_the_cache(tf, session, params):
-    """Two tokens behind each of two prompts, one longer than the other, side by side in one batch."""
-    import sample
-    from network.cache import Cache
-    n, prompts = DRAWS, [[5], [7, 3, 9]]
-    tokens = np.zeros([2 * n, 3], np.int32)
-    tokens[0::2, :1], tokens[1::2] = prompts
-    lengths = np.tile([1, 3], n)
-    uniform = np.random.default_rng(0).random((2, 2 * n), np.float32)
-    settings = {'temperature': 1, 'top_k': 3, 'top_p': 0.0}
-    positions = tf.constant(lengths, tf.int32)
-    logits, memory = sample.read_context(HPARAMS, tf.constant(tokens), positions, capacity=5)
-    first = sample.next_token(logits, uniform[0], **settings)
-    logits, _ = sample.read_token(HPARAMS, first, Cache(memory, [HPARAMS.n_head], 5), positions)
-    second = sample.next_token(logits, uniform[1], **settings)
-    drawn = np.stack(session.run([first, second]))
-    for row, prompt in enumerate(prompts):
-        assert_joint(drawn[:, row::2], prompt, params)
-
-
 def assert_joint(drawn, prompt, params):
-    """drawn [2, n]: pairs of tokens behind the prompt, with top_k 3."""
+    """drawn [2, n]: pairs of tokens after the prompt, with top_k 3."""
     likely = reference.next_token_probabilities(reference.gpt2(np.array([prompt]), params, HPARAMS)[0, -1], top_k=3)
     joint = np.zeros((HPARAMS.n_vocab, HPARAMS.n_vocab))
     for token in likely.nonzero()[0]:

@@ -1,9 +1,9 @@
-"""Where a text ends, and what of it may be shown before."""
+"""Where a text ends, and what of it can be shown before."""
 
 import pytest
 
 from command.errors import UserError
-from sampling.continuation import Continuation, Settings
+from sampling.continuation import Continuation, SamplingSettings
 
 TOKENS = ['a', 'b', 'ab', 'abc', ' ', 'é'.encode()[:1], 'é'.encode()[1:], 'xyST', 'OPz', '<|endoftext|>']
 EOT = len(TOKENS) - 1
@@ -18,12 +18,12 @@ class Bytes:
 
 
 def write(ids, prompt='p', **settings):
-    """The pieces of a text that these tokens are drawn for, until it ends, and the text."""
-    text = Continuation(prompt, [0], Settings(**settings), [1, 0], Bytes(), default_length=100)
+    """Adds tokens to a text. Returns what it shows after each of them, and the text."""
+    text = Continuation(prompt, [0], SamplingSettings(**settings), [1, 0], Bytes(), default_length=100)
     pieces = [text.new_text()]
     for id in ids:
-        assert text.stop_reason is None, 'it should have ended'
-        text.accept(id, -0.5)
+        assert text.stop_reason is None, 'the text ended earlier'
+        text.add(id, -0.5)
         pieces.append(text.new_text())
     assert ''.join(pieces) == text.text
     assert text.ids == list(ids) and text.log_probability == -0.5 * len(ids)
@@ -40,11 +40,31 @@ def test_a_stop_across_tokens_ends_a_text():
     assert (pieces, text.text, text.stop_reason) == (['a', 'xyST', 'OP'], 'axySTOP', 'stop')
 
 
-def test_truncated_nothing_of_a_stop_is_ever_shown():
+def test_nothing_of_a_truncated_stop_is_ever_shown():
     pieces, text = write([0, 7, 8], stop=('STOP', 'Sx'), truncate=True)
     assert (pieces, text.text) == (['a', 'xy', ''], 'axy')
     pieces, text = write([7, 0], stop=('STOP',), truncate=True, length=2)
-    assert pieces == ['xy', 'STa']      # it was none
+    assert pieces == ['xy', 'STa']      # not a stop after all
+
+
+def test_a_stop_may_be_the_beginning_of_a_text_or_all_but_its_last_character_shown_before():
+    assert write([3], stop=('a',))[1].text == 'a'
+    assert write([3], stop=('a',), truncate=True)[1].text == ''
+    assert write([0, 1], stop=('ab',))[1].stop_reason == 'stop'
+    assert write([7, 1, 1], stop=('STb?',), truncate=True, length=3)[0] == ['xy', '', 'STbb']
+
+
+def test_a_seed_decides_the_random_numbers():
+    def draw(*seed):
+        text = Continuation('p', [0], SamplingSettings(), list(seed), Bytes(), default_length=100)
+        return text.random.random()
+    assert draw(1, 0) == draw(1, 0) != draw(1, 1)
+    assert draw(None, 0) != draw(None, 0)
+
+
+def test_the_defaults_change_nothing_about_the_model_s_distribution():
+    settings = SamplingSettings()
+    assert (settings.temperature, settings.top_k, settings.top_p, settings.repetition_penalty) == (1, 0, 0, 1)
 
 
 def test_the_first_of_several_stops_counts():
@@ -64,20 +84,20 @@ def test_the_end_of_text_token():
     assert write([0, EOT, 1], stop_at_eot=False, length=3)[1].text == 'a<|endoftext|>b'
 
 
-def test_only_whole_characters_are_shown():
+def test_only_complete_characters_are_shown():
     assert write([5, 6, 5], length=3)[0] == ['', 'é', '\ufffd']
     assert write([5, EOT], truncate=True)[1].text == '\ufffd'
 
 
 def test_a_window_that_overflows_keeps_its_last_half():
-    text = Continuation('', [0] * 7, Settings(), [1, 0], Bytes(), default_length=100)
+    text = Continuation('', [0] * 7, SamplingSettings(), [1, 0], Bytes(), default_length=100)
     text.cached = True
-    text.accept(1, 0)
+    text.add(1, 0)
     text.slide(8)
-    assert (text.window, text.cached) == (0, True)
-    text.accept(2, 0)
+    assert (text.window_start, text.cached) == (0, True)
+    text.add(2, 0)
     text.slide(8)
-    assert (text.window, text.cached, text.tokens[text.window:]) == (5, False, [0, 0, 1, 2])
+    assert (text.window_start, text.cached, text.tokens[text.window_start:]) == (5, False, [0, 0, 1, 2])
 
 
 @pytest.mark.parametrize(('settings', 'words'), [
@@ -91,6 +111,6 @@ def test_a_window_that_overflows_keeps_its_last_half():
     ({'stop': 'ab'}, 'stop must be a tuple of strings'),
     ({'truncate': 'yes'}, "truncate must be True or False, not 'yes'"),
 ])
-def test_settings_that_will_not_do(settings, words):
+def test_invalid_settings(settings, words):
     with pytest.raises(UserError, match=words):
-        Settings(**settings)
+        SamplingSettings(**settings)

@@ -1,4 +1,4 @@
-"""Batches of prompts through the cache: each row as if alone, and as the oracle, which has no cache, would have it."""
+"""Batches of prompts: each row as if sampled alone, and as the oracle, which has no cache, computes it."""
 
 import signal
 
@@ -20,20 +20,20 @@ def generator(tf, model_directory):
 
 @pytest.fixture(scope='module')
 def oracle(tf, model_directory):
-    """logits(tokens): of the next token, without a cache, from the window that a text of these tokens has."""
+    """A function from the tokens in the window to the logits of the next token."""
     hparams = load_hparams(str(model_directory))
     params = read_checkpoint(model_directory, 'model/')
     return lambda window: reference.gpt2(np.array([window]), params, hparams)[0, -1]
 
 
-@pytest.fixture(params=[256, 5], ids=['room at once', 'room by and by'])
-def room(request, tf, monkeypatch):
+@pytest.fixture(params=[256, 5], ids=['full capacity', 'growing capacity'])
+def capacity(request, tf, monkeypatch):
     import generator
-    monkeypatch.setattr(generator, 'ROOM', request.param)
+    monkeypatch.setattr(generator, 'CAPACITY_STEP', request.param)
 
 
 def greedy(oracle, tokens, n, n_ctx, likely=lambda logits, tokens: logits):
-    """n greedy tokens after these, the window falling to its last half whenever it overflows."""
+    """n greedy tokens after these; a full window is cut to its last half."""
     tokens, window = list(tokens), 0
     for _ in range(n):
         if len(tokens) - window > n_ctx:
@@ -43,13 +43,13 @@ def greedy(oracle, tokens, n, n_ctx, likely=lambda logits, tokens: logits):
 
 
 def ids_of(generator, prompts, batch_size, **settings):
-    from sampling.continuation import Settings
+    from sampling.continuation import SamplingSettings
     seed = settings.pop('seed', 3)
-    texts = [generator.continuation(prompt, Settings(**settings), [seed, i]) for i, prompt in enumerate(prompts)]
+    texts = [generator.continuation(prompt, SamplingSettings(**settings), [seed, i]) for i, prompt in enumerate(prompts)]
     return [text.ids for text in generator.finish(texts, batch_size)]
 
 
-def test_greedy_equals_the_oracle_past_several_windows(generator, oracle, room):
+def test_greedy_equals_the_oracle_past_several_windows(generator, oracle, capacity):
     rows = ids_of(generator, PROMPTS[:3], 3, temperature=0, length=200, stop_at_eot=False)
     n_ctx = generator.hparams.n_ctx
     assert n_ctx == 32
@@ -59,7 +59,7 @@ def test_greedy_equals_the_oracle_past_several_windows(generator, oracle, room):
 
 @pytest.mark.parametrize('settings', [{'top_k': 40}, {'temperature': 1.5}, {'top_p': 0.9, 'repetition_penalty': 1.3},
                                       {'stop': ('e', 'o'), 'truncate': True}], ids=str)
-def test_rows_equal_those_sampled_alone(generator, room, settings):
+def test_rows_equal_those_sampled_alone(generator, capacity, settings):
     alone = [generator.generate([''] * i + [prompt], batch_size=1, length=70, seed=3, **settings)[i]
              for i, prompt in enumerate(PROMPTS)]
     assert len(set(alone)) == len(PROMPTS)
@@ -68,18 +68,18 @@ def test_rows_equal_those_sampled_alone(generator, room, settings):
     assert generator.generate(PROMPTS, length=70, seed=4, **settings) != alone
 
 
-def test_a_row_that_is_done_makes_place_for_the_next(generator):
-    from sampling.continuation import Settings
-    texts = [generator.continuation('the', Settings(length=n), [0, n]) for n in (9, 1, 1, 5, 2)]
-    begun = [texts.index(text) for text in generator.steps(texts, 2) if len(text.ids) == 1 and texts[0].stop_reason is None]
-    assert begun == [0, 1, 2, 3, 4]     # all others in the second row, while the first grows
+def test_the_next_text_takes_the_row_of_a_complete_one(generator):
+    from sampling.continuation import SamplingSettings
+    texts = [generator.continuation('the', SamplingSettings(length=n), [0, n]) for n in (9, 1, 1, 5, 2)]
+    started = [texts.index(text) for text in generator.steps(texts, 2) if len(text.ids) == 1 and texts[0].stop_reason is None]
+    assert started == [0, 1, 2, 3, 4]     # all others in the second row, while the first grows
     assert [len(text.ids) for text in texts] == [9, 1, 1, 5, 2]
     assert [text.stop_reason for text in texts] == ['length'] * 5
 
 
 def test_finish_keeps_the_order(generator):
-    from sampling.continuation import Settings
-    texts = [generator.continuation('the', Settings(length=n), [0, n]) for n in (9, 1, 3)]
+    from sampling.continuation import SamplingSettings
+    texts = [generator.continuation('the', SamplingSettings(length=n), [0, n]) for n in (9, 1, 3)]
     assert list(generator.finish(texts, 3)) == texts
 
 
@@ -105,8 +105,8 @@ def test_the_repetition_penalty_is_the_oracle_s(generator, oracle):
 
 
 def test_the_log_probability_is_the_model_s_own(generator, oracle):
-    from sampling.continuation import Settings
-    texts = [generator.continuation(prompt, Settings(length=6, top_k=3, temperature=0.5), [1, i])
+    from sampling.continuation import SamplingSettings
+    texts = [generator.continuation(prompt, SamplingSettings(length=6, top_k=3, temperature=0.5), [1, i])
              for i, prompt in enumerate(PROMPTS)]
     for text in generator.finish(texts, 3):
         expected = 0
@@ -125,7 +125,7 @@ def test_no_setting_changes_the_graph(generator, tf):
     assert graph.finalized
 
 
-@pytest.mark.parametrize('number', [1, 2, 3], ids=['making room', 'the prompt', 'a token'])
+@pytest.mark.parametrize('number', [1, 2, 3], ids=['cache size', 'prompt', 'token'])
 def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
     run, ended = generator._session.run, []
 
@@ -137,26 +137,26 @@ def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
 
     [expected] = generator.generate(['the'], length=5, seed=1)
     monkeypatch.setattr(generator._session, 'run', interrupted)
-    monkeypatch.setattr(generator, '_decode_call', None)        # which would know the other run
+    monkeypatch.setattr(generator, '_decode_call', None)        # the one that is there has the real run
     with pytest.raises(KeyboardInterrupt):
         generator.generate(['the'], length=5, seed=1)
     assert len(ended) == number
     assert generator.generate(['the'], length=5, seed=1) == [expected]
 
 
-def test_its_session_settles_the_threads_before_its_programs_do(tf, model_directory, monkeypatch):
-    """With a pool of threads for all of them, compiled programs cut their matmuls up for it: a seventh of the speed was lost."""
+def test_the_session_is_created_before_the_network(tf, model_directory, monkeypatch):
+    """Else the compiled programs get all threads for each op and divide their matmuls: a seventh of the speed was lost."""
     import generator
     made = []
-    session, decoder = tf.Session, generator.Decoder
+    session, network = tf.Session, generator.ShardedNetwork
     monkeypatch.setattr(generator.tf, 'Session', lambda **kwargs: made.append('session') or session(**kwargs))
-    monkeypatch.setattr(generator, 'Decoder', lambda *args: made.append('programs') or decoder(*args))
+    monkeypatch.setattr(generator, 'ShardedNetwork', lambda *args: made.append('network') or network(*args))
     generator.Generator(str(model_directory))
-    assert made == ['session', 'programs']
+    assert made == ['session', 'network']
 
 
 def test_ids_beyond_the_vocabulary_are_never_drawn(tf, model_directory):
-    """As in a model whose n_vocab was rounded up."""
+    """In a model whose n_vocab was rounded up."""
     from generator import Generator
     from storage.model_directory import open_model
     opened = open_model(str(model_directory))

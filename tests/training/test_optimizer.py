@@ -8,6 +8,7 @@ import pytest
 import reference
 from conftest import ROOT, load_params
 from encoder import load_encoder
+from graph_walk import ancestors, ops_of
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
 
@@ -158,16 +159,6 @@ def test_the_optimizer_s_state_begins_at_zero(tf, session):
     assert values['beta1_power'] == pytest.approx(0.9)
 
 
-def ancestors(op) -> set:
-    found, queue = set(), [op]
-    while queue:
-        op = queue.pop()
-        if op not in found:
-            found.add(op)
-            queue += [*op.control_inputs, *(source.op for source in op.inputs)]
-    return found
-
-
 @pytest.mark.parametrize('memory_saving', [False, True])
 def test_each_layer_is_updated_before_the_gradient_moves_on_to_the_next(tf, session, memory_saving):
     import model
@@ -175,8 +166,7 @@ def test_each_layer_is_updated_before_the_gradient_moves_on_to_the_next(tf, sess
     tokens = tf.placeholder(tf.int32, [2, 12])
     loss = model.loss(model.model(HPARAMS, tokens), tokens)
     optimizer.TrainStep(loss, tf.trainable_variables(), memory_saving=memory_saving)
-    updates = {op.inputs[0].op.name: op for op in tf.get_default_graph().get_operations()
-               if op.type == 'ResourceApplyAdam'}
+    updates = {op.inputs[0].op.name: op for op in ops_of(session.graph, 'ResourceApplyAdam')}
     before_lowest = ancestors(updates['model/h0/ln_1/g'])
     above = {name for name, op in updates.items() if op in before_lowest}
     assert {name for name in updates if '/h1/' in name or '/ln_f/' in name} <= above

@@ -12,6 +12,7 @@ import worker_group
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
 from fake_cluster import FakeCluster, fake_workers
+from graph_walk import ancestors, ops_of
 
 TRAIN = ('--learning_rate', 0.003, '--sample_every', 0, '--save_every', 0, '--seed', 5)
 
@@ -39,7 +40,7 @@ def sums(addresses, index, path):
                'broadcast': [value.tolist() for value in session.run([v.read_value() for v in variables])],
                'sum': workers.sum(np.array([index + 0.1, 1e-9])).tolist(),
                'gather': workers.gather('ä' * index + '€'),
-               'collectives': sum(op.type == 'CollectiveReduceV2' for op in graph.get_operations())}
+               'collectives': len(ops_of(graph, 'CollectiveReduceV2'))}
     with open(f'{path}{index}', 'w') as file:
         json.dump(got, file)
 
@@ -68,24 +69,18 @@ def test_buckets(tf, monkeypatch):
         [(0, 0, 12)], [(0, 12, 14)], [(1, 0, 2), (2, 0, 1)]]
 
 
-def dependencies(op):
-    """All ops that run before an op."""
-    sources = {*op.control_inputs, *(source.op for source in op.inputs)}
-    return sources.union(*map(dependencies, sources))
-
-
 def test_buckets_are_sent_one_at_a_time_and_each_notes_when_it_begins_to_wait(tf, monkeypatch):
     from workers import collectives
     monkeypatch.setattr(collectives, 'BUCKET', 24)
     with tf.Graph().as_default() as graph:
         fake_workers(FakeCluster(2), timeout=7).mean([tf.zeros([14]), tf.zeros([2])])
-        sums = [op for op in graph.get_operations() if op.type == 'CollectiveReduceV2']
-    assert [len(dependencies(op) & set(sums)) for op in sums] == [0, 1, 2]
-    notes = [op for op in graph.get_operations() if op.type == 'PyFunc']
+        sums = ops_of(graph, 'CollectiveReduceV2')
+    assert [len(ancestors(op) & {*sums} - {op}) for op in sums] == [0, 1, 2]
+    notes = ops_of(graph, 'PyFunc')
     for i, (note, op) in enumerate(zip(notes, sums, strict=True)):
-        assert note in dependencies(op)
+        assert note in ancestors(op)
         assert note.control_inputs == [op.inputs[0].op]
-        assert len(dependencies(note) & set(sums)) == i
+        assert len(ancestors(note) & {*sums}) == i
     assert {op.get_attr('timeout_seconds') for op in sums} == {0}       # TensorFlow may crash at its own timeout
 
 
