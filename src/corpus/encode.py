@@ -9,9 +9,12 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import multiprocessing.connection
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +27,8 @@ from vocabulary.pieces import cut
 from vocabulary.spelling import END_OF_TEXT
 
 TASK = 1 << 20     # characters that a process is given at a time
+
+_pool_encoder = None        # in a process of the pool: what it encodes with
 
 
 @dataclasses.dataclass
@@ -137,17 +142,59 @@ def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> I
 
 
 def _encoded(tasks: Iterator[_Task], enc, processes: int) -> Iterator[_Task]:
-    """The tasks in order, encoded: here if there is only one, or one process to do it, else by as many processes."""
+    """The tasks in order, encoded: in this process if there is only one task or `processes` is 1, else by a pool."""
     first = list(itertools.islice(tasks, 2))
     tasks = itertools.chain(first, tasks)
-    if processes == 1 or len(first) < 2:
-        for task in tasks:
-            if task.arrays is None:
-                task.arrays, task.text_bytes = _encode(enc, task.texts)
-            yield task
+    if processes > 1 and len(first) == 2:
+        yield from _encoded_by_pool(tasks, enc, processes)
         return
-    with _Workers(enc, processes) as workers:
-        yield from workers.encode(tasks)
+    for task in tasks:
+        if task.arrays is None:
+            task.arrays, task.text_bytes = _encode(enc, task.texts)
+        yield task
+
+
+def _encoded_by_pool(tasks: Iterator[_Task], enc, processes: int) -> Iterator[_Task]:
+    """The tasks in order, encoded by several processes; at most 2 * processes + 1 tasks are in memory."""
+    # The processes are forked, so the encoder is not pickled.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context('fork'), _initialize, (enc,))
+    window = collections.deque()        # tasks in order, each with its Future, or None if it is already encoded
+
+    def finish_first() -> _Task:
+        task, future = window.popleft()
+        if future:
+            task.arrays, task.text_bytes = future.result()
+        return task
+
+    try:
+        for task in tasks:
+            window.append((task, pool.submit(_encode_in_pool, task.texts) if task.arrays is None else None))
+            if len(window) > 2 * processes:
+                yield finish_first()
+        while window:
+            yield finish_first()
+    except BrokenProcessPool:
+        raise UserError('one of the processes that encode died: is there enough memory? try fewer --processes') from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _initialize(enc) -> None:
+    """Prepares a process of the pool: `enc` is what it encodes with."""
+    global _pool_encoder
+    _pool_encoder = enc
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C reaches every process of a terminal; the parent ends the pool
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Ends this process when its parent is gone, which was killed if it did not end the pool."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _encode_in_pool(texts: list[str]) -> tuple[list[np.ndarray], int]:
+    return _encode(_pool_encoder, texts)
 
 
 def _encode(enc, texts: list[str]) -> tuple[list[np.ndarray], int]:
@@ -155,83 +202,3 @@ def _encode(enc, texts: list[str]) -> tuple[list[np.ndarray], int]:
     size = sum(len(text) if text.isascii() else len(text.encode('utf-8', 'surrogatepass')) for text in texts)
     size -= len(END_OF_TEXT) * sum(text.count(END_OF_TEXT) for text in texts)
     return [enc.encode_array(text) for text in texts], size
-
-
-class _Workers:
-    """Processes that encode, one task each at a time; at the end of the context they are gone."""
-
-    def __init__(self, enc, count: int):
-        # Forked, so that they have the encoder at once. They run Python alone, and end when this process is gone.
-        context = multiprocessing.get_context('fork')
-        self._processes: dict[multiprocessing.connection.Connection, multiprocessing.Process] = {}
-        # Ctrl-C is sent to all processes of a terminal: this one ends the others.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            for _ in range(count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, [*self._processes, ours], enc), daemon=True)
-                process.start()
-                theirs.close()
-                self._processes[ours] = process
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        for process in self._processes.values():
-            process.kill()
-        for connection, process in self._processes.items():
-            process.join()
-            connection.close()
-
-    def encode(self, tasks: Iterator[_Task]) -> Iterator[_Task]:
-        """The tasks, encoded, in order. Only so many are under way that none has to wait for the next to be read."""
-        idle, busy = list(self._processes), {}
-        queue, waiting = collections.deque(), collections.deque()      # all under way; those that no process has yet
-        exhausted = False
-        while queue or not exhausted:
-            if not exhausted and len(queue) < 2 * len(self._processes) + 1:
-                if (task := next(tasks, None)) is None:
-                    exhausted = True
-                else:
-                    queue.append(task)
-                    if task.arrays is None:
-                        waiting.append(task)
-            full = exhausted or len(queue) == 2 * len(self._processes) + 1
-            self._hand_out(waiting, idle, busy)
-            for connection in multiprocessing.connection.wait(busy, None if full else 0) if busy else ():
-                task = busy.pop(connection)
-                task.arrays, task.text_bytes = self._talk(connection, connection.recv)
-                idle.append(connection)
-            self._hand_out(waiting, idle, busy)
-            while queue and queue[0].arrays is not None:
-                yield queue.popleft()
-
-    def _hand_out(self, waiting, idle, busy) -> None:
-        while waiting and idle:
-            task, connection = waiting.popleft(), idle.pop()
-            self._talk(connection, connection.send, task.texts)
-            busy[connection] = task
-
-    def _talk(self, connection, function: Callable, *values):
-        """What function(*values) gives. Raises UserError if the process at the other end has died."""
-        try:
-            return function(*values)
-        except (EOFError, ConnectionError):
-            process = self._processes[connection]
-            process.join()
-            code = process.exitcode
-            how = signal.Signals(-code).name if code < 0 else f'status {code}'
-            raise UserError(f'one of the processes that encode has died ({how}): is there enough memory? try fewer '
-                            '--processes') from None
-
-
-def _work(connection, inherited: list, enc) -> None:
-    """Encodes what comes through a connection, until its other end is gone: there must be no copy of that end here."""
-    for other in inherited:
-        other.close()
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            connection.send(_encode(enc, connection.recv()))

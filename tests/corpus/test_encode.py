@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 import tracemalloc
 
 import numpy as np
@@ -98,6 +99,33 @@ def test_processes_change_nothing(enc, corpus, tmp_path, processes):
     assert not children()
 
 
+class Recording:
+    """An encoder whose one token of each text is the process that encoded it."""
+    n_vocab = 2 ** 22
+
+    def encode_array(self, text):
+        time.sleep(0.01)
+        return np.array([os.getpid()])
+
+
+def test_several_processes_encode_and_only_a_few_tasks_are_in_memory():
+    read = []
+
+    def tasks():
+        for number in range(30):
+            read.append(number)
+            yield encode._Task([str(number)], [True])
+
+    encoded = encode._encoded(tasks(), Recording(), 3)
+    first = next(encoded)
+    assert len(read) == 7       # two for each process, and one
+    found = [first, *encoded]
+    assert [task.texts for task in found] == [[str(number)] for number in range(30)]
+    workers = {int(task.arrays[0][0]) for task in found}
+    assert 1 < len(workers) <= 3 and os.getpid() not in workers
+    assert not children()
+
+
 def children():
     """The processes that this one has started, and not waited for."""
     try:
@@ -115,7 +143,7 @@ class Killed:
 
 
 def test_a_process_that_is_killed(corpus):
-    with pytest.raises(UserError, match=r'^one of the processes that encode has died \(SIGKILL\): .*--processes$'):
+    with pytest.raises(UserError, match='^one of the processes that encode died: .*--processes$'):
         load_dataset(Killed(), corpus, 3000, processes=2)
     assert not children()
 
@@ -129,7 +157,7 @@ def test_a_mistake_in_the_corpus_ends_the_processes(enc, corpus, tmp_path):
 
 def test_a_small_corpus_starts_no_processes(enc, tmp_path, monkeypatch):
     (tmp_path / 'a').write_text('small')
-    monkeypatch.setattr(encode, '_Workers', None)
+    monkeypatch.setattr(encode, 'ProcessPoolExecutor', None)
     assert len(load_dataset(enc, str(tmp_path), 1, processes=9)) == 1
 
 
