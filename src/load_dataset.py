@@ -1,7 +1,7 @@
 """Files -> chunks of token ids -> Sampler.
 
-A chunk is one document or several with the end-of-text token between them; what is drawn lies within one chunk. Chunks are
-arrays in memory, or in a file that is mapped into it (see token_files).
+A chunk is one document or several with the end-of-text token between them; a sample lies within one chunk. Chunks are
+arrays in memory, or TokenArrays, which stay in a file.
 """
 
 import contextlib
@@ -16,10 +16,7 @@ from command.whole_files import replacing
 from corpus.encode import TASK, Totals, cut_chunks, encode_files
 from corpus.find_files import find_files
 from corpus.read_text import TextFormat, read_documents
-from corpus.token_files import Joined, mappings, release_mappings, token_dtype, write_chunks
-
-_TOUCHED = 1 << 21      # bytes of a mapped file that the system may map in at once, around what is looked at
-_RELEASE = 1 << 25      # bytes after which they are given back
+from corpus.token_files import TokenArray, token_dtype, write_chunks
 
 
 def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:
@@ -40,10 +37,11 @@ def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:
         raise _empty(path, files)
 
 
-def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processes: int = 1, **format) -> list[np.ndarray]:
+def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processes: int = 1, **format
+                 ) -> list[np.ndarray | TokenArray]:
     """Chunks of token ids, each 1-D, of the files that `path` stands for (see find_files).
 
-    An .npz gives its arrays, mapped if they are not compressed. What is in any other file is text, in which a literal
+    An .npz gives its arrays, as TokenArrays if they are not compressed. What is in any other file is text, in which a literal
     <|endoftext|> is that token; encode_files says how documents become chunks. format: the other fields of a TextFormat.
 
     Raises UserError that names the file and the fault, also if there is not a single token.
@@ -51,7 +49,8 @@ def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processe
     return load_files(enc, path, find_files(path), combine, TextFormat(encoding, **format), processes)
 
 
-def load_files(enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1) -> list[np.ndarray]:
+def load_files(enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1
+               ) -> list[np.ndarray | TokenArray]:
     """As load_dataset, of the files that were found as `path`."""
     chunks = []
     for tokens, begins in encode_files(enc, files, combine, format, processes):
@@ -90,19 +89,17 @@ def _empty(path: str, files: list[str]) -> UserError:
 class Sampler:
     """Draws pieces of a corpus: every place in a chunk where a piece can start is equally likely.
 
-    chunks: 1-D arrays of tokens, or several Joined; a piece lies within one. seed: an int, a SeedSequence, or None for
+    chunks: 1-D arrays of tokens, or what has their length and slices; a piece lies within one. seed: an int, a SeedSequence, or None for
     another order in every run. `total_size` is the corpus's size in tokens; `rng` the generator, one draw of which a sample
     takes.
     """
 
-    def __init__(self, chunks: list[np.ndarray | Joined], seed=None):
+    def __init__(self, chunks: list[np.ndarray | TokenArray], seed=None):
         self.chunks = chunks
         self.sizes = np.array([len(chunk) for chunk in chunks], np.int64)
         self.total_size = int(self.sizes.sum())
         self.rng = np.random.default_rng(seed)
         self._tables = {}
-        self._mappings = mappings(chunks)
-        self._touched = 0
 
     def check(self, length: int) -> None:
         """Raises UserError if no chunk has `length` (1 or more) tokens; for use before anything that takes long."""
@@ -123,22 +120,10 @@ class Sampler:
     def sample(self, length: int) -> np.ndarray:
         """A random piece of `length` tokens, [length], not to be written to: it may be a view.
 
-        Raises as `check`, and UserError if the file that it lies in has been cut.
+        Raises as `check`, and UserError if the file that it lies in cannot be read.
         """
         starts = self._starts(length)
         place = self.rng.integers(starts[-1])
         index = np.searchsorted(starts, place, side='right')    # 'right' steps over the chunks that are too short
         start = place - (starts[index - 1] if index else 0)
-        chunk = self.chunks[index]
-        for mapping in mappings([chunk]):
-            mapping.check()
-        self._release(length, chunk)
-        return chunk[start:start + length]
-
-    def _release(self, length: int, chunk: np.ndarray | Joined) -> None:
-        """Now and then, gives back the memory that samples of mapped files have filled: else it grows to their size."""
-        places = min(length, len(chunk.pieces)) if isinstance(chunk, Joined) else 1      # that may have been looked at
-        self._touched += places * _TOUCHED + length * chunk.dtype.itemsize
-        if self._touched >= _RELEASE and self._mappings:
-            release_mappings(self._mappings)
-            self._touched = 0
+        return self.chunks[index][start:start + length]

@@ -1,11 +1,9 @@
 """Chunks of tokens on disk: an .npz of one integer array each (arr_0, arr_1, ...), as the 2019 tools keep them.
 
-Written a piece at a time, not compressed, so that they can be mapped into memory: of a mapped array only what is looked at
-is read from the disk.
+Written a piece at a time and not compressed, so that any slice of an array can be read from the file by itself.
 """
 
 import io
-import mmap
 import os
 import re
 import shutil
@@ -54,7 +52,6 @@ def write_chunks(file: BinaryIO, pieces: Iterable[tuple[np.ndarray, bool]], dtyp
                     spool = tempfile.SpooledTemporaryFile(_HELD, dir=directory)     # noqa: SIM115  (until it is written)
                 for start in range(0, len(tokens), PIECE):
                     spool.write(tokens[start:start + PIECE].astype(dtype, copy=False).tobytes())
-                release([tokens])
             if spool:
                 _write_array(archive, number, spool, dtype)
                 number += 1
@@ -74,115 +71,87 @@ def _write_array(archive: zipfile.ZipFile, number: int, spool, dtype: np.dtype) 
         shutil.copyfileobj(spool, member, PIECE)
 
 
-def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray]:
-    """The arrays of an .npz that are not empty, as chunks of token ids: mapped, read-only, if not compressed; else loaded.
+class TokenArray:
+    """A 1-D array of tokens that lies in a file; each slice is read from the file when it is taken, and not kept.
+
+        len(tokens), tokens.dtype, tokens.nbytes; tokens[5:9] -> ndarray; np.asarray(tokens) -> all of it
+
+    Safe to use from several threads. Reading raises UserError, also if the file has been truncated since it was opened.
+    """
+    __slots__ = ('_file', '_offset', '_size', 'dtype')
+
+    def __init__(self, file: '_OpenFile', offset: int, size: int, dtype: np.dtype):
+        self._file, self._offset, self._size, self.dtype = file, offset, size, dtype
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        return self._size * self.dtype.itemsize
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        start, stop, _ = where.indices(self._size)
+        tokens = np.empty(max(stop - start, 0), self.dtype)
+        self._file.read_at(self._offset + start * self.dtype.itemsize, tokens.view(np.uint8))
+        return tokens
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        if copy is False:
+            raise ValueError('an array that lies in a file cannot be had without a copy')
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class _OpenFile(io.FileIO):
+    """A file that is read at any offset, and closed when the last array in it is gone."""
+
+    def __del__(self):
+        self.close()
+
+    def read_at(self, offset: int, data: np.ndarray) -> None:
+        """Fills an array of bytes with those at `offset`. Raises UserError."""
+        while len(data):
+            try:
+                count = os.preadv(self.fileno(), [data], offset)
+            except OSError as error:
+                raise UserError(f'cannot read {self.name}: {reason(error)}') from None
+            if not count:
+                raise UserError(f'{self.name} was truncated while it was in use: it ended before offset {offset:,}; make it '
+                                'again under another name, then rename it to this one')
+            data, offset = data[count:], offset + count
+
+
+def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray | TokenArray]:
+    """The arrays of an .npz that are not empty, as chunks of token ids: a TokenArray if not compressed, else loaded.
 
     In the order arr_0, arr_1, ... arr_10, ..., then any others. Raises UserError, naming file and array, for anything but
-    1-D integer arrays of ids 0 .. n_vocab - 1, or with a checksum that does not agree. Without `check`, for a file that
-    was found good before, mapped arrays are not read.
+    1-D integer arrays of ids 0 .. n_vocab - 1, or with a checksum that does not agree. check=False, for a file that was
+    valid before: only the headers of arrays that are not compressed are read.
     """
     name = None
     try:
-        with open(path, 'rb', buffering=0) as file:
-            if file.read(4) not in _ZIP_MAGIC:
-                raise ValueError('it is not a zip archive of arrays')
-            mapping = MappedFile(path, file.fileno())       # lives as long as its arrays
-            with zipfile.ZipFile(file) as archive:
-                if not (members := sorted(archive.infolist(), key=_array_order)):
-                    raise UserError(f'{path} holds no arrays; ./encode.py makes it from text')
-                for member in members:
-                    name = member.filename.removesuffix('.npy')
-                    what = f'array {name} in {path}'
-                    if member.compress_type == zipfile.ZIP_STORED:
-                        array, start = _map_array(file.fileno(), mapping, member, what)
-                        if check:
-                            _check_mapped(file.fileno(), start, member, array, n_vocab, what)
-                    else:
-                        array = _load_array(archive, member, n_vocab, what)
-                    if array.size:
-                        yield array
+        file = _OpenFile(path)
+        if file.read(4) not in _ZIP_MAGIC:
+            raise ValueError('it is not a zip archive of arrays')
+        with zipfile.ZipFile(file) as archive:
+            if not (members := sorted(archive.infolist(), key=_array_order)):
+                raise UserError(f'{path} holds no arrays; ./encode.py makes it from text')
+            for member in members:
+                name = member.filename.removesuffix('.npy')
+                what = f'array {name} in {path}'
+                if member.compress_type == zipfile.ZIP_STORED:
+                    array, header = _open_array(file, member, what)
+                    if check:
+                        _check_array(array, header, member, n_vocab, what)
+                else:
+                    array = _load_array(archive, member, n_vocab, what)
+                if len(array):
+                    yield array
     except OSError as error:
         raise UserError(f'cannot read {path}: {reason(error)}') from None
     except _DAMAGE as error:
         raise UserError(f'cannot read {path}: {str(error) or type(error).__name__}; is it damaged? ./encode.py makes '
                         'it from text') from None
-
-
-class MappedFile(mmap.mmap):
-    """A file mapped into memory, to be read only. path: its name."""
-
-    def __new__(cls, path: str, descriptor: int):
-        mapping = super().__new__(cls, descriptor, 0, access=mmap.ACCESS_READ)
-        mapping.path = path
-        return mapping
-
-    def check(self) -> None:
-        """Raises UserError if the file has been cut since, which would end the process (SIGBUS) when it looks there."""
-        if self.size() < len(self):         # the file's size now, and what was mapped
-            raise UserError(f'{self.path} was cut while it was read: it had {len(self):,} bytes, and has {self.size():,} now; '
-                            'make it again, and put it in place by renaming it')
-
-
-class Joined:
-    """Arrays of tokens as one, with a separator between them; slices of it are copied when they are asked for, not before.
-
-        Joined([[1, 2], [3]], 9)[:] -> [1, 2, 9, 3]
-
-    pieces: 1-D arrays, of one dtype, which may be mapped.
-    """
-
-    def __init__(self, pieces: list[np.ndarray], separator: int):
-        self.pieces, self.dtype = pieces, pieces[0].dtype
-        self.mappings = mappings(pieces)
-        self._separator = np.array([separator], self.dtype)
-        self._ends = np.cumsum([len(piece) + 1 for piece in pieces])       # of each piece with the separator after it
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) - 1
-
-    def __getitem__(self, places: slice) -> np.ndarray:
-        start, stop, _ = places.indices(len(self))
-        found = [self._separator[:0]]
-        for index in range(self._ends.searchsorted(start, 'right'), self._ends.searchsorted(stop, 'left') + 1):
-            piece = self.pieces[index]
-            begin = int(self._ends[index]) - len(piece) - 1
-            found.append(piece[max(start - begin, 0):max(stop - begin, 0)])
-            if begin + len(piece) < stop:
-                found.append(self._separator)
-        return np.concatenate(found)
-
-
-def joined(pieces: list[np.ndarray], separator: int) -> np.ndarray | Joined:
-    """What there is of them as one: a single array is itself."""
-    return pieces[0] if len(pieces) == 1 else Joined(pieces, separator)
-
-
-def release(arrays: Iterable[np.ndarray | Joined]) -> None:
-    """Gives back the memory that looking at mapped arrays has filled; they stay as they are. Others are passed over.
-
-    The system would take it back by itself, but only when memory is short; until then it counts as this process's.
-    """
-    release_mappings(mappings(arrays))
-
-
-def release_mappings(found: Iterable[MappedFile]) -> None:
-    """As `release`, for mapped files."""
-    for mapping in found:
-        mapping.madvise(mmap.MADV_DONTNEED)
-
-
-def mappings(arrays: Iterable[np.ndarray | Joined]) -> list[MappedFile]:
-    """The mapped files that these arrays lie in, each once."""
-    found = {}
-    for array in arrays:
-        if isinstance(array, Joined):
-            found |= {id(mapping): mapping for mapping in array.mappings}
-            continue
-        while isinstance(array, np.ndarray | memoryview):
-            array = array.base if isinstance(array, np.ndarray) else array.obj
-        if isinstance(array, MappedFile):
-            found[id(array)] = array
-    return list(found.values())
 
 
 def _array_order(member: zipfile.ZipInfo) -> float:
@@ -191,29 +160,28 @@ def _array_order(member: zipfile.ZipInfo) -> float:
     return int(match[1]) if match else float('inf')
 
 
-def _map_array(descriptor: int, mapping: MappedFile, member: zipfile.ZipInfo, what: str
-               ) -> tuple[np.ndarray, int]:
-    """The array of a member that is not compressed, in the mapped file, and where the member's bytes start in that.
-
-    What is read is its headers alone.
-    """
-    magic, name_size, extra_size = _LOCAL_HEADER.unpack(os.pread(descriptor, _LOCAL_HEADER.size, member.header_offset))
+def _open_array(file: _OpenFile, member: zipfile.ZipInfo, what: str) -> tuple[TokenArray, bytes]:
+    """The array of a member that is not compressed, and its header; only its headers are read."""
+    magic, name_size, extra_size = _LOCAL_HEADER.unpack(os.pread(file.fileno(), _LOCAL_HEADER.size, member.header_offset))
     if magic != _ZIP_MAGIC[0]:
         raise ValueError('a member of the archive does not begin where it should')
     start = member.header_offset + _LOCAL_HEADER.size + name_size + extra_size
-    size, shape, dtype = _npy_header(descriptor, start, member.file_size, what)
+    header, shape, dtype = _npy_header(file.fileno(), start, member.file_size, what)
     _check_kind(shape, dtype, what)
-    if size + shape[0] * dtype.itemsize != member.file_size or start + member.file_size > len(mapping):
+    array = TokenArray(file, start + len(header), shape[0], dtype)
+    if len(header) + array.nbytes != member.file_size or start + member.file_size > os.fstat(file.fileno()).st_size:
         raise EOFError('an array has another size than the archive says')
-    return (np.frombuffer(mapping, dtype, shape[0], start + size) if shape[0] else np.empty(0, dtype)), start
+    return array, header
 
 
-def _npy_header(descriptor: int, start: int, limit: int, what: str) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Size in bytes of an array's header at `start`, which has at most `limit`, and the shape and dtype it tells."""
-    head = os.pread(descriptor, min(128, limit), start)
-    if match := _NPY_HEADER.fullmatch(head):        # as numpy writes it: its own parser takes ten times as long
-        return len(head), (int(match[2]),), np.dtype(match[1].decode())
-    return _parse_header(io.BytesIO(os.pread(descriptor, min(1 << 17, limit), start)), what)
+def _npy_header(descriptor: int, start: int, limit: int, what: str) -> tuple[bytes, tuple[int, ...], np.dtype]:
+    """The header of an array at offset `start`, which has at most `limit` bytes, and the shape and dtype it gives."""
+    header = os.pread(descriptor, min(128, limit), start)
+    if match := _NPY_HEADER.fullmatch(header):      # as numpy writes it: its own parser takes ten times as long
+        return header, (int(match[2]),), np.dtype(match[1].decode())
+    header = os.pread(descriptor, min(1 << 17, limit), start)
+    size, shape, dtype = _parse_header(io.BytesIO(header), what)
+    return header[:size], shape, dtype
 
 
 def _load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, n_vocab: int, what: str) -> np.ndarray:
@@ -229,17 +197,12 @@ def _load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, n_vocab: int,
     return np.concatenate(parts) if parts else np.empty(0, token_dtype(n_vocab))
 
 
-def _check_mapped(descriptor: int, start: int, member: zipfile.ZipInfo, array: np.ndarray, n_vocab: int, what: str) -> None:
-    """Reads a mapped array from the file, which fills no memory: its ids, and the checksum that the archive has of it."""
-    end = start + member.file_size
-    place = end - array.nbytes
-    checksum, ends = zlib.crc32(os.pread(descriptor, place - start, start)), []
-    while place < end:
-        data = os.pread(descriptor, min(PIECE * array.itemsize, end - place), place)
-        checksum, place = zlib.crc32(data, checksum), place + len(data)
-        if not data:
-            raise EOFError('it ends too early')
-        tokens = np.frombuffer(data, array.dtype)
+def _check_array(array: TokenArray, header: bytes, member: zipfile.ZipInfo, n_vocab: int, what: str) -> None:
+    """Reads an array once, to check its ids and the archive's checksum of header and tokens."""
+    checksum, ends = zlib.crc32(header), []
+    for start in range(0, len(array), PIECE):
+        tokens = array[start:start + PIECE]
+        checksum = zlib.crc32(tokens, checksum)
         ends += [int(tokens.min()), int(tokens.max())]
     if checksum != member.CRC:
         raise zipfile.BadZipFile(f'the checksum of {member.filename} does not agree')

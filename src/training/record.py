@@ -10,7 +10,7 @@ import platform
 import numpy as np
 
 from command import whole_files
-from corpus.token_files import PIECE, release
+from corpus.token_files import PIECE
 from storage.run_directory import SETTINGS
 from training.settings import Settings
 
@@ -44,15 +44,10 @@ def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> d
 
 def _checksum(chunks: list[np.ndarray]) -> str:
     """A checksum of tokens, the same however many bytes each takes."""
-    digest, touched = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     for chunk in chunks:
         for start in range(0, len(chunk), PIECE):
-            piece = chunk[start:start + PIECE]
-            digest.update(piece.astype(np.int32))
-            touched += piece.nbytes
-            if touched >= PIECE:
-                release([chunk])
-                touched = 0
+            digest.update(chunk[start:start + PIECE].astype(np.int32))
         digest.update(b'|')
     return digest.hexdigest()
 

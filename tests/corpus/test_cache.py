@@ -10,7 +10,7 @@ import pytest
 from command.errors import UserError
 from corpus import cache
 from corpus.read_text import TextFormat
-from corpus.token_files import mappings
+from corpus.token_files import TokenArray
 from encoder import load_encoder
 
 PLAIN = TextFormat()
@@ -53,20 +53,20 @@ def place(tmp_path, settings_directory, capsys, monkeypatch):
 def test_the_second_start_does_not_encode(place):
     expected = place.enc.encode('the quick brown fox')
     [chunk] = place.load()
-    assert chunk.tolist() == expected and place.encoded == 1
+    assert chunk[:].tolist() == expected and place.encoded == 1
     assert place.said == 'encoding it into RUN/dataset.npz, for the next start (--no_cache: only for this one)\n'
     assert place.files() == ['dataset.json', 'dataset.npz']
     key = place.key
     [again] = place.load()
-    assert again.tolist() == expected and again.dtype == chunk.dtype and place.encoded == 0
+    assert again[:].tolist() == expected and again.dtype == chunk.dtype and place.encoded == 0
     assert place.said == 'its tokens are in RUN/dataset.npz\n'
-    assert place.key == key and len(mappings([again])) == 1
+    assert place.key == key and isinstance(again, TokenArray)
 
 
 def test_no_cache(place):
     [chunk] = place.load(place=None)
     assert place.encoded == 1 and place.said == '' and place.files() == []
-    assert chunk.tolist() == place.load()[0].tolist()
+    assert chunk[:].tolist() == place.load()[0][:].tolist()
 
 
 @pytest.mark.parametrize('change', [{'combine': 3}, {'format': TextFormat(document_per_line=True)}, {'vocabulary': 'w'},
@@ -84,7 +84,7 @@ def test_another_text(place):
     place.load()
     place.corpus.write_text('the lazy dog jumps.')       # of the same size
     os.utime(place.corpus, ns=(1, 1))
-    assert place.enc.decode(place.load()[0].tolist()) == 'the lazy dog jumps.'
+    assert place.enc.decode(place.load()[0][:].tolist()) == 'the lazy dog jumps.'
     assert place.said.endswith('for the next start (--no_cache: only for this one)\n')
 
 
@@ -104,10 +104,10 @@ def flip(path):
     lambda run: (run / 'dataset.json').write_text('[]'),
 ])
 def test_a_damaged_cache_is_made_anew(place, harm):
-    expected = place.load()[0].tolist()     # now: it is mapped
+    expected = place.load()[0][:].tolist()     # now: it is read when it is sliced
     before = (place.cache / 'dataset.npz').read_bytes()
     harm(place.cache)
-    assert place.load()[0].tolist() == expected and place.encoded == 1
+    assert place.load()[0][:].tolist() == expected and place.encoded == 1
     assert place.said.startswith('encoding it into RUN/dataset.npz, ')
     assert (place.cache / 'dataset.npz').read_bytes() == before
     place.load()
@@ -116,21 +116,21 @@ def test_a_damaged_cache_is_made_anew(place, harm):
 
 def test_a_cache_that_was_cut_behind_its_back(place):
     """With the time of change put back, its own structure tells."""
-    expected = place.load()[0].tolist()     # now: it is mapped
+    expected = place.load()[0][:].tolist()     # now: it is read when it is sliced
     note, cache = place.cache / 'dataset.json', place.cache / 'dataset.npz'
     cache.write_bytes(cache.read_bytes()[:-40])
     status = cache.stat()
     note.write_text(json.dumps(json.loads(note.read_text()) | {'cache': [status.st_size, status.st_mtime_ns]}))
-    assert place.load()[0].tolist() == expected and place.encoded == 1
+    assert place.load()[0][:].tolist() == expected and place.encoded == 1
     assert 'which is not as it was written' in place.said
 
 
 def test_a_corpus_of_tokens_is_checked_once_and_not_copied(place, tmp_path, monkeypatch):
     place.load()
     np.savez(tmp_path / 'a.npz', np.arange(5))
-    assert place.load(tmp_path / 'a.npz')[0].tolist() == [*range(5)] and place.encoded == 1
+    assert place.load(tmp_path / 'a.npz')[0][:].tolist() == [*range(5)] and place.encoded == 1
     assert place.files() == ['dataset.json'] and place.said == ''
-    assert place.load(tmp_path / 'a.npz')[0].tolist() == [*range(5)] and place.encoded == 0
+    assert place.load(tmp_path / 'a.npz')[0][:].tolist() == [*range(5)] and place.encoded == 0
     np.savez(tmp_path / 'a.npz', np.arange(7) + 999)
     with pytest.raises(UserError, match='holds the id 999'):
         place.load(tmp_path / 'a.npz')
@@ -142,19 +142,19 @@ def contents(place):
 
 def test_a_cache_that_may_not_be_written_is_read(place, tmp_path):
     expected = place.enc.encode('the quick brown fox')
-    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert place.load(write=False)[0][:].tolist() == expected and place.encoded == 1
     assert place.files() == [] and place.said == ''
     place.load()
     before = contents(place)
-    assert place.load(write=False)[0].tolist() == expected and place.encoded == 0
+    assert place.load(write=False)[0][:].tolist() == expected and place.encoded == 0
     assert place.said == 'its tokens are in RUN/dataset.npz\n'
     place.load(combine=3, write=False)
     assert place.encoded == 1 and place.said == ''
     np.savez(tmp_path / 'a.npz', np.arange(5))
-    assert place.load(tmp_path / 'a.npz', write=False)[0].tolist() == [*range(5)]
+    assert place.load(tmp_path / 'a.npz', write=False)[0][:].tolist() == [*range(5)]
     flip(place.cache / 'dataset.npz')
     damaged = (place.cache / 'dataset.npz').read_bytes()
-    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
+    assert place.load(write=False)[0][:].tolist() == expected and place.encoded == 1
     assert contents(place) == before | {'dataset.npz': damaged}
 
 
@@ -162,7 +162,7 @@ def test_a_pipe_is_not_kept(place):
     reader, writer = os.pipe()
     os.write(writer, b'hi')
     os.close(writer)
-    assert place.load(f'/dev/fd/{reader}')[0].tolist() == place.enc.encode('hi')
+    assert place.load(f'/dev/fd/{reader}')[0][:].tolist() == place.enc.encode('hi')
     assert place.key is None and place.files() == []
     os.close(reader)
 
@@ -197,13 +197,13 @@ def test_training_is_the_same_with_tokens_kept_or_not_or_given(train, home, sett
     assert 'encoding it into checkpoint/kept/dataset.npz, for the next start' in kept
     fresh = train('--run_name', 'fresh', '--max_steps', 3, '--no_cache', *FLAGS)
     assert not (home / 'checkpoint/fresh/dataset.npz').exists()
-    for name, save in (('mapped', np.savez), ('compressed', np.savez_compressed)):
+    for name, save in (('stored', np.savez), ('compressed', np.savez_compressed)):
         save(home / f'{name}.npz', np.load(home / 'checkpoint/kept/dataset.npz')['arr_0'])
     given = [train('--run_name', name, '--max_steps', 3, '--dataset', f'{name}.npz', *FLAGS)
-             for name in ('mapped', 'compressed')]
+             for name in ('stored', 'compressed')]
     assert losses(kept) == losses(fresh) == losses(given[0]) == losses(given[1]) != []
     settings = [json.loads((home / f'checkpoint/{name}/settings.json').read_text())['corpus']['sha256']
-                for name in ('kept', 'fresh', 'mapped', 'compressed')]
+                for name in ('kept', 'fresh', 'stored', 'compressed')]
     assert len(set(settings)) == 1
     again = train('--run_name', 'kept', '--max_steps', 4, *FLAGS)
     assert 'its tokens are in checkpoint/kept/dataset.npz' in again and 'other settings' not in again
@@ -225,7 +225,7 @@ def test_tokens_that_are_cut_during_training_end_it_in_one_line(train, home, mon
         observe(self)
         os.truncate(home / 'given.npz', 100)
     monkeypatch.setattr(loop.Training, 'observe', cut)
-    with pytest.raises(UserError, match='given.npz was cut while it was read'):
+    with pytest.raises(UserError, match='given.npz was truncated while it was in use'):
         train('--dataset', 'given.npz', '--max_steps', 9, *FLAGS)
 
 
