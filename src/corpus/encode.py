@@ -1,7 +1,7 @@
-"""Files -> pieces of tokens, in an order of their own however many processes encode them.
+"""Encodes files into pieces of chunks of tokens, with several processes.
 
-A chunk is one text: its documents with END_OF_TEXT between them. It is cut into pieces where the encoder may be cut
-(`pieces.cut`), so the tokens are those of the whole text, and only a few pieces are in memory at a time.
+A chunk is one text: its documents with END_OF_TEXT between them. It is cut into pieces where `pieces.cut` allows it, so
+the tokens are those of the complete text, while only a few pieces are in memory.
 """
 
 import collections
@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -22,18 +22,18 @@ from tqdm import tqdm
 from command.errors import UserError
 from corpus.find_files import file_size
 from corpus.read_text import TextFormat, read_documents
-from corpus.token_files import read_npz
+from corpus.token_files import TokenArray, read_npz
 from vocabulary.pieces import cut
 from vocabulary.spelling import END_OF_TEXT
 
-TASK = 1 << 20     # characters that a process is given at a time
+TASK = 1 << 20     # characters that a process encodes at a time
 
 _pool_encoder = None        # in a process of the pool: what it encodes with
 
 
 @dataclasses.dataclass
 class Totals:
-    """What was encoded: bytes of the text in UTF-8, tokens that came from text, and all tokens."""
+    """Bytes of the encoded text in UTF-8, tokens that come from text, and all tokens."""
     text_bytes: int = 0
     text_tokens: int = 0
     tokens: int = 0
@@ -41,25 +41,24 @@ class Totals:
 
 @dataclasses.dataclass
 class _Task:
-    """Pieces of text to encode, or an array that is encoded; `begins` says for each whether a chunk begins with it."""
+    """Pieces of text to encode, or an array of an .npz; `begins` says of each whether a chunk begins with it."""
     texts: list[str]
     begins: list[bool]
-    read: int = 0                           # bytes of the corpus's files that were read for it
-    arrays: list[np.ndarray] | None = None
+    arrays: list[np.ndarray | TokenArray] | None = None
     text_bytes: int = 0
 
 
-def encode_files(enc, files: list[str], combine: int, format: TextFormat, processes: int = 1, totals: Totals | None = None
-                 ) -> Iterator[tuple[np.ndarray, bool]]:
+def encode_files(enc, files: list[str], combine: int, format: TextFormat, processes: int = 1,
+                 totals: Totals | None = None) -> Iterator[tuple[np.ndarray | TokenArray, bool]]:
     """Pieces (tokens, whether a chunk begins with them) of a corpus, in order. Shows progress on a terminal.
 
-    An .npz gives its arrays, each a chunk. Documents of all other files are put together, the end-of-text token between
-    them, until they have `combine` characters: that is a chunk, and what is left at the end, or before an .npz, is one
-    too. Empty documents leave no trace, nor do empty pieces. Raises UserError that names the file and the fault.
+    Each array of an .npz is a chunk. Documents of other files are joined, the end-of-text token between them, until
+    they have `combine` characters: that is a chunk. What is left at the end, or before an .npz, is a chunk too. Empty
+    documents are left out. Adds to `totals`. Raises UserError that names the file and what is wrong with it.
     """
     totals = totals or Totals()
-    encoded = _encoded(_tasks(enc.n_vocab, files, combine, format), enc, processes)
     bar = tqdm(total=sum(map(file_size, files)), unit='B', unit_scale=True, delay=1, leave=False, disable=None)
+    encoded = _encoded(_tasks(enc.n_vocab, files, combine, format, bar.update), enc, processes)
     with bar, contextlib.closing(encoded) as tasks:
         for task in tasks:
             for array, begins in zip(task.arrays, task.begins):
@@ -67,55 +66,38 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
                 totals.text_tokens += len(array) if task.texts else 0
                 yield array, begins
             totals.text_bytes += task.text_bytes
-            bar.update(task.read)
 
 
-def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat) -> Iterator[_Task]:
-    """The corpus in tasks of about TASK characters, or one array."""
-    task, characters, meter = _Task([], []), 0, _Meter()
+def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, read: Callable[[int], None]
+           ) -> Iterator[_Task]:
+    """The corpus in tasks of about TASK characters, or one array. Calls `read` with each number of bytes that it reads."""
     for is_text, run in itertools.groupby(files, lambda file: not file.endswith('.npz')):
         if not is_text:
             for file in run:
-                meter.add(file_size(file))
                 for array in read_npz(file, n_vocab):
-                    yield _Task([], [True], meter.take(), [array])
+                    yield _Task([], [True], [array])
+                read(file_size(file))
             continue
-        events = itertools.chain.from_iterable(read_documents(file, format, meter.add) for file in run)
+        task, characters = _Task([], []), 0
+        events = itertools.chain.from_iterable(read_documents(file, format, read) for file in run)
         for text, begins in cut_chunks(events, combine, TASK):
             task.texts.append(text)
             task.begins.append(begins)
             characters += len(text)
             if characters >= TASK:
-                task.read = meter.take()
                 yield task
                 task, characters = _Task([], []), 0
         if task.texts:
-            task.read = meter.take()
             yield task
-            task, characters = _Task([], []), 0
-
-
-class _Meter:
-    """Counts the bytes that were read since it was last asked."""
-
-    def __init__(self):
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        self._count += count
-
-    def take(self) -> int:
-        count, self._count = self._count, 0
-        return count
 
 
 def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> Iterator[tuple[str, bool]]:
-    """Pieces (text, whether a chunk begins with it) of chunks made of documents, told as events (see read_text).
+    """Cuts documents, given as events (see read_text), into pieces (text, whether a chunk begins with it).
 
-    Pieces have about `size` characters. Their tokens, one after the other, are those of the whole chunk.
+    Pieces have about `size` characters. Their tokens, one after the other, are those of the complete chunk.
     """
-    parts, held, wanted = [], 0, size       # of the chunk, not handed out yet; how much that is; when to try to cut it
-    begins, characters, inside = True, 0, False         # of the chunk, its characters; whether in a document with text
+    parts, held, wanted = [], 0, size       # of the chunk, not yielded yet; their characters; how many before a cut
+    begins, characters, inside = True, 0, False     # of the chunk; its characters; whether in a document with text
     for text, ends in events:
         for start in range(0, len(text), size):
             part = text[start:start + size] if len(text) > size else text
@@ -126,12 +108,12 @@ def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> I
             characters += len(part)
             held += len(part)
             if held >= wanted:
-                whole = ''.join(parts)
-                if end := cut(whole):
-                    yield whole[:end], begins
+                joined = ''.join(parts)
+                if end := cut(joined):
+                    yield joined[:end], begins
                     begins = False
-                parts, held = [whole[end:]], len(whole) - end
-                wanted = max(size, 2 * held)        # twice: so that one long word is not joined over and over
+                parts, held = [joined[end:]], len(joined) - end
+                wanted = max(size, 2 * held)        # doubled, or a long word would be joined again for each part
         if ends:
             if inside and characters >= combine:
                 yield ''.join(parts), begins
@@ -174,7 +156,8 @@ def _encoded_by_pool(tasks: Iterator[_Task], enc, processes: int) -> Iterator[_T
         while window:
             yield finish_first()
     except BrokenProcessPool:
-        raise UserError('one of the processes that encode died: is there enough memory? try fewer --processes') from None
+        raise UserError('one of the processes that encode died: is there enough memory? try fewer --processes'
+                        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -183,12 +166,12 @@ def _initialize(enc) -> None:
     """Prepares a process of the pool: `enc` is what it encodes with."""
     global _pool_encoder
     _pool_encoder = enc
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C reaches every process of a terminal; the parent ends the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C reaches them all; the parent ends them
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
-    """Ends this process when its parent is gone, which was killed if it did not end the pool."""
+    """Ends this process of the pool if its parent was killed and could not end it."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -198,7 +181,7 @@ def _encode_in_pool(texts: list[str]) -> tuple[list[np.ndarray], int]:
 
 
 def _encode(enc, texts: list[str]) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, and how many bytes of UTF-8 they all are, without the marks between documents."""
+    """Token ids of each text, and the UTF-8 bytes of all, those of END_OF_TEXT not counted."""
     size = sum(len(text) if text.isascii() else len(text.encode('utf-8', 'surrogatepass')) for text in texts)
     size -= len(END_OF_TEXT) * sum(text.count(END_OF_TEXT) for text in texts)
     return [enc.encode_array(text) for text in texts], size

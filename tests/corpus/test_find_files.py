@@ -9,7 +9,7 @@ import pytest
 
 from byte_encoder import error_of, load, write
 from command.errors import UserError
-from corpus.find_files import find_files, would_match
+from corpus.find_files import file_size, find_files, would_match
 
 
 def test_one_file_is_itself(tmp_path):
@@ -112,6 +112,10 @@ def test_a_pipe_named_directly_is_read():
     os.close(writer)
     assert load(f'/dev/fd/{reader}') == [[*b'hi']]
     os.close(reader)
+
+
+def test_the_size_of_a_file_and_of_what_is_not_there(tmp_path):
+    assert file_size(write(tmp_path / 'a', 'four')) == 4 and file_size(tmp_path / 'b') == 0
 
 
 def test_no_such_path(tmp_path):
