@@ -70,7 +70,7 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
 
 def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, read: Callable[[int], None]
            ) -> Iterator[_Task]:
-    """The corpus in tasks of about TASK characters, or one array. Calls `read` with each number of bytes that it reads."""
+    """The corpus in tasks of about TASK characters, or one array. Calls `read` with the bytes read, each time."""
     for is_text, run in itertools.groupby(files, lambda file: not file.endswith('.npz')):
         if not is_text:
             for file in run:

@@ -1,4 +1,4 @@
-"""The files that a path stands for: one file, all below a directory, or what a glob matches."""
+"""Finds a corpus's files: one file, all below a directory, or a glob."""
 
 import fnmatch
 import os
@@ -14,9 +14,9 @@ _KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket', stat.S_IFCHR: 'a de
 def find_files(path: str) -> list[str]:
     """The files that `path` stands for: one file, all below a directory, or what a glob (`**` too) matches.
 
-    Sorted. A directory and a glob leave out hidden files and directories, and what is neither a file nor a directory, with
-    a line on standard error (reading a FIFO could block forever); a pipe that is named directly is read. A directory and
-    `**` do not follow links to directories, which may form cycles.
+    Sorted. A directory and a glob leave out hidden files and directories. They skip what is neither a file nor a
+    directory with a line on standard error (reading a FIFO could block forever); a pipe named directly is read. A
+    directory and `**` do not follow links to directories, which may form cycles.
 
     Raises UserError if there is none, or a directory cannot be read.
     """
@@ -63,7 +63,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def _split(pattern: str) -> tuple[str, tuple[str, ...]]:
-    """A pattern's directory, up to the first part with a wildcard, and the other parts: 'a/b/*/c' -> 'a/b', ('*', 'c').
+    """The directory before the first part with a wildcard, and the other parts: 'a/b/*/c' -> 'a/b', ('*', 'c').
 
     A ** at the end becomes **/*, so that ** always stands for directories.
     """
@@ -75,11 +75,11 @@ def _split(pattern: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _match(patterns: set[tuple[str, ...]], name: str, is_link: bool = False) -> set[tuple[str, ...]]:
-    """Matches one name of a path. Returns the patterns that remain for the names after it, () if none need follow.
+    """Matches one name of a path. Returns the patterns for the names after it; () is one that matches here.
 
-        {('*', 'c')}, 'b' -> {('c',)};      {('**', 'c')}, 'b' -> {('**', 'c')};    {('**', 'c')}, 'c' -> {('**', 'c'), ()}
+        {('*', 'c')}, 'b' -> {('c',)};  {('**', 'c')}, 'b' -> {('**', 'c')};  {('**', 'c')}, 'c' -> {('**', 'c'), ()}
 
-    A hidden name is matched only by a part that begins with a dot, a link never by a ** that goes on below it.
+    Only a part that begins with a dot matches a hidden name. ** does not match links.
     """
     remaining, untried = set(), [pattern for pattern in patterns if pattern]
     for first, *rest in untried:
@@ -103,7 +103,7 @@ def _expand(directory: str, patterns: set[tuple[str, ...]]) -> Iterator[str]:
         remaining = _match(patterns, entry.name, is_link)
         if () in remaining:
             yield path
-        if any(remaining) and (os.path.isdir(path) if is_link else entry.is_dir()):     # is_dir fails for links to themselves
+        if any(remaining) and (os.path.isdir(path) if is_link else entry.is_dir()):     # is_dir() fails for a cycle
             yield from _expand(path, remaining)
 
 
@@ -118,7 +118,7 @@ def _entries(directory: str) -> list[os.DirEntry]:
 
 
 def _regular_files(paths: Iterable[str]) -> list[str]:
-    """The files among these paths, sorted; broken links too: an error later is better than a document silently missing."""
+    """The files among these paths, sorted. Broken links stay: reading them is an error, and no document is missing."""
     files = []
     for path in sorted(paths):
         try:

@@ -1,6 +1,7 @@
-"""Chunks of tokens on disk: an .npz of one integer array each (arr_0, arr_1, ...), as the 2019 tools keep them.
+"""Writes and reads token files: an .npz of one integer array per chunk.
 
-Written a piece at a time and not compressed, so that any slice of an array can be read from the file by itself.
+The arrays are named arr_0, arr_1, ..., as in the tools of 2019. They are not compressed, so that a slice can be read
+from the file without the rest.
 """
 
 import io
@@ -19,13 +20,13 @@ import numpy as np
 
 from command.errors import UserError, reason
 
-PIECE = 1 << 20         # tokens looked at, or bytes copied, at a time
-_HELD = 1 << 22         # bytes of a chunk that are held in memory until its size is known; more wait in a temporary file
+PIECE = 1 << 20         # tokens read, or bytes copied, at a time
+_HELD = 1 << 22         # bytes of a chunk that stay in memory until its size is known; a larger one is spooled to disk
 _ZIP_MAGIC = (b'PK\x03\x04', b'PK\x05\x06')     # of an archive with members, and of an empty one
-_LOCAL_HEADER = struct.Struct('<4s22xHH')       # of a zip member: magic, ..., lengths of the name and of what comes after
+_LOCAL_HEADER = struct.Struct('<4s22xHH')       # of a zip member: magic, ..., lengths of name and extra field
 _NPY_HEADER = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iu][1248])', 'fortran_order': False, "
                          rb"'shape': \((\d+),\), \} *\n", re.DOTALL)
-# What reading a damaged archive raises, found by damaging some at random: numpy parses an array's header as Python.
+# What reading archives that were damaged at random raised: numpy parses an array's header as Python.
 _DAMAGE = (ArithmeticError, EOFError, LookupError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError,
            struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
@@ -36,10 +37,10 @@ def token_dtype(n_vocab: int) -> np.dtype:
 
 
 def write_chunks(file: BinaryIO, pieces: Iterable[tuple[np.ndarray, bool]], dtype: np.dtype, directory: str) -> int:
-    """Writes chunks, told as pieces (tokens, whether a chunk begins with them), as an .npz; returns how many.
+    """Writes chunks, given as pieces (tokens, whether a chunk begins with them), as an .npz; returns how many.
 
-    A chunk's size comes before its tokens in the file: what is too large for memory until then waits in `directory`, in a
-    file without a name. Raises OSError.
+    The file has a chunk's size before its tokens: until it is known, a large chunk is kept in `directory`, in a file
+    without a name. Raises OSError.
     """
     number, spool = 0, None
     with zipfile.ZipFile(file, 'w') as archive:
@@ -49,7 +50,7 @@ def write_chunks(file: BinaryIO, pieces: Iterable[tuple[np.ndarray, bool]], dtyp
                     _write_array(archive, number, spool, dtype)
                     number += 1
                 if begins:
-                    spool = tempfile.SpooledTemporaryFile(_HELD, dir=directory)     # noqa: SIM115  (until it is written)
+                    spool = tempfile.SpooledTemporaryFile(_HELD, dir=directory)     # noqa: SIM115  (closed later)
                 for start in range(0, len(tokens), PIECE):
                     spool.write(tokens[start:start + PIECE].astype(dtype, copy=False).tobytes())
             if spool:
@@ -63,20 +64,20 @@ def write_chunks(file: BinaryIO, pieces: Iterable[tuple[np.ndarray, bool]], dtyp
 
 def _write_array(archive: zipfile.ZipFile, number: int, spool, dtype: np.dtype) -> None:
     """Writes the bytes in `spool` as the array arr_NUMBER, and closes it."""
-    header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': (spool.tell() // dtype.itemsize,)}
+    shape = spool.tell() // dtype.itemsize,
+    header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': shape}
     spool.seek(0)
-    # A ZipInfo of its own, for the same date each time: the same corpus makes the same bytes.
+    # ZipInfo's fixed date: the same corpus gives the same bytes.
     with spool, archive.open(zipfile.ZipInfo(f'arr_{number}.npy'), 'w', force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
         shutil.copyfileobj(spool, member, PIECE)
 
 
 class TokenArray:
-    """A 1-D array of tokens that lies in a file; each slice is read from the file when it is taken, and not kept.
+    """A 1-D array of tokens that lies in a file; taking a slice reads it from the file, as an ndarray.
 
-        len(tokens), tokens.dtype, tokens.nbytes; tokens[5:9] -> ndarray; np.asarray(tokens) -> all of it
-
-    Safe to use from several threads. Reading raises UserError, also if the file has been truncated since it was opened.
+    np.asarray reads everything. Several threads may read. Reading raises UserError, also if the file has been truncated
+    since it was opened.
     """
     __slots__ = ('_file', '_offset', '_size', 'dtype')
 
@@ -98,7 +99,7 @@ class TokenArray:
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         if copy is False:
-            raise ValueError('an array that lies in a file cannot be had without a copy')
+            raise ValueError('an array in a file cannot become an ndarray without a copy')
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
@@ -116,17 +117,17 @@ class _OpenFile(io.FileIO):
             except OSError as error:
                 raise UserError(f'cannot read {self.name}: {reason(error)}') from None
             if not count:
-                raise UserError(f'{self.name} was truncated while it was in use: it ended before offset {offset:,}; make it '
-                                'again under another name, then rename it to this one')
+                raise UserError(f'{self.name} was truncated while it was in use: it ended before offset {offset:,}; '
+                                'make it again under another name, then rename it to this one')
             data, offset = data[count:], offset + count
 
 
 def read_npz(path: str, n_vocab: int, check: bool = True) -> Iterator[np.ndarray | TokenArray]:
-    """The arrays of an .npz that are not empty, as chunks of token ids: a TokenArray if not compressed, else loaded.
+    """The arrays of an .npz that are not empty, as chunks of token ids: TokenArrays, or ndarrays if compressed.
 
-    In the order arr_0, arr_1, ... arr_10, ..., then any others. Raises UserError, naming file and array, for anything but
-    1-D integer arrays of ids 0 .. n_vocab - 1, or with a checksum that does not agree. check=False, for a file that was
-    valid before: only the headers of arrays that are not compressed are read.
+    In the order arr_0, arr_1, ... arr_10, ..., then any others. Raises UserError, naming file and array, for anything
+    but 1-D integer arrays of ids 0 .. n_vocab - 1, and for a wrong checksum. check=False, for a file that was valid
+    before, reads only the headers of arrays that are not compressed.
     """
     name = None
     try:
@@ -161,8 +162,9 @@ def _array_order(member: zipfile.ZipInfo) -> float:
 
 
 def _open_array(file: _OpenFile, member: zipfile.ZipInfo, what: str) -> tuple[TokenArray, bytes]:
-    """The array of a member that is not compressed, and its header; only its headers are read."""
-    magic, name_size, extra_size = _LOCAL_HEADER.unpack(os.pread(file.fileno(), _LOCAL_HEADER.size, member.header_offset))
+    """The array of a member that is not compressed, and the array's header. Reads only headers."""
+    header = os.pread(file.fileno(), _LOCAL_HEADER.size, member.header_offset)
+    magic, name_size, extra_size = _LOCAL_HEADER.unpack(header)
     if magic != _ZIP_MAGIC[0]:
         raise ValueError('a member of the archive does not begin where it should')
     start = member.header_offset + _LOCAL_HEADER.size + name_size + extra_size
@@ -185,7 +187,7 @@ def _npy_header(descriptor: int, start: int, limit: int, what: str) -> tuple[byt
 
 
 def _load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, n_vocab: int, what: str) -> np.ndarray:
-    """The array of a compressed member, in as few bytes as its ids need."""
+    """The array of a compressed member, in the smallest dtype for the ids."""
     with archive.open(member) as file:
         _, shape, dtype = _parse_header(file, what)
         _check_kind(shape, dtype, what)
@@ -198,7 +200,7 @@ def _load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, n_vocab: int,
 
 
 def _check_array(array: TokenArray, header: bytes, member: zipfile.ZipInfo, n_vocab: int, what: str) -> None:
-    """Reads an array once, to check its ids and the archive's checksum of header and tokens."""
+    """Reads an array to check its ids, and the archive's checksum of header and tokens."""
     checksum, ends = zlib.crc32(header), []
     for start in range(0, len(array), PIECE):
         tokens = array[start:start + PIECE]
@@ -210,7 +212,7 @@ def _check_array(array: TokenArray, header: bytes, member: zipfile.ZipInfo, n_vo
 
 
 def _tokens(file: BinaryIO, count: int, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The `count` tokens in a member, in pieces; nothing must be left of it then, and its checksum is compared."""
+    """The `count` tokens in a member, in pieces, to its end, where zipfile compares the checksum."""
     while count:
         wanted = min(count, PIECE)
         data = file.read(wanted * dtype.itemsize)
@@ -223,30 +225,30 @@ def _tokens(file: BinaryIO, count: int, dtype: np.dtype) -> Iterator[np.ndarray]
 
 
 def _parse_header(file: BinaryIO, what: str) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Size in bytes of the array header at the beginning of `file`, and the shape and dtype that it tells."""
+    """Size in bytes of the array header at the beginning of `file`, and its shape and dtype."""
     if file.read(6) != b'\x93NUMPY':
         raise UserError(f'{what} is not an array')
     file.seek(0)
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
-        raise ValueError(f'arrays of the format {version} are not known here')
+        raise ValueError(f'unknown version {version} of the array format')
     shape, _, dtype = readers[version](file)
     return file.tell(), shape, dtype
 
 
 def _check_kind(shape: tuple[int, ...], dtype: np.dtype, what: str) -> None:
-    """Raises UserError, beginning with `what`, unless these are of a 1-D array of integers."""
+    """Raises UserError, beginning with `what`, unless shape and dtype are those of a 1-D array of integers."""
     if dtype.hasobject:
-        raise UserError(f'{what} holds pickled objects, which are never loaded; expected whole numbers, the ids of tokens')
+        raise UserError(f'{what} holds pickled objects, which are never loaded; expected whole numbers, token ids')
     if not np.issubdtype(dtype, np.integer):
-        raise UserError(f'{what} holds {dtype}; expected whole numbers, the ids of tokens')
+        raise UserError(f'{what} holds {dtype}; expected whole numbers, token ids')
     if len(shape) != 1:
         raise UserError(f'{what} has {len(shape)} dimensions; expected 1')
 
 
 def _check_ids(ids: list[int], n_vocab: int, what: str) -> None:
-    """Raises UserError, beginning with `what`, unless all of these ids, the lowest and highest ones, are 0 .. n_vocab - 1."""
+    """Raises UserError, beginning with `what`, unless all of these ids are 0 .. n_vocab - 1."""
     for token in ids:
         if not 0 <= token < n_vocab:
             raise UserError(f'{what} holds the id {token}; the vocabulary has 0 to {n_vocab - 1} (encoded for another '
