@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Encodes a text, a directory or a glob into an .npz of tokens, from which train.py starts at once.
+"""Encodes a text, a directory or a glob into an .npz of tokens, so that train.py need not.
 
 Reads text, .gz, .zst (with the zstandard package), .jsonl and .csv, of any size, in bounded memory.
 """
@@ -25,27 +25,27 @@ def make_parser() -> flags.Parser:
     add_text_flags(parser.add_argument_group('text'))
     tokens = parser.add_argument_group('tokens')
     tokens.add_argument('--model_name', metavar='NAME', default='117M',
-                        help='whose vocabulary to use: that of the model to be trained')
-    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='where models live')
+                        help='the model to be trained, for its vocabulary')
+    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='directory of the models')
     add_token_flags(tokens)
     return parser
 
 
 def check_output(output: str, source: str, files: list[str]) -> None:
-    """Raises UserError if `output` cannot be written, or belongs to the corpus: `files`, found as `source`."""
+    """Raises UserError if `output` cannot be written, or would be part of the corpus: `files` = find_files(source)."""
     if not output.endswith('.npz'):
         raise UserError(f'the output must end in .npz, not {output!r}')
     if os.path.isdir(output):
         raise UserError(f'the output {output} is a directory; expected the name of a file')
     real_output = os.path.realpath(output)
     if real_output in map(os.path.realpath, files):
-        raise UserError(f'the output {output} is one of the files to encode; name another')
+        raise UserError(f'the output {output} is one of the files to encode; choose another name')
     if os.path.isdir(source) and real_output.startswith(os.path.join(os.path.realpath(source), '')):
         raise UserError(f'the output {output} lies in the directory to encode, {source}: it would be part of the '
-                        'corpus the next time; name another place')
+                        'corpus the next time; choose another directory')
     if not os.path.exists(source) and would_match(source, output):
-        raise UserError(f'the output {output} would match {source}: it would be part of the corpus the next time; name '
-                        'another place')
+        raise UserError(f'the output {output} would match {source}: it would be part of the corpus the next time; '
+                        'choose another name')
     directory = os.path.dirname(output) or '.'
     try:
         tempfile.TemporaryFile(dir=directory).close()

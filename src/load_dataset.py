@@ -1,7 +1,7 @@
-"""Files -> chunks of token ids -> Sampler.
+"""Loads files as chunks of token ids, and draws samples from them.
 
-A chunk is one document or several with the end-of-text token between them; what is drawn lies within one chunk. Chunks are
-arrays in memory, or in a file that is mapped into it (see token_files).
+A chunk is one document or several with the end-of-text token between them; a sample lies within one chunk. Chunks are
+arrays in memory, or TokenArrays, which stay in a file.
 """
 
 import contextlib
@@ -16,43 +16,41 @@ from command.whole_files import replacing
 from corpus.encode import TASK, Totals, cut_chunks, encode_files
 from corpus.find_files import find_files
 from corpus.read_text import TextFormat, read_documents
-from corpus.token_files import Joined, mappings, release_mappings, token_dtype, write_chunks
-
-_TOUCHED = 1 << 21      # bytes of a mapped file that the system may map in at once, around what is looked at
-_RELEASE = 1 << 25      # bytes after which they are given back
+from corpus.token_files import TokenArray, token_dtype, write_chunks
 
 
 def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:
-    """The documents of a corpus (see find_files), one after the other, in pieces that `pieces.cut` allows; none is empty.
+    """The documents of a corpus (see find_files), one after the other, in non-empty pieces cut by `pieces.cut`.
 
-    format: the other fields of a TextFormat. Raises UserError as `load_dataset` does, and for an .npz, which holds tokens
-    in place of text.
+    format: the other fields of a TextFormat. Raises UserError as `load_dataset` does, and for an .npz, which holds
+    tokens, not text.
     """
     format, files = TextFormat(encoding, **format), find_files(path)
     if tokens := [file for file in files if file.endswith('.npz')]:
         raise UserError(f'{tokens[0]} holds tokens; expected text')
-    found = False
+    empty = True
     events = itertools.chain.from_iterable(read_documents(file, format) for file in files)
     for text, _ in cut_chunks(events, 1, TASK):
-        found = True
+        empty = False
         yield text
-    if not found:
+    if empty:
         raise _empty(path, files)
 
 
-def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processes: int = 1, **format) -> list[np.ndarray]:
+def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processes: int = 1, **format
+                 ) -> list[np.ndarray | TokenArray]:
     """Chunks of token ids, each 1-D, of the files that `path` stands for (see find_files).
 
-    An .npz gives its arrays, mapped if they are not compressed. What is in any other file is text, in which a literal
-    <|endoftext|> is that token; encode_files says how documents become chunks. format: the other fields of a TextFormat.
-
-    Raises UserError that names the file and the fault, also if there is not a single token.
+    An .npz gives its arrays, as TokenArrays if they are not compressed. Any other file is text, in which <|endoftext|>
+    stands for that token; for chunks see encode_files. format: the other fields of a TextFormat. Raises UserError that
+    names the file and what is wrong with it, also if the corpus has no tokens.
     """
     return load_files(enc, path, find_files(path), combine, TextFormat(encoding, **format), processes)
 
 
-def load_files(enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1) -> list[np.ndarray]:
-    """As load_dataset, of the files that were found as `path`."""
+def load_files(enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1
+               ) -> list[np.ndarray | TokenArray]:
+    """As load_dataset, of the files that find_files(path) gave."""
     chunks = []
     for tokens, begins in encode_files(enc, files, combine, format, processes):
         if begins:
@@ -66,9 +64,10 @@ def load_files(enc, path: str, files: list[str], combine: int, format: TextForma
 
 def save_files(output: str, enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1
                ) -> tuple[int, Totals]:
-    """Encodes the files that were found as `path` into an .npz, in bounded memory; how many chunks, and other totals.
+    """Encodes the files that find_files(path) gave into an .npz, in bounded memory.
 
-    `output` is there whole or as it was before. Raises UserError as `load_dataset`, and if it cannot be written.
+    Returns the number of chunks, and totals. On an error `output` stays as it was. Raises UserError as `load_dataset`,
+    and if it cannot be written.
     """
     totals = Totals()
     pieces = encode_files(enc, files, combine, format, processes, totals)
@@ -88,30 +87,28 @@ def _empty(path: str, files: list[str]) -> UserError:
 
 
 class Sampler:
-    """Draws pieces of a corpus: every place in a chunk where a piece can start is equally likely.
+    """Draws samples of a corpus: every offset in a chunk at which a sample can start is equally likely.
 
-    chunks: 1-D arrays of tokens, or several Joined; a piece lies within one. seed: an int, a SeedSequence, or None for
-    another order in every run. `total_size` is the corpus's size in tokens; `rng` the generator, one draw of which a sample
-    takes.
+    chunks: 1-D arrays, or what has their length and slices (TokenArray, Joined); a sample lies within one. seed: an
+    int, a SeedSequence, or None for another order in every run. `total_size` is the corpus's size in tokens; `rng` the
+    random number generator, from which each sample takes one number.
     """
 
-    def __init__(self, chunks: list[np.ndarray | Joined], seed=None):
+    def __init__(self, chunks: list[np.ndarray | TokenArray], seed=None):
         self.chunks = chunks
         self.sizes = np.array([len(chunk) for chunk in chunks], np.int64)
         self.total_size = int(self.sizes.sum())
         self.rng = np.random.default_rng(seed)
         self._tables = {}
-        self._mappings = mappings(chunks)
-        self._touched = 0
 
     def check(self, length: int) -> None:
-        """Raises UserError if no chunk has `length` (1 or more) tokens; for use before anything that takes long."""
+        """Raises UserError if no chunk has `length` (1 or more) tokens; call it before anything slow."""
         self._starts(length)
 
     def _starts(self, length: int) -> np.ndarray:
-        """How many places there are to start a piece of `length` tokens, cumulative over the chunks.
+        """How many starts of a sample of `length` tokens the chunks have, cumulative.
 
-        Chunks of 3, 1 and 2 tokens and length 2: there are 2, 0 and 1 such places, so [2, 2, 3]. Raises as `check`.
+        Chunks of 3, 1 and 2 tokens and length 2: there are 2, 0 and 1 starts, so [2, 2, 3]. Raises as `check`.
         """
         if length not in self._tables:
             if length > (longest := self.sizes.max(initial=0)):
@@ -121,24 +118,12 @@ class Sampler:
         return self._tables[length]
 
     def sample(self, length: int) -> np.ndarray:
-        """A random piece of `length` tokens, [length], not to be written to: it may be a view.
+        """A random sample of `length` tokens, [length]; do not write to it, as it may be a view.
 
-        Raises as `check`, and UserError if the file that it lies in has been cut.
+        Raises as `check`, and UserError if the file that it lies in cannot be read.
         """
         starts = self._starts(length)
-        place = self.rng.integers(starts[-1])
-        index = np.searchsorted(starts, place, side='right')    # 'right' steps over the chunks that are too short
-        start = place - (starts[index - 1] if index else 0)
-        chunk = self.chunks[index]
-        for mapping in mappings([chunk]):
-            mapping.check()
-        self._release(length, chunk)
-        return chunk[start:start + length]
-
-    def _release(self, length: int, chunk: np.ndarray | Joined) -> None:
-        """Now and then, gives back the memory that samples of mapped files have filled: else it grows to their size."""
-        places = min(length, len(chunk.pieces)) if isinstance(chunk, Joined) else 1      # that may have been looked at
-        self._touched += places * _TOUCHED + length * chunk.dtype.itemsize
-        if self._touched >= _RELEASE and self._mappings:
-            release_mappings(self._mappings)
-            self._touched = 0
+        number = self.rng.integers(starts[-1])
+        index = np.searchsorted(starts, number, side='right')   # 'right' skips the chunks that are too short
+        start = number - (starts[index - 1] if index else 0)
+        return self.chunks[index][start:start + length]

@@ -40,7 +40,7 @@ def write(path, content):
 
 
 def load(path, combine=50000, enc=ENC, **kwargs):
-    return [chunk.tolist() for chunk in load_dataset(enc, str(path), combine, **kwargs)]
+    return [chunk[:].tolist() for chunk in load_dataset(enc, str(path), combine, **kwargs)]
 
 
 def save(output, path, combine=50000, enc=ENC, processes=1, **format):

@@ -1,1 +1,1 @@
-"""From files to batches of tokens."""
+"""Corpora: finding files, reading and encoding text, token files, batches."""

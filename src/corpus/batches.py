@@ -1,4 +1,4 @@
-"""Batches of sequences: drawing one, drawing those for validation, drawing the next while a step runs."""
+"""Draws batches for training and validation, the next one ahead."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +10,9 @@ from load_dataset import Sampler
 
 
 class DrawAhead:
-    """Hands out what `draw()` gives, time after time; the next is drawn in a thread as soon as one has been handed out.
+    """Calls `draw()` ahead of time: whenever a result is taken, a thread draws the next one.
 
-    generators: the sources of random numbers that `draw` takes from, and nobody else, once the first has been taken.
+    generators: the random number generators that `draw` uses; nothing else may use them after the first `take`.
     """
 
     def __init__(self, draw: Callable[[], Any], generators: dict[str, np.random.Generator]):
@@ -21,13 +21,13 @@ class DrawAhead:
         self._next: Future | None = None
 
     def take(self):
-        """The next draw. Raises what `draw` raised."""
+        """The next result of `draw`. Raises what `draw` raised."""
         _, drawn = (self._next or self._thread.submit(self._prepare)).result()
         self._next = self._thread.submit(self._prepare)
         return drawn
 
     def states(self) -> dict[str, dict]:
-        """The generators' states as if nothing had been drawn ahead: those from which the next draw is made."""
+        """The generators' states before the draw that `take` returns next, as if nothing had been drawn ahead."""
         return self._next.result()[0] if self._next else self._states()
 
     def close(self) -> None:
@@ -41,11 +41,11 @@ class DrawAhead:
 
 
 def validation_batches(chunks: list[np.ndarray], count: int, batch_size: int, length: int) -> list[np.ndarray]:
-    """Batches [batch, sequence] with a seed of their own, so that every run and every step validates on the same."""
+    """`count` batches [batch, sequence] of the same samples every time: the seed is fixed."""
     sampler = Sampler(chunks, seed=1)
     return [draw_batch(sampler, batch_size, length) for _ in range(count)]
 
 
 def draw_batch(sampler: Sampler, batch_size: int, length: int, own: slice = slice(None)) -> np.ndarray:
-    """Draws a batch of sequences; returns those of the rows `own`, [batch, sequence]."""
+    """Draws a batch of sequences; returns the rows `own` of it, [rows, sequence]."""
     return np.stack([sampler.sample(length) for _ in range(batch_size)][own])

@@ -1,8 +1,8 @@
-"""A run's corpus in tokens, kept beside the run, so that the next start need not encode and check it again.
+"""A run's encoded corpus, kept with the run so that later starts need not encode.
 
-ROLE.npz holds the tokens, ROLE.json tells what they are the tokens of (a key) and which file was written (its size and
-time of change): what does not agree is made anew. A corpus that is nothing but .npz files is not copied; the note alone
-tells that it was found good.
+PREFIX.npz holds the tokens. PREFIX.json, the note, holds a key of the files and flags they were encoded from, and the
+size and modification time of the .npz; if either differs, the corpus is encoded again. A corpus of .npz files alone is
+not copied: its note only records that their tokens have been checked.
 """
 
 import contextlib
@@ -19,47 +19,47 @@ from command import whole_files
 from command.errors import UserError, reason
 from corpus.find_files import find_files
 from corpus.read_text import TextFormat
-from corpus.token_files import read_npz
+from corpus.token_files import TokenArray, read_npz
 from load_dataset import load_files, save_files
 
-VERSION = 1     # of how text becomes tokens: to be raised when the same files and flags give other tokens
+VERSION = 1     # to be raised when the same files and flags give other tokens
 
 
-def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int, *, place: str | None, vocabulary: str,
-                write: bool = True) -> tuple[list[np.ndarray], str | None]:
-    """The chunks of load_dataset, and a key that tells whether they are the same another time.
+def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int, *, prefix: str | None,
+                vocabulary: str, write: bool = True) -> tuple[list[np.ndarray | TokenArray], str | None]:
+    """The chunks of load_dataset, and a key of the files and flags they come from; None for the key of a pipe.
 
-    place: what the names of the cache's files begin with (checkpoint/run1/dataset); None for no cache. vocabulary: a
-    checksum of the encoder's files. write: whether a cache may be made; one that is there is read in any case. The key is
-    None if there is no telling (a pipe). Raises UserError as `load_dataset`.
+    prefix: of the cache's two files (checkpoint/run1/dataset); None for no cache. vocabulary: a checksum of the
+    encoder's files. write: whether to write a cache; an existing one is read in any case. Raises UserError as
+    `load_dataset`.
     """
-    found = find_files(path)
-    key = _key(found, combine, format, vocabulary)
-    if place is None or key is None:
-        return load_files(enc, path, found, combine, format, processes), key
-    note, cache = f'{place}.json', f'{place}.npz'
-    kept = _read_note(note)
-    known = kept.get('key') == key
-    if all(file.endswith('.npz') for file in found):
-        if known:
-            return [array for file in found for array in read_npz(file, enc.n_vocab, check=False)], key
-        chunks = load_files(enc, path, found, combine, format)
+    files = find_files(path)
+    key = _key(files, combine, format, vocabulary)
+    if prefix is None or key is None:
+        return load_files(enc, path, files, combine, format, processes), key
+    note_file, cache = f'{prefix}.json', f'{prefix}.npz'
+    note = _read_note(note_file)
+    same = note.get('key') == key
+    if all(file.endswith('.npz') for file in files):
+        if same:
+            return [array for file in files for array in read_npz(file, enc.n_vocab, check=False)], key
+        chunks = load_files(enc, path, files, combine, format)
         if write:
-            _write_note(note, {'key': key})
+            _write_note(note_file, {'key': key})
             with contextlib.suppress(FileNotFoundError):
-                os.remove(cache)        # of another corpus, before
+                os.remove(cache)        # of an earlier corpus
         return chunks, key
-    if known and kept.get('cache') == _signature(cache):
-        with contextlib.suppress(UserError):        # a damaged one, which is made anew
+    if same and note.get('cache') == _size_and_time(cache):
+        with contextlib.suppress(UserError):        # damaged: encode again
             chunks = list(read_npz(cache, enc.n_vocab, check=False))
-            print(f'its tokens are in {cache}', flush=True)
+            print(f'reading its tokens from {cache}', flush=True)
             return chunks, key
     if not write:
-        return load_files(enc, path, found, combine, format, processes), key
-    why = 'which is not as it was written' if known else 'for the next start (--no_cache: only for this one)'
+        return load_files(enc, path, files, combine, format, processes), key
+    why = 'again, as it is damaged or has changed' if same else 'for later starts too (--no_cache: for this one only)'
     print(f'encoding it into {cache}, {why}', flush=True)
-    save_files(cache, enc, path, found, combine, format, processes)
-    _write_note(note, {'key': key, 'cache': _signature(cache)})
+    save_files(cache, enc, path, files, combine, format, processes)
+    _write_note(note_file, {'key': key, 'cache': _size_and_time(cache)})
     return list(read_npz(cache, enc.n_vocab, check=False)), key
 
 
@@ -68,10 +68,10 @@ def checksum(paths: Iterable[str]) -> str:
     return hashlib.sha256(''.join(map(whole_files.sha256, paths)).encode()).hexdigest()
 
 
-def _key(found: list[str], combine: int, format: TextFormat, vocabulary: str) -> str | None:
-    """A checksum of all that the tokens depend on, files by name, size and time of change; None for other than files."""
+def _key(files: list[str], combine: int, format: TextFormat, vocabulary: str) -> str | None:
+    """A checksum of all that the tokens depend on: of files, name, size and modification time. None for a pipe."""
     described = []
-    for file in found:
+    for file in files:
         try:
             status = os.stat(file)
         except OSError:
@@ -83,8 +83,8 @@ def _key(found: list[str], combine: int, format: TextFormat, vocabulary: str) ->
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _signature(path: str) -> list[int] | None:
-    """Size and time of change of a file; None without one."""
+def _size_and_time(path: str) -> list[int] | None:
+    """Size and modification time of a file; None if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -93,7 +93,7 @@ def _signature(path: str) -> list[int] | None:
 
 
 def _read_note(path: str) -> dict:
-    """What a note says; nothing for one that is not there or cannot be read."""
+    """The content of a note; empty if it does not exist or cannot be read."""
     try:
         with open(path, encoding='utf-8') as file:
             note = json.load(file)

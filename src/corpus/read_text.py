@@ -1,7 +1,7 @@
-"""A file's text in pieces: decompressed, decoded, cut into documents, however large the file is.
+"""Reads documents from files in pieces: decompresses, decodes, splits.
 
-A document is a whole file, each of its lines (--document_per_line), or each record of a .jsonl or .csv (--text_column).
-Events (text, ends) tell of documents: a piece of the current one, and whether it ends with this piece.
+A document is a complete file, each of its lines (--document_per_line), or each record of a .jsonl or .csv
+(--text_column). Events (text, ends) describe documents: a piece of the current one, and whether the piece ends it.
 """
 
 import codecs
@@ -21,24 +21,24 @@ from vocabulary.pieces import cut
 from vocabulary.spelling import well_formed
 
 BLOCK = 1 << 18         # bytes read at a time
-LONGEST_WORD = 1 << 20      # characters; what cannot be cut is encoded whole, at 130 bytes of memory and more for each
-LONGEST_RECORD = 1 << 25    # characters; a record is held whole, in several copies
+LONGEST_WORD = 1 << 20      # characters; a word cannot be cut, and encoding one takes 130 bytes or more for each
+LONGEST_RECORD = 1 << 25    # characters; memory holds a complete record, in several copies
 ERRORS = ('strict', 'replace', 'ignore')
 _MARKS = {'utf-16': (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 'utf-32': (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
-# Bytes given to a decompressor at a time, so that a file of nothing but zeros comes out in pieces that fit into memory: a
-# byte of gzip makes up to a thousand, four bytes of zstd up to 2 ** 17.
+# Bytes given to a decompressor at a time, so that the output fits into memory even for a file of zeros: a byte of gzip
+# becomes up to a thousand, four bytes of zstd up to 2 ** 17.
 _STEPS = {'.gz': 1 << 16, '.zst': 1 << 12}
 _KINDS = {'.gz': 'gzip', '.zst': 'zstd'}
-# What a member begins with (RFC 1952, RFC 8878; the others of .zst are frames to be skipped).
+# The first bytes of a member (RFC 1952, RFC 8878; the second line of .zst: skippable frames).
 _MAGICS = {'.gz': [b'\x1f\x8b'],
            '.zst': [b'\x28\xb5\x2f\xfd', *(bytes([first, 0x2a, 0x4d, 0x18]) for first in range(0x50, 0x60))]}
-_LOOK_ON = 1 << 28      # bytes of text, about a second
-_WINDOW = 1 << 31       # bytes of memory that a .zst may need, if it was made so (zstd --long=31, as large corpora are)
+_SEARCHED = 1 << 28     # bytes of text that are searched for damage, about a second
+_WINDOW = 1 << 31       # bytes of memory that a .zst may need: zstd --long=31, which large corpora use
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """How a corpus holds its text. text_column: of .jsonl and .csv files. Raises UserError for an unknown encoding."""
+    """The format of text files. text_column: of .jsonl and .csv files. Raises UserError for an unknown encoding."""
     encoding: str = 'utf-8'
     encoding_errors: str = 'strict'
     text_column: str | None = None
@@ -54,7 +54,7 @@ def check_encoding(encoding: str) -> None:
         codecs.getincrementaldecoder(encoding)
         b'x'.decode(encoding)
     except UnicodeDecodeError:
-        pass        # known, but a character takes more than the one byte
+        pass        # known, but a character takes more than one byte
     except (LookupError, UnicodeError):
         raise UserError(f'unknown text encoding {encoding!r}; expected a name such as utf-8, utf-16, latin-1 or '
                         'cp1252 (--encoding)') from None
@@ -62,10 +62,10 @@ def check_encoding(encoding: str) -> None:
 
 def read_documents(path: str, format: TextFormat, read: Callable[[int], None] = lambda count: None
                    ) -> Iterator[tuple[str, bool]]:
-    """Events (text, ends) of a file's documents. `read` is told how many bytes were read from the disk, each time.
+    """Events (text, ends) of a file's documents. Calls `read` with the number of bytes of each read from the disk.
 
-    A byte order mark is dropped, lines end in \\n. Raises UserError that names the file and what is wrong with it: the
-    byte, by its offset in the decompressed file, or the line.
+    A byte order mark is dropped, lines end in \\n. Raises UserError that names the file, what is wrong with it, and the
+    line or the byte's offset in the decompressed file.
     """
     name = path.lower()
     packed = next((suffix for suffix in _STEPS if name.endswith(suffix)), '')
@@ -73,12 +73,12 @@ def read_documents(path: str, format: TextFormat, read: Callable[[int], None] = 
     if packed:
         name = name.removesuffix(packed)
         blocks = _decompressed(blocks, path, packed)
-        return _damage_first(_documents(name, path, blocks, format), blocks)
+        return _prefer_damage(_documents(name, path, blocks, format), blocks)
     return _documents(name, path, blocks, format)
 
 
 def _documents(name: str, path: str, blocks: Iterable[bytes], format: TextFormat) -> Iterator[tuple[str, bool]]:
-    """Events of the documents in these bytes of the file `path`, whose name, in small letters, says what they are."""
+    """Events of the documents in the bytes of the file `path`. name: in small letters, which says the format."""
     pieces = _decoded(blocks, path, format)
     if name.endswith('.jsonl'):
         if format.text_column is None:
@@ -90,7 +90,7 @@ def _documents(name: str, path: str, blocks: Iterable[bytes], format: TextFormat
 
 
 def _blocks(path: str, read: Callable[[int], None]) -> Iterator[bytes]:
-    """The bytes of a file. Raises UserError if it cannot be read, or has fewer bytes than when it was opened."""
+    """The bytes of a file. Raises UserError if it cannot be read, or shrinks meanwhile."""
     done = 0
     try:
         with open(path, 'rb', buffering=0) as file:
@@ -106,10 +106,13 @@ def _blocks(path: str, read: Callable[[int], None]) -> Iterator[bytes]:
 
 
 def _decompressed(blocks: Iterable[bytes], path: str, suffix: str) -> Iterator[bytes]:
-    """What a .gz or .zst of one or several members holds. Raises UserError for one that is damaged, cut off, or none."""
+    """The content of a .gz or .zst of one or several members. Raises UserError for a damaged, truncated or other file.
+
+    Member by member: zstandard's own reader of several frames ends silently where a file is cut off.
+    """
     new, damage = _decompressor(path, suffix)
-    step, member, whole = _STEPS[suffix], None, False
-    done = begin = 0        # bytes read, and where the current member begins
+    step, member, complete = _STEPS[suffix], None, False
+    done = begin = 0        # bytes read, and the offset at which the current member begins
     head = b''              # its first bytes
     for block in blocks:
         for data in (block[start:start + step] for start in range(0, len(block), step)):
@@ -121,43 +124,43 @@ def _decompressed(blocks: Iterable[bytes], path: str, suffix: str) -> Iterator[b
                 try:
                     text = member.decompress(data)
                 except damage:
-                    raise _bad_member(path, suffix, head, begin, 'damaged: its {} data is not as it was written') from None
-                data, whole = member.unused_data, member.eof
-                member = None if whole else member
+                    raise _bad_member(path, suffix, head, begin, 'damaged: its {} data is corrupt') from None
+                data, complete = member.unused_data, member.eof
+                member = None if complete else member
                 if text:
                     yield text
-    if not whole:
+    if not complete:
         raise _bad_member(path, suffix, head, begin, 'cut off: its {} data ends too early')
 
 
-def _damage_first(events: Iterator[tuple[str, bool]], blocks: Iterator[bytes]) -> Iterator[tuple[str, bool]]:
-    """The events of a compressed file. Where something is wrong with its text, it may be damaged, and that is told instead.
+def _prefer_damage(events: Iterator[tuple[str, bool]], blocks: Iterator[bytes]) -> Iterator[tuple[str, bool]]:
+    """The events of a compressed file. If its text is wrong because it is damaged, raises the error of the damage.
 
-    Most damage shows only some time after it has made nonsense of the text, or at the end: a part of the rest is read.
+    A decompressor notices most damage only after it has returned wrong text, so some more `blocks` are read.
     """
     try:
         yield from events
     except UserError:
         seen = 0
-        while seen < _LOOK_ON and (block := next(blocks, b'')):
+        while seen < _SEARCHED and (block := next(blocks, b'')):
             seen += len(block)
         raise
 
 
 def _bad_member(path: str, suffix: str, head: bytes, begin: int, what: str) -> UserError:
-    """What to say of a member that begins at the byte `begin`, with the bytes `head`: `what`, if it is one at all."""
+    """The error for a member at offset `begin`: `what`, if its first bytes `head` are those of a member at all."""
     kind = _KINDS[suffix]
     if head and any(head[:len(magic)] == magic[:len(head)] for magic in _MAGICS[suffix]):
         return UserError(f'{path} is {what.format(kind)}; copy, download or make it again')
     if begin:
-        return UserError(f'{path} is damaged: its {kind} data ends before the byte at offset {begin}, and something else '
-                         'follows; copy, download or make it again')
-    return UserError(f'{path} is no {kind} file: {"it begins otherwise" if head else "it is empty"}; give it another name, or '
-                     'leave it out by a glob such as *.txt')
+        return UserError(f'{path} is damaged: its {kind} data ends at offset {begin}, and other data follows; copy, '
+                         'download or make it again')
+    return UserError(f'{path} is not a {kind} file: {"it begins differently" if head else "it is empty"}; rename it, '
+                     'or leave it out by a glob such as *.txt')
 
 
 def _decompressor(path: str, suffix: str) -> tuple[Callable, type[Exception]]:
-    """What makes a decompressor of one member, and what that raises."""
+    """A function that makes a decompressor for one member, and the exception that it raises."""
     if suffix == '.gz':
         return (lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)), zlib.error      # 16: with gzip's header
     try:
@@ -168,10 +171,10 @@ def _decompressor(path: str, suffix: str) -> tuple[Callable, type[Exception]]:
 
 
 def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator[str]:
-    """The text of these bytes, without a byte order mark, lines ended by \\n."""
+    """The text of these bytes, without a byte order mark; lines end in \\n."""
     codec, blocks = _codec(format.encoding, iter(blocks))
     decoder = codecs.getincrementaldecoder(codec)(format.encoding_errors)
-    # The 2019 tools opened files in Python's text mode, which reads \r\n and \r as \n: the same text, the same tokens.
+    # As Python's text mode, in which the tools of 2019 opened files: the same text, the same tokens.
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     done, first, word = 0, True, _LastWord()
     for block, last in itertools.chain(((block, False) for block in blocks), [(b'', True)]):
@@ -179,11 +182,11 @@ def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator
         try:
             text = decoder.decode(block, last)
         except UnicodeDecodeError as error:
-            offset = done - len(error.object) + error.start     # the object: what was held back, and this block
+            offset = done - len(error.object) + error.start     # object: undecoded bytes and this block
             raise _not_text(path, format, f'byte 0x{error.object[error.start]:02x} at offset {offset} '
                                           f'({error.reason})') from None
         if '\0' in text and format.encoding_errors == 'strict':
-            # Counted from the end: a mark at the beginning may have been passed over.
+            # Counted from the end: a mark at the beginning may have been dropped.
             after = text[text.index('\0'):].encode(codec)
             mark = len(''.encode(codec))
             offset = done - len(decoder.getstate()[0]) - (len(after) - mark)
@@ -192,44 +195,44 @@ def _decoded(blocks: Iterable[bytes], path: str, format: TextFormat) -> Iterator
             text, first = text.removeprefix('\ufeff'), False
         if text := newlines.decode(text, last):
             if word.length_after(text) > LONGEST_WORD:
-                raise UserError(f'{path} has more than {LONGEST_WORD} characters up to the byte at offset {done} in which no '
-                                'word ends: is it text? break it into lines, or leave the file out by a glob such as *.txt')
+                raise UserError(f'{path} has a word of more than {LONGEST_WORD} characters before offset {done}: is it '
+                                'text? break it into lines, or leave the file out by a glob such as *.txt')
             yield text
 
 
 class _LastWord:
-    """How long the last word is, or whatever else cannot be cut, of a text that is read in pieces."""
+    """Measures the last word, or other text that cannot be cut, of a text that is read in pieces."""
 
     def __init__(self):
         self._length, self._end = 0, ''
 
     def length_after(self, piece: str) -> int:
-        """Its characters when one more piece, not empty, has been read."""
-        seen = self._end + piece        # a word may end between two pieces
-        place = cut(seen)
-        self._length = len(seen) - place if place else self._length + len(piece)
+        """Its characters after one more piece, which is not empty."""
+        text = self._end + piece        # a word may end between two pieces
+        end = cut(text)
+        self._length = len(text) - end if end else self._length + len(piece)
         self._end = piece[-1]
         return self._length
 
 
 def _codec(encoding: str, blocks: Iterator[bytes]) -> tuple[str, Iterator[bytes]]:
-    """The codec to decode these bytes in pieces with, and the bytes, the first of which had to be looked at."""
+    """The codec for decoding these bytes in pieces, and the bytes again, some of which it read."""
     name = codecs.lookup(encoding).name
-    if name == 'utf-8-sig':     # counts offsets from behind the mark, which is dropped in any case
+    if name == 'utf-8-sig':     # this codec counts offsets after the mark, which is dropped in any case
         return 'utf-8', blocks
     if name not in _MARKS:
         return encoding, blocks
     head = b''
     while len(head) < 4 and (block := next(blocks, b'')):
         head += block
-    # Without a mark, the whole file at once would be decoded in this machine's order, but pieces not at all.
+    # Without a mark, Python decodes a complete file in this machine's byte order, but pieces not at all.
     order = '' if head.startswith(_MARKS[name]) else '-le' if sys.byteorder == 'little' else '-be'
     return name + order, itertools.chain([head], blocks)
 
 
 def _not_text(path: str, format: TextFormat, what: str) -> UserError:
-    return UserError(f'{path} is not {format.encoding} text: {what}; give its --encoding, or --encoding_errors replace, or '
-                     'leave the file out by a glob such as *.txt')
+    return UserError(f'{path} is not {format.encoding} text: {what}; give its --encoding, or --encoding_errors replace, '
+                     'or leave the file out by a glob such as *.txt')
 
 
 def _one_document(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
@@ -248,7 +251,7 @@ def _lines_as_documents(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _lines(pieces: Iterable[str], path: str) -> Iterator[str]:
-    """Whole lines, each with its \\n. Raises UserError for one that is too long."""
+    """Complete lines, each with its \\n. Raises UserError for one that is too long."""
     parts, held, number = [], 0, 1
     for piece in pieces:
         *lines, rest = piece.split('\n')
@@ -258,15 +261,15 @@ def _lines(pieces: Iterable[str], path: str) -> Iterator[str]:
         number += len(lines)
         held = len(rest) if lines else held + len(rest)
         if held > LONGEST_RECORD:
-            raise UserError(f'{path} line {number} has more than {LONGEST_RECORD} characters, too many for a record, which is '
-                            'read whole: break it into several')
+            raise UserError(f'{path} line {number} has more than {LONGEST_RECORD} characters, too many for one record: '
+                            'split it')
         parts.append(rest)
     if last := ''.join(parts):
         yield last + '\n'
 
 
 def _jsonl(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str, bool]]:
-    """The text of each line, a JSON object."""
+    """The text of each line, which is a JSON object."""
     for number, line in enumerate(_lines(pieces, path), start=1):
         if line.isspace():
             continue

@@ -199,7 +199,7 @@ def load_chunks(settings: Settings, path: str, model: Model, cache_path: str | N
     print(f'Loading dataset {path}', flush=True)
     vocabulary = cache.checksum(os.path.join(model.directory, name) for name in ('encoder.json', 'vocab.bpe'))
     chunks, key = cache.load_corpus(model.encoder, path, settings.combine, text_format(settings), settings.processes,
-                                    place=cache_path, vocabulary=vocabulary, write=not settings.dry_run)
+                                    prefix=cache_path, vocabulary=vocabulary, write=not settings.dry_run)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
     return chunks, key
 

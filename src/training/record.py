@@ -10,7 +10,7 @@ import platform
 import numpy as np
 
 from command import whole_files
-from corpus.token_files import PIECE, release
+from corpus.token_files import PIECE
 from storage.run_directory import SETTINGS
 from training.settings import Settings
 
@@ -43,16 +43,11 @@ def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> d
 
 
 def _checksum(chunks: list[np.ndarray]) -> str:
-    """The SHA-256 of tokens as int32, whatever their dtype in memory."""
-    digest, unreleased = hashlib.sha256(), 0        # bytes read of a mapped file
+    """The SHA-256 of tokens as int32, whatever their dtype on disk."""
+    digest = hashlib.sha256()
     for chunk in chunks:
         for start in range(0, len(chunk), PIECE):
-            piece = chunk[start:start + PIECE]
-            digest.update(piece.astype(np.int32))
-            unreleased += piece.nbytes
-            if unreleased >= PIECE:
-                release([chunk])
-                unreleased = 0
+            digest.update(chunk[start:start + PIECE].astype(np.int32))
         digest.update(b'|')
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""draw_ahead.py: the order is that of drawing when asked, and the states are those before what is not taken yet."""
+"""batches.py: drawing ahead changes neither the order of the draws nor the generators' states that are reported."""
 
 import threading
 
@@ -28,7 +28,7 @@ def test_order(drawing):
     assert [ahead.take() for _ in range(4)] == [rng.random(3).tolist() for _ in range(4)]
 
 
-def test_nothing_is_drawn_before_it_is_asked_for_and_one_after_that(drawing):
+def test_nothing_is_drawn_before_the_first_take_and_one_ahead_after_it(drawing):
     ahead, rng, drawn = drawing
     assert ahead.states() == {'data': np.random.default_rng(5).bit_generator.state} and not drawn.is_set()
     ahead.take()
@@ -41,7 +41,7 @@ def test_nothing_is_drawn_before_it_is_asked_for_and_one_after_that(drawing):
     assert rng.bit_generator.state == reference.bit_generator.state
 
 
-def test_states_are_those_of_what_was_taken(drawing):
+def test_states_do_not_include_what_was_drawn_ahead(drawing):
     ahead, _, _ = drawing
     for taken in range(4):
         reference = np.random.default_rng(5)
@@ -50,7 +50,7 @@ def test_states_are_those_of_what_was_taken(drawing):
         ahead.take()
 
 
-def test_mistakes_come_to_who_takes():
+def test_take_raises_what_draw_raised():
     ahead = DrawAhead(lambda: 1 / 0, {})
     with pytest.raises(ZeroDivisionError):
         ahead.take()

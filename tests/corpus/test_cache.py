@@ -1,4 +1,4 @@
-"""token_cache.py: tokens are made once, and anew when anything that they depend on is another."""
+"""cache.py: tokens are encoded once, and again when anything that they depend on has changed."""
 
 import json
 import os
@@ -10,14 +10,14 @@ import pytest
 from command.errors import UserError
 from corpus import cache
 from corpus.read_text import TextFormat
-from corpus.token_files import mappings
+from corpus.token_files import TokenArray
 from encoder import load_encoder
 
 PLAIN = TextFormat()
 
 
-class Place:
-    """A corpus, a place for the cache, and load(), which tells what was said and how often text was encoded."""
+class CachedCorpus:
+    """A corpus, a run directory for the cache, and load(), which sets `printed` and how often text was `encoded`."""
 
     def __init__(self, directory, enc, capsys, monkeypatch):
         self.corpus, self.cache = directory / 'a.txt', directory / 'run'
@@ -33,12 +33,12 @@ class Place:
             return function(*args)
         return counted
 
-    def load(self, path=None, combine=50000, format=PLAIN, place='dataset', vocabulary='v', write=True):
+    def load(self, path=None, combine=50000, format=PLAIN, name='dataset', vocabulary='v', write=True):
         self.encoded = 0
         chunks, self.key = cache.load_corpus(self.enc, str(path or self.corpus), combine, format, 1,
-                                                   place=place and str(self.cache / place), vocabulary=vocabulary,
+                                                   prefix=name and str(self.cache / name), vocabulary=vocabulary,
                                                    write=write)
-        self.said = self.capsys.readouterr().out.replace(str(self.cache), 'RUN')
+        self.printed = self.capsys.readouterr().out.replace(str(self.cache), 'RUN')
         return chunks
 
     def files(self):
@@ -46,53 +46,53 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, settings_directory, capsys, monkeypatch):
-    return Place(tmp_path, load_encoder(str(settings_directory)), capsys, monkeypatch)
+def cached(tmp_path, settings_directory, capsys, monkeypatch):
+    return CachedCorpus(tmp_path, load_encoder(str(settings_directory)), capsys, monkeypatch)
 
 
-def test_the_second_start_does_not_encode(place):
-    expected = place.enc.encode('the quick brown fox')
-    [chunk] = place.load()
-    assert chunk.tolist() == expected and place.encoded == 1
-    assert place.said == 'encoding it into RUN/dataset.npz, for the next start (--no_cache: only for this one)\n'
-    assert place.files() == ['dataset.json', 'dataset.npz']
-    key = place.key
-    [again] = place.load()
-    assert again.tolist() == expected and again.dtype == chunk.dtype and place.encoded == 0
-    assert place.said == 'its tokens are in RUN/dataset.npz\n'
-    assert place.key == key and len(mappings([again])) == 1
+def test_the_second_start_does_not_encode(cached):
+    expected = cached.enc.encode('the quick brown fox')
+    [chunk] = cached.load()
+    assert chunk[:].tolist() == expected and cached.encoded == 1
+    assert cached.printed == 'encoding it into RUN/dataset.npz, for later starts too (--no_cache: for this one only)\n'
+    assert cached.files() == ['dataset.json', 'dataset.npz']
+    key = cached.key
+    [again] = cached.load()
+    assert again[:].tolist() == expected and again.dtype == chunk.dtype and cached.encoded == 0
+    assert cached.printed == 'reading its tokens from RUN/dataset.npz\n'
+    assert cached.key == key and isinstance(again, TokenArray)
 
 
-def test_no_cache(place):
-    [chunk] = place.load(place=None)
-    assert place.encoded == 1 and place.said == '' and place.files() == []
-    assert chunk.tolist() == place.load()[0].tolist()
+def test_no_cache(cached):
+    [chunk] = cached.load(name=None)
+    assert cached.encoded == 1 and cached.printed == '' and cached.files() == []
+    assert chunk[:].tolist() == cached.load()[0][:].tolist()
 
 
 @pytest.mark.parametrize('change', [{'combine': 3}, {'format': TextFormat(document_per_line=True)}, {'vocabulary': 'w'},
                                     {'format': TextFormat(encoding_errors='ignore')}])
-def test_other_flags_or_another_vocabulary(place, change):
-    place.load()
-    key = place.key
-    place.load(**change)
-    assert place.encoded == 1 and place.key != key
-    place.load(**change)
-    assert place.encoded == 0
+def test_other_flags_or_another_vocabulary(cached, change):
+    cached.load()
+    key = cached.key
+    cached.load(**change)
+    assert cached.encoded == 1 and cached.key != key
+    cached.load(**change)
+    assert cached.encoded == 0
 
 
-def test_another_text(place):
-    place.load()
-    place.corpus.write_text('the lazy dog jumps.')       # of the same size
-    os.utime(place.corpus, ns=(1, 1))
-    assert place.enc.decode(place.load()[0].tolist()) == 'the lazy dog jumps.'
-    assert place.said.endswith('for the next start (--no_cache: only for this one)\n')
+def test_another_text(cached):
+    cached.load()
+    cached.corpus.write_text('the lazy dog jumps.')       # of the same size
+    os.utime(cached.corpus, ns=(1, 1))
+    assert cached.enc.decode(cached.load()[0][:].tolist()) == 'the lazy dog jumps.'
+    assert cached.printed.endswith('for later starts too (--no_cache: for this one only)\n')
 
 
 def flip(path):
     content = bytearray(path.read_bytes())
-    content[188] ^= 1       # in a token: nothing else of the file tells
+    content[188] ^= 1       # in a token: only the modification time shows it
     path.write_bytes(content)
-    os.utime(path, ns=(1, 1))       # not in the same tick of the clock as before
+    os.utime(path, ns=(1, 1))       # or it might have the same time as before
 
 
 @pytest.mark.parametrize('harm', [
@@ -103,80 +103,80 @@ def flip(path):
     lambda run: (run / 'dataset.json').write_text('{"key'),
     lambda run: (run / 'dataset.json').write_text('[]'),
 ])
-def test_a_damaged_cache_is_made_anew(place, harm):
-    expected = place.load()[0].tolist()     # now: it is mapped
-    before = (place.cache / 'dataset.npz').read_bytes()
-    harm(place.cache)
-    assert place.load()[0].tolist() == expected and place.encoded == 1
-    assert place.said.startswith('encoding it into RUN/dataset.npz, ')
-    assert (place.cache / 'dataset.npz').read_bytes() == before
-    place.load()
-    assert place.encoded == 0
+def test_a_damaged_cache_is_encoded_again(cached, harm):
+    expected = cached.load()[0][:].tolist()     # now: it is read when it is sliced
+    before = (cached.cache / 'dataset.npz').read_bytes()
+    harm(cached.cache)
+    assert cached.load()[0][:].tolist() == expected and cached.encoded == 1
+    assert cached.printed.startswith('encoding it into RUN/dataset.npz, ')
+    assert (cached.cache / 'dataset.npz').read_bytes() == before
+    cached.load()
+    assert cached.encoded == 0
 
 
-def test_a_cache_that_was_cut_behind_its_back(place):
-    """With the time of change put back, its own structure tells."""
-    expected = place.load()[0].tolist()     # now: it is mapped
-    note, cache = place.cache / 'dataset.json', place.cache / 'dataset.npz'
+def test_a_truncated_cache_with_the_note_of_its_size(cached):
+    """The zip archive itself shows the damage."""
+    expected = cached.load()[0][:].tolist()     # now: it is read when it is sliced
+    note, cache = cached.cache / 'dataset.json', cached.cache / 'dataset.npz'
     cache.write_bytes(cache.read_bytes()[:-40])
     status = cache.stat()
     note.write_text(json.dumps(json.loads(note.read_text()) | {'cache': [status.st_size, status.st_mtime_ns]}))
-    assert place.load()[0].tolist() == expected and place.encoded == 1
-    assert 'which is not as it was written' in place.said
+    assert cached.load()[0][:].tolist() == expected and cached.encoded == 1
+    assert 'again, as it is damaged or has changed' in cached.printed
 
 
-def test_a_corpus_of_tokens_is_checked_once_and_not_copied(place, tmp_path, monkeypatch):
-    place.load()
+def test_a_corpus_of_tokens_is_checked_once_and_not_copied(cached, tmp_path, monkeypatch):
+    cached.load()
     np.savez(tmp_path / 'a.npz', np.arange(5))
-    assert place.load(tmp_path / 'a.npz')[0].tolist() == [*range(5)] and place.encoded == 1
-    assert place.files() == ['dataset.json'] and place.said == ''
-    assert place.load(tmp_path / 'a.npz')[0].tolist() == [*range(5)] and place.encoded == 0
+    assert cached.load(tmp_path / 'a.npz')[0][:].tolist() == [*range(5)] and cached.encoded == 1
+    assert cached.files() == ['dataset.json'] and cached.printed == ''
+    assert cached.load(tmp_path / 'a.npz')[0][:].tolist() == [*range(5)] and cached.encoded == 0
     np.savez(tmp_path / 'a.npz', np.arange(7) + 999)
     with pytest.raises(UserError, match='holds the id 999'):
-        place.load(tmp_path / 'a.npz')
+        cached.load(tmp_path / 'a.npz')
 
 
-def contents(place):
-    return {name: (place.cache / name).read_bytes() for name in place.files()}
+def contents(cached):
+    return {name: (cached.cache / name).read_bytes() for name in cached.files()}
 
 
-def test_a_cache_that_may_not_be_written_is_read(place, tmp_path):
-    expected = place.enc.encode('the quick brown fox')
-    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
-    assert place.files() == [] and place.said == ''
-    place.load()
-    before = contents(place)
-    assert place.load(write=False)[0].tolist() == expected and place.encoded == 0
-    assert place.said == 'its tokens are in RUN/dataset.npz\n'
-    place.load(combine=3, write=False)
-    assert place.encoded == 1 and place.said == ''
+def test_write_false_reads_a_cache_but_writes_none(cached, tmp_path):
+    expected = cached.enc.encode('the quick brown fox')
+    assert cached.load(write=False)[0][:].tolist() == expected and cached.encoded == 1
+    assert cached.files() == [] and cached.printed == ''
+    cached.load()
+    before = contents(cached)
+    assert cached.load(write=False)[0][:].tolist() == expected and cached.encoded == 0
+    assert cached.printed == 'reading its tokens from RUN/dataset.npz\n'
+    cached.load(combine=3, write=False)
+    assert cached.encoded == 1 and cached.printed == ''
     np.savez(tmp_path / 'a.npz', np.arange(5))
-    assert place.load(tmp_path / 'a.npz', write=False)[0].tolist() == [*range(5)]
-    flip(place.cache / 'dataset.npz')
-    damaged = (place.cache / 'dataset.npz').read_bytes()
-    assert place.load(write=False)[0].tolist() == expected and place.encoded == 1
-    assert contents(place) == before | {'dataset.npz': damaged}
+    assert cached.load(tmp_path / 'a.npz', write=False)[0][:].tolist() == [*range(5)]
+    flip(cached.cache / 'dataset.npz')
+    damaged = (cached.cache / 'dataset.npz').read_bytes()
+    assert cached.load(write=False)[0][:].tolist() == expected and cached.encoded == 1
+    assert contents(cached) == before | {'dataset.npz': damaged}
 
 
-def test_a_pipe_is_not_kept(place):
+def test_a_pipe_is_not_cached(cached):
     reader, writer = os.pipe()
     os.write(writer, b'hi')
     os.close(writer)
-    assert place.load(f'/dev/fd/{reader}')[0].tolist() == place.enc.encode('hi')
-    assert place.key is None and place.files() == []
+    assert cached.load(f'/dev/fd/{reader}')[0][:].tolist() == cached.enc.encode('hi')
+    assert cached.key is None and cached.files() == []
     os.close(reader)
 
 
-def test_a_text_that_cannot_be_read_leaves_what_was_there(place):
-    place.load()
-    place.corpus.write_bytes(b'\xff' * 19)
-    before = [(place.cache / name).read_bytes() for name in place.files()]
+def test_a_text_that_cannot_be_read_leaves_what_was_there(cached):
+    cached.load()
+    cached.corpus.write_bytes(b'\xff' * 19)
+    before = [(cached.cache / name).read_bytes() for name in cached.files()]
     with pytest.raises(UserError, match='is not utf-8 text'):
-        place.load()
-    assert [(place.cache / name).read_bytes() for name in place.files()] == before
+        cached.load()
+    assert [(cached.cache / name).read_bytes() for name in cached.files()] == before
 
 
-def test_the_checksum_tells_files_apart(tmp_path):
+def test_the_checksum_depends_on_the_content(tmp_path):
     for name, content in (('a', 'x'), ('b', 'y'), ('c', 'x')):
         (tmp_path / name).write_text(content)
     one, other, same = (cache.checksum([tmp_path / name, tmp_path / 'a']) for name in 'abc')
@@ -192,21 +192,21 @@ def losses(output):
     return re.findall(r'\[(\d+) .* loss=(\S+)', output)
 
 
-def test_training_is_the_same_with_tokens_kept_or_not_or_given(train, home, settings_directory):
+def test_training_is_the_same_from_text_cache_or_npz(train, home, settings_directory):
     kept = train('--run_name', 'kept', '--max_steps', 3, *FLAGS)
-    assert 'encoding it into checkpoint/kept/dataset.npz, for the next start' in kept
+    assert 'encoding it into checkpoint/kept/dataset.npz, for later starts too' in kept
     fresh = train('--run_name', 'fresh', '--max_steps', 3, '--no_cache', *FLAGS)
     assert not (home / 'checkpoint/fresh/dataset.npz').exists()
-    for name, save in (('mapped', np.savez), ('compressed', np.savez_compressed)):
+    for name, save in (('stored', np.savez), ('compressed', np.savez_compressed)):
         save(home / f'{name}.npz', np.load(home / 'checkpoint/kept/dataset.npz')['arr_0'])
     given = [train('--run_name', name, '--max_steps', 3, '--dataset', f'{name}.npz', *FLAGS)
-             for name in ('mapped', 'compressed')]
+             for name in ('stored', 'compressed')]
     assert losses(kept) == losses(fresh) == losses(given[0]) == losses(given[1]) != []
     settings = [json.loads((home / f'checkpoint/{name}/settings.json').read_text())['corpus']['sha256']
-                for name in ('kept', 'fresh', 'mapped', 'compressed')]
+                for name in ('kept', 'fresh', 'stored', 'compressed')]
     assert len(set(settings)) == 1
     again = train('--run_name', 'kept', '--max_steps', 4, *FLAGS)
-    assert 'its tokens are in checkpoint/kept/dataset.npz' in again and 'other settings' not in again
+    assert 'reading its tokens from checkpoint/kept/dataset.npz' in again and 'other settings' not in again
 
 
 def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeypatch):
@@ -216,7 +216,7 @@ def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeyp
     train('--max_steps', 2, *FLAGS)
 
 
-def test_tokens_that_are_cut_during_training_end_it_in_one_line(train, home, monkeypatch):
+def test_tokens_that_are_truncated_during_training_end_it_in_one_line(train, home, monkeypatch):
     from training import loop
     np.savez(home / 'given.npz', np.arange(5000) % 250)
     observe = loop.Training.observe
@@ -225,17 +225,17 @@ def test_tokens_that_are_cut_during_training_end_it_in_one_line(train, home, mon
         observe(self)
         os.truncate(home / 'given.npz', 100)
     monkeypatch.setattr(loop.Training, 'observe', cut)
-    with pytest.raises(UserError, match='given.npz was cut while it was read'):
+    with pytest.raises(UserError, match='given.npz was truncated while it was in use'):
         train('--dataset', 'given.npz', '--max_steps', 9, *FLAGS)
 
 
-def test_validation_texts_are_kept_too(train, home):
+def test_validation_texts_are_cached_too(train, home):
     (home / 'other.txt').write_text('the fox goes on and on. ' * 30)
     flags = ('--val_dataset', 'other.txt', '--val_every', 1, '--val_batch_count', 2, *FLAGS)
     one = train('--max_steps', 1, *flags)
     two = train('--max_steps', 2, *flags)
     assert 'encoding it into checkpoint/run1/val_dataset.npz' in one
-    assert 'its tokens are in checkpoint/run1/val_dataset.npz' in two
+    assert 'reading its tokens from checkpoint/run1/val_dataset.npz' in two
     assert re.findall(r'\[1 .*validation loss = (\S+)', one) != []
 
 

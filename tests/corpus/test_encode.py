@@ -1,8 +1,10 @@
-"""encode_corpus.py: the tokens do not depend on how a corpus is cut, nor on who encodes the pieces."""
+"""encode.py: the tokens depend neither on how a corpus is cut nor on how many processes encode it."""
 
 import os
+import pathlib
 import random
 import signal
+import time
 import tracemalloc
 
 import numpy as np
@@ -34,7 +36,7 @@ def chunks_of(enc, pieces):
 
 
 def documents_as(rng, documents, longest):
-    """Events that tell of these documents in random pieces."""
+    """Events of these documents in random pieces."""
     for document in documents:
         while document:
             size = rng.randrange(longest) + 1
@@ -44,7 +46,7 @@ def documents_as(rng, documents, longest):
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 5, 8, 13, 40, 200, 10_000])
-def test_pieces_give_the_tokens_of_the_whole(enc, size):
+def test_pieces_give_the_tokens_of_the_complete_text(enc, size):
     rng = random.Random(size)
     for combine in (1, 300, 10 ** 9):
         documents = [''.join(rng.choices(WORDS, k=rng.randrange(60))) for _ in range(30)]
@@ -63,7 +65,7 @@ def test_pieces_give_the_tokens_of_the_whole(enc, size):
 
 
 def test_one_long_word_is_one_piece(monkeypatch):
-    """It is looked at again only when it has doubled."""
+    """It is searched for a cut again only when it has doubled."""
     sizes = []
     monkeypatch.setattr(encode, 'cut', lambda text: sizes.append(len(text)) or 0)
     events = [('x' * 7, False)] * 1000 + [('', True)]
@@ -87,14 +89,43 @@ def corpus(tmp_path, monkeypatch):
 @pytest.mark.parametrize('processes', [2, 5])
 def test_processes_change_nothing(enc, corpus, tmp_path, processes):
     alone = load_dataset(enc, corpus, 3000)
-    assert len(alone) > 10 and [chunk.tolist() for chunk in alone[:10]].count(list(range(9))) == 1
+    assert len(alone) > 10 and [chunk[:].tolist() for chunk in alone[:10]].count(list(range(9))) == 1
     together = load_dataset(enc, corpus, 3000, processes=processes)
-    assert [chunk.tolist() for chunk in together] == [chunk.tolist() for chunk in alone]
+    assert [chunk[:].tolist() for chunk in together] == [chunk[:].tolist() for chunk in alone]
     output = str(tmp_path / 'out.npz')
     files = sorted(os.path.join(corpus, name) for name in os.listdir(corpus))
     chunks, totals = save_files(output, enc, corpus, files, 3000, TextFormat(), processes)
     assert (chunks, totals.tokens, totals.text_tokens) == (len(alone), sum(map(len, alone)), sum(map(len, alone)) - 9 - 200)
-    assert [chunk.tolist() for chunk in load_dataset(enc, output, 1)] == [chunk.tolist() for chunk in alone]
+    documents = [pathlib.Path(file).read_text() for file in files if not file.endswith('.npz')]
+    assert totals.text_bytes == sum(len(text.replace('<|endoftext|>', '').encode()) for text in documents)
+    assert [chunk[:].tolist() for chunk in load_dataset(enc, output, 1)] == [chunk[:].tolist() for chunk in alone]
+    assert not children()
+
+
+class Recording:
+    """An encoder whose one token of each text is the process that encoded it."""
+    n_vocab = 2 ** 22
+
+    def encode_array(self, text):
+        time.sleep(0.01)
+        return np.array([os.getpid()])
+
+
+def test_several_processes_encode_and_only_a_few_tasks_are_in_memory():
+    read = []
+
+    def tasks():
+        for number in range(30):
+            read.append(number)
+            yield encode._Task([str(number)], [True])
+
+    encoded = encode._encoded(tasks(), Recording(), 3)
+    first = next(encoded)
+    assert len(read) == 7       # two for each process, and one
+    found = [first, *encoded]
+    assert [task.texts for task in found] == [[str(number)] for number in range(30)]
+    workers = {int(task.arrays[0][0]) for task in found}
+    assert 1 < len(workers) <= 3 and os.getpid() not in workers
     assert not children()
 
 
@@ -107,7 +138,7 @@ def children():
 
 
 class Killed:
-    """An encoder that does not survive."""
+    """An encoder that kills its process."""
     n_vocab, end_of_text = 300, 299
 
     def encode_array(self, text):
@@ -115,12 +146,12 @@ class Killed:
 
 
 def test_a_process_that_is_killed(corpus):
-    with pytest.raises(UserError, match=r'^one of the processes that encode has died \(SIGKILL\): .*--processes$'):
+    with pytest.raises(UserError, match='^one of the processes that encode died: .*--processes$'):
         load_dataset(Killed(), corpus, 3000, processes=2)
     assert not children()
 
 
-def test_a_mistake_in_the_corpus_ends_the_processes(enc, corpus, tmp_path):
+def test_an_error_in_the_corpus_ends_the_processes(enc, corpus, tmp_path):
     (tmp_path / 'corpus' / '39').write_bytes(b'a\xff')
     with pytest.raises(UserError, match='39 is not utf-8 text: byte 0xff at offset 1'):
         load_dataset(enc, corpus, 3000, processes=3)
@@ -129,12 +160,12 @@ def test_a_mistake_in_the_corpus_ends_the_processes(enc, corpus, tmp_path):
 
 def test_a_small_corpus_starts_no_processes(enc, tmp_path, monkeypatch):
     (tmp_path / 'a').write_text('small')
-    monkeypatch.setattr(encode, '_Workers', None)
+    monkeypatch.setattr(encode, 'ProcessPoolExecutor', None)
     assert len(load_dataset(enc, str(tmp_path), 1, processes=9)) == 1
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
-    """A file of 50 MB, one chunk of 50 MB in tokens; what is held is a few pieces."""
+    """A file of 50 MB, one chunk of 50 MB in tokens; only a few pieces are in memory."""
     class Counting:
         n_vocab, end_of_text = 2 ** 20, 1
 

@@ -1,4 +1,4 @@
-"""corpus_files.py: what a path, a directory or a glob stands for."""
+"""find_files.py: what a path, a directory or a glob stands for."""
 
 import contextlib
 import glob
@@ -9,7 +9,7 @@ import pytest
 
 from byte_encoder import error_of, load, write
 from command.errors import UserError
-from corpus.find_files import find_files, would_match
+from corpus.find_files import file_size, find_files, would_match
 
 
 def test_one_file_is_itself(tmp_path):
@@ -52,7 +52,7 @@ def test_a_file_whose_name_looks_like_a_glob(tmp_path):
     assert find_files(path) == [path]
 
 
-def test_pipes_and_sockets_are_left_out_of_directory_and_glob_and_said(tmp_path, monkeypatch, capfd):
+def test_pipes_and_sockets_are_skipped_and_reported(tmp_path, monkeypatch, capfd):
     write(tmp_path / 'a.txt', 'x')
     os.mkfifo(tmp_path / 'pipe')
     monkeypatch.chdir(tmp_path)     # the name of a socket must be short
@@ -64,7 +64,7 @@ def test_pipes_and_sockets_are_left_out_of_directory_and_glob_and_said(tmp_path,
                                               f'skipping {tmp_path}/pipe: it is a FIFO\n')
 
 
-def test_links_that_go_in_circles(tmp_path):
+def test_links_that_form_cycles(tmp_path):
     """glob's ** would follow these in 2 ** 40 ways."""
     write(tmp_path / 'sub' / 'a.txt', 'x')
     for name in ('left', 'right'):
@@ -74,10 +74,29 @@ def test_links_that_go_in_circles(tmp_path):
     assert find_files(f'{tmp_path}/sub/left/*/a.txt') == [f'{tmp_path}/sub/left/sub/a.txt']
     (tmp_path / 'self.txt').symlink_to('self.txt')
     assert error_of(load, tmp_path) == f'cannot read {tmp_path}/self.txt: Too many levels of symbolic links'
+    assert find_files(f'{tmp_path}/*/a.txt') == [f'{tmp_path}/sub/a.txt']
+
+
+@pytest.mark.parametrize('pattern, scanned', [
+    ('*.txt', ['']),
+    ('*/*.txt', ['', 'a', 'b']),
+    ('*/deep/*.txt', ['', 'a', 'a/deep', 'b']),
+    ('b/*', ['b']),
+    ('**/*.txt', ['', 'a', 'a/deep', 'a/deep/er', 'a/other', 'b']),
+    ('.*/*', ['', '.hidden']),
+])
+def test_only_directories_that_can_hold_a_match_are_read(tmp_path, monkeypatch, pattern, scanned):
+    for name in ('top.txt', 'a/1.txt', 'a/deep/2.txt', 'a/deep/er/3.txt', 'a/other/x', 'b/4.txt', '.hidden/5.txt', 'b/.git/x'):
+        write(tmp_path / name, 'x')
+    seen, scandir = [], os.scandir
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, 'scandir', lambda path: seen.append(path) or scandir(path))
+    find_files(pattern)
+    assert sorted('' if path == '.' else path for path in seen) == scanned
 
 
 @pytest.mark.parametrize('pattern', ['[.]h*', '.h*', '.git/*', '.g*/g.txt'])
-def test_hidden_files_are_found_by_patterns_that_begin_with_a_dot(tmp_path, pattern):
+def test_patterns_that_begin_with_a_dot_find_hidden_files(tmp_path, pattern):
     write(tmp_path / '.h.txt', 'x')
     write(tmp_path / '.git' / 'g.txt', 'x')
     expected = sorted(glob.glob(f'{tmp_path}/{pattern}'))
@@ -93,6 +112,10 @@ def test_a_pipe_named_directly_is_read():
     os.close(writer)
     assert load(f'/dev/fd/{reader}') == [[*b'hi']]
     os.close(reader)
+
+
+def test_the_size_of_a_file_and_of_what_is_not_there(tmp_path):
+    assert file_size(write(tmp_path / 'a', 'four')) == 4 and file_size(tmp_path / 'b') == 0
 
 
 def test_no_such_path(tmp_path):
@@ -114,7 +137,7 @@ def test_directory_without_files(tmp_path):
     assert error_of(find_files, str(tmp_path)) == f'no files in the directory {tmp_path} (hidden ones are skipped)'
 
 
-def test_a_broken_link_is_not_passed_over(tmp_path):
+def test_a_broken_link_is_an_error(tmp_path):
     write(tmp_path / 'a.txt', 'x')
     (tmp_path / 'b.txt').symlink_to('nowhere')
     assert error_of(load, tmp_path) == f'cannot read {tmp_path}/b.txt: No such file or directory'
@@ -158,7 +181,7 @@ def test_unreadable_directory(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('pattern', ['*', '*.npz', '**', '**/*.npz', 'sub/*', './sub/**', 'sub/../*.npz', '*/*.npz', '?ub/**/*', '.*',
                                      '.hidden/*', '**/.*', '**/deep/*', '*/deep/*.txt', '[o]ut.npz', '{tmp_path}/*/*', '**/**', '*/**'])
-def test_what_would_match_is_what_matches(tmp_path, monkeypatch, pattern):
+def test_would_match_predicts_what_find_files_finds(tmp_path, monkeypatch, pattern):
     monkeypatch.chdir(tmp_path)
     pattern = pattern.format(tmp_path=tmp_path)
     write(tmp_path / 'sub' / 'deep' / 'a.txt', 'x')
@@ -166,11 +189,11 @@ def test_what_would_match_is_what_matches(tmp_path, monkeypatch, pattern):
     for directory in ('.', 'sub', './sub/deep', '.hidden', str(tmp_path)):
         for name in ('out.npz', '.out.npz'):
             path = f'{directory}/{name}'
-            told = would_match(pattern, path)
+            expected = would_match(pattern, path)
             write(tmp_path / path, 'x')
             try:
                 found = find_files(pattern)
             except UserError:
                 found = []
-            assert told == (os.path.realpath(path) in map(os.path.realpath, found)), path
+            assert expected == (os.path.realpath(path) in map(os.path.realpath, found)), path
             os.remove(path)

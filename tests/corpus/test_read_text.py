@@ -1,4 +1,4 @@
-"""read_text.py: bytes on disk -> documents, and what is wrong with a file, by its place."""
+"""read_text.py: bytes on disk -> documents, and errors that give the offset or line."""
 
 import codecs
 import gzip
@@ -51,8 +51,8 @@ def test_lines_are_documents(tmp_path, block):
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be', 'utf-32', 'shift_jis', 'gb18030', 'ascii'])
-def test_what_cannot_be_decoded_is_named_by_its_offset_in_the_file(tmp_path, block, encoding):
-    """As decoding the whole file at once names it."""
+def test_a_decoding_error_gives_the_offset_in_the_file(tmp_path, block, encoding):
+    """The same offset as when the complete file is decoded together."""
     rng = random.Random(block)
     for _ in range(20):
         content = bytearray(''.join(rng.choice('ab\r\n語é ') for _ in range(30)).encode(encoding, 'ignore'))
@@ -88,12 +88,12 @@ def test_encodings_and_their_errors(tmp_path, block):
 
 @pytest.mark.parametrize('content, end', [('x' * 500, 101), ('word ' + 'y' * 120, 105), (' ' * 500, 101), ('é' * 500, 202)])
 def test_a_word_that_is_too_long(tmp_path, monkeypatch, content, end):
-    """The byte up to which it was read is named: with blocks of a byte, the first one too many."""
+    """With blocks of a byte, the offset is that of the first byte too many."""
     monkeypatch.setattr(read_text, 'LONGEST_WORD', 100)
     monkeypatch.setattr(read_text, 'BLOCK', 1)
     assert error_of(tmp_path / 'a', content) == (
-        f' has more than 100 characters up to the byte at offset {end} in which no word ends: is it text? break it into '
-        'lines, or leave the file out by a glob such as *.txt')
+        f' has a word of more than 100 characters before offset {end}: is it text? break it into lines, or leave the file '
+        'out by a glob such as *.txt')
     for before in ('', 'some words '):
         (tmp_path / 'a').write_text(before + f'{"z" * 99} ' * 3)
         assert documents(tmp_path / 'a') == [before + f'{"z" * 99} ' * 3]
@@ -117,7 +117,7 @@ def test_compressed_files_of_several_members(tmp_path, block, suffix):
     assert documents(tmp_path / f'a.JSONL{suffix}', text_column='t') == ['x', 'y']
 
 
-def test_what_is_compressed_well_comes_out_in_pieces(tmp_path, monkeypatch):
+def test_well_compressed_text_is_decompressed_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setitem(read_text._STEPS, '.gz', 100)
     (tmp_path / 'a.gz').write_bytes(gzip.compress(b'words ' * 500_000))
     sizes = [len(text) for text, _ in read_documents(str(tmp_path / 'a.gz'), TextFormat())]
@@ -127,7 +127,7 @@ def test_what_is_compressed_well_comes_out_in_pieces(tmp_path, monkeypatch):
 @pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
 def test_compressed_files_cut_off_or_damaged(tmp_path, block, suffix, kind):
     path, whole, again = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode()), '; copy, download or make it again'
-    cut, damaged = f' is cut off: its {kind} data ends too early{again}', f' is damaged: its {kind} data is not as it was written{again}'
+    cut, damaged = f' is cut off: its {kind} data ends too early{again}', f' is damaged: its {kind} data is corrupt{again}'
     for size in (1, 3, 11, len(whole) - 1):
         assert error_of(path, whole[:size]) == cut
     first = packed(suffix, b'x')
@@ -141,31 +141,31 @@ def test_compressed_files_cut_off_or_damaged(tmp_path, block, suffix, kind):
 
 
 @pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
-def test_what_is_not_compressed_at_all_or_only_at_first(tmp_path, block, suffix, kind):
-    path, whole, todo = tmp_path / f'a{suffix}', packed(suffix, b'text'), '; give it another name, or leave it out by a glob such as *.txt'
+def test_files_that_are_not_compressed_or_only_at_first(tmp_path, block, suffix, kind):
+    path, whole, todo = tmp_path / f'a{suffix}', packed(suffix, b'text'), '; rename it, or leave it out by a glob such as *.txt'
     for content in (b'plain text', b'p', bytes(100), whole[1:]):
-        assert error_of(path, content) == f' is no {kind} file: it begins otherwise{todo}'
-    assert error_of(path, b'') == f' is no {kind} file: it is empty{todo}'
+        assert error_of(path, content) == f' is not a {kind} file: it begins differently{todo}'
+    assert error_of(path, b'') == f' is not a {kind} file: it is empty{todo}'
     for rest in (b'plain text', b'p', bytes(100)):
-        assert error_of(path, whole + rest) == (f' is damaged: its {kind} data ends before the byte at offset {len(whole)}, and '
-                                                'something else follows; copy, download or make it again')
+        assert error_of(path, whole + rest) == (f' is damaged: its {kind} data ends at offset {len(whole)}, and other data '
+                                                'follows; copy, download or make it again')
 
 
 @pytest.mark.parametrize('content', [b'a' * 9 + b'\xff' + b'b' * 90, b'{"t": "x"' + b'\n' * 90])
-def test_nonsense_that_damage_has_made_is_told_as_damage(tmp_path, monkeypatch, content):
-    """A text that will not do, in a file whose checksum tells that it was another; far behind it, that is not looked for."""
+def test_wrong_text_of_a_damaged_file_is_reported_as_damage(tmp_path, monkeypatch, content):
+    """Invalid text in a file whose checksum is wrong too; too far after the text, damage is not searched for."""
     monkeypatch.setattr(read_text, 'BLOCK', 8)
     path, whole = tmp_path / 'a.jsonl.gz', gzip.compress(content, 0)
     monkeypatch.setattr(read_text, 'LONGEST_WORD', 1000)
     text_error = error_of(path, whole, text_column='t')
     assert ' is not utf-8 text' in text_error or ' line 1 is not JSON' in text_error
     changed = whole[:-8] + bytes(4) + whole[-4:]
-    assert error_of(path, changed, text_column='t').startswith(' is damaged: its gzip data is not as it was written')
-    monkeypatch.setattr(read_text, '_LOOK_ON', 20)
+    assert error_of(path, changed, text_column='t').startswith(' is damaged: its gzip data is corrupt')
+    monkeypatch.setattr(read_text, '_SEARCHED', 20)
     assert error_of(path, changed, text_column='t') == text_error
 
 
-def test_zst_of_long_range_and_frames_to_be_skipped(tmp_path):
+def test_zst_with_a_long_window_and_skippable_frames(tmp_path):
     zstandard = pytest.importorskip('zstandard')
     compressor = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(window_log=31)).compressobj()
@@ -189,7 +189,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
         list(pieces)
 
 
-def test_the_bytes_that_were_read_are_told(tmp_path, block):
+def test_the_bytes_that_were_read_are_reported(tmp_path, block):
     path, counts = tmp_path / 'a.gz', []
     path.write_bytes(gzip.compress(b'x' * 999))
     list(read_documents(str(path), TextFormat(), counts.append))
@@ -226,8 +226,7 @@ def test_a_record_that_is_too_long(tmp_path, monkeypatch, suffix):
     (tmp_path / f'a.{suffix}').write_text(line % ('a ' * 490) + (line % 'short').replace('t\n"', '"') * 200)
     assert documents(tmp_path / f'a.{suffix}', text_column='t') == ['a ' * 490] + ['short'] * 200
     assert error_of(tmp_path / f'a.{suffix}', line % 'a\n' + line % ('a ' * 510) if suffix == 'csv' else '{"t": ""}\n' + line % (
-        'a ' * 510), text_column='t').endswith('has more than 1000 characters, too many for a record, which is read whole: '
-                                              'break it into several')
+        'a ' * 510), text_column='t').endswith('has more than 1000 characters, too many for one record: split it')
     assert 'field larger than field limit' in error_of(tmp_path / 'a.csv', 't\n"' + 'a line\n' * 200, text_column='t')
 
 
@@ -236,7 +235,7 @@ def test_jsonl_without_a_column(tmp_path):
 
 
 def test_records_of_csv(tmp_path, block):
-    long = 'y' * 200_000        # more than the csv module takes by itself
+    long = 'y' * 200_000        # more than the csv module accepts by default
     (tmp_path / 'a.csv').write_bytes(f'id,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,\r\n3,{long}'.encode())
     if block > 9:
         assert documents(tmp_path / 'a.csv', text_column='text') == ['two\nlines, "quoted"', '', long]

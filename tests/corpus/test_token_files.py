@@ -1,9 +1,8 @@
-"""token_files.py: chunks of tokens on disk, written, mapped, and found damaged."""
+"""token_files.py: chunks of tokens on disk, written, read in slices, and found damaged."""
 
 import io
 import os
 import re
-import sys
 import tempfile
 import zipfile
 
@@ -12,8 +11,8 @@ import pytest
 
 from byte_encoder import ENC, ByteEncoder, WideEncoder, error_of, load, save, write
 from corpus import token_files
-from corpus.token_files import Joined, joined, mappings, read_npz, release
-from load_dataset import Sampler, load_dataset
+from corpus.token_files import TokenArray, read_npz
+from load_dataset import load_dataset
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -34,17 +33,66 @@ def test_what_is_saved_is_loaded(tmp_path):
             (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}        # no time of day: the same each time
 
 
-def test_what_is_saved_is_mapped_and_the_same_each_time(tmp_path):
+def test_what_is_saved_stays_in_its_file_and_is_the_same_each_time(tmp_path):
     text = write(tmp_path / 'a.txt', 'some text')
     for name in ('one', 'two'):
         save(str(tmp_path / f'{name}.npz'), text)
     assert (tmp_path / 'one.npz').read_bytes() == (tmp_path / 'two.npz').read_bytes()
     [chunk] = load_dataset(ENC, str(tmp_path / 'one.npz'), 1)
-    assert len(mappings([chunk, chunk[2:]])) == 1 and not mappings(load_dataset(ENC, text, 1))
-    with pytest.raises(ValueError, match='read-only'):
-        chunk[0] = 1
-    release([chunk])
-    assert bytes(chunk.astype(np.uint8)) == b'some text'
+    assert isinstance(chunk, TokenArray) and isinstance(load_dataset(ENC, text, 1)[0], np.ndarray)
+    assert bytes(chunk[:].astype(np.uint8)) == b'some text'
+
+
+def open_files(path):
+    """How many descriptors of this process are open for a file."""
+    return sum(os.path.realpath(f'/proc/self/fd/{number}') == str(path) for number in os.listdir('/proc/self/fd'))
+
+
+def test_an_array_in_a_file_is_sliced_like_one_in_memory(tmp_path):
+    expected = np.arange(20, dtype='>i4')
+    np.savez(tmp_path / 'a.npz', expected, np.arange(3))
+    first, second = read_npz(str(tmp_path / 'a.npz'), 257)
+    assert (len(first), first.nbytes, first.dtype) == (20, 80, expected.dtype)
+    for start in (None, 0, 3, 19, 20, 25, -4):
+        for stop in (None, 0, 2, 8, 20, 25, -1):
+            assert first[start:stop].tolist() == expected[start:stop].tolist()
+            assert first[start:stop].dtype == expected.dtype
+    for array in (np.asarray(first), np.array(first, np.int64), np.concatenate([first])):
+        assert isinstance(array, np.ndarray) and array.tolist() == [*range(20)]
+    assert np.array(first, np.int64).dtype == np.int64
+    with pytest.raises(ValueError, match='without a copy'):
+        first.__array__(copy=False)
+    assert second[:].tolist() == [0, 1, 2]
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/fd'), reason='needs /proc')
+def test_arrays_share_one_descriptor_which_closes_with_the_last(tmp_path, recwarn):
+    path = tmp_path.resolve() / 'a.npz'
+    np.savez(path, *(np.arange(5) for _ in range(10)))
+    arrays = list(read_npz(str(path), 257))
+    assert len(arrays) == 10 and open_files(path) == 1
+    del arrays[1:]
+    assert open_files(path) == 1 and arrays[0][1:3].tolist() == [1, 2]
+    arrays.clear()
+    assert open_files(path) == 0 and not recwarn.list
+
+
+def test_a_read_may_return_less_than_it_was_asked_for(tmp_path, monkeypatch):
+    """The system returns at most 2 GB at a time."""
+    np.savez(tmp_path / 'a.npz', np.arange(100))
+    [array] = read_npz(str(tmp_path / 'a.npz'), 257)
+    preadv = os.preadv
+    monkeypatch.setattr(os, 'preadv', lambda descriptor, buffers, offset: preadv(descriptor, [buffers[0][:7]], offset))
+    assert array[10:90].tolist() == [*range(10, 90)]
+
+
+def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(5, 'Input/output error')
+    np.savez(tmp_path / 'a.npz', np.arange(100))
+    [array] = read_npz(str(tmp_path / 'a.npz'), 257)
+    monkeypatch.setattr(os, 'preadv', fail)
+    assert error_of(lambda: array[:]) == f'cannot read {tmp_path}/a.npz: Input/output error'
 
 
 def test_a_chunk_larger_than_what_is_held_in_memory(tmp_path, monkeypatch):
@@ -68,7 +116,7 @@ def test_integers_of_any_kind(tmp_path, dtype, save_as):
 
 def test_a_good_file_is_not_read_again(tmp_path):
     path = write(tmp_path / 'a.npz', SOUND)
-    assert [array.tolist() for array in read_npz(path, 257, check=False)] == [(np.arange(100) + 0x41424344).tolist()]
+    assert [array[:].tolist() for array in read_npz(path, 257, check=False)] == [(np.arange(100) + 0x41424344).tolist()]
 
 
 def test_a_lying_header_of_a_compressed_array(tmp_path):
@@ -84,25 +132,6 @@ def test_a_lying_header(tmp_path, shape):
     """The size that an array's header tells is not that of the archive's directory."""
     path = write(tmp_path / 'a.npz', archive_bytes(arr_0=np.arange(100)).replace(b'(100,)', shape))
     assert 'an array has another size than the archive says' in error_of(list, read_npz(path, 257, check=False))
-
-
-def test_memory_of_mapped_files_is_given_back(tmp_path, monkeypatch):
-    save(str(tmp_path / 'a.npz'), write(tmp_path / 'text' / 'a', 'some text'))
-    chunks, released = load_dataset(ENC, str(tmp_path / 'a.npz'), 1), []
-    monkeypatch.setattr(sys.modules['load_dataset'], 'release_mappings', released.append)
-    monkeypatch.setattr(sys.modules['load_dataset'], '_RELEASE', 10 * sys.modules['load_dataset']._TOUCHED)
-    for sampler in (Sampler(chunks), Sampler([np.arange(9)])):
-        for _ in range(35):
-            sampler.sample(2)
-    assert released == [mappings(chunks)] * 3
-
-
-def test_memory_of_arrays_that_are_copied_is_given_back(tmp_path, monkeypatch):
-    np.savez(tmp_path / 'a.npz', np.arange(5), np.arange(7))
-    released = []
-    monkeypatch.setattr(token_files, 'release_mappings', lambda found: released.append(len(found)))
-    save(str(tmp_path / 'b.npz'), str(tmp_path / 'a.npz'))
-    assert released == [1, 1]
 
 
 def test_file_of_2019_is_loaded_small(tmp_path):
@@ -211,23 +240,3 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 def test_write_into_a_missing_directory(tmp_path):
     path = str(tmp_path / 'no' / 'corpus.npz')
     assert error_of(save, path, write(tmp_path / 'a.txt', 'x')) == f'cannot write {path}: No such file or directory'
-
-
-def test_joined_arrays_are_one():
-    pieces = [np.array(piece) for piece in ([1, 2], [3], [4, 5, 6])]
-    whole = [1, 2, 9, 3, 9, 4, 5, 6]
-    chunk = Joined(pieces, 9)
-    assert len(chunk) == 8 and chunk[:].tolist() == whole and chunk[:].dtype == chunk.dtype == pieces[0].dtype
-    for start in range(10):
-        for stop in range(10):
-            assert chunk[start:stop].tolist() == whole[start:stop]
-    assert joined(pieces[:1], 9) is pieces[0]
-    assert joined(pieces[:2], 9)[1:].tolist() == [2, 9, 3]
-
-
-def test_mappings_of_joined_arrays(tmp_path):
-    for name in 'ab':
-        np.savez(tmp_path / f'{name}.npz', np.arange(9))
-    one, other = (load_dataset(ENC, str(tmp_path / f'{name}.npz'), 1)[0] for name in 'ab')
-    chunks = [Joined([one[:2], one[4:]], 9), Joined([other[:2], np.arange(2)], 9)]
-    assert mappings(chunks) == mappings([one, other])

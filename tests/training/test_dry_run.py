@@ -238,13 +238,13 @@ def test_weights_that_are_not_valid(dry_run, place, harm, words):
 
 def test_cached_tokens_are_read(dry_run, place, monkeypatch):
     import train
-    assert 'its tokens are in' not in dry_run()[1]
+    assert 'reading its tokens from' not in dry_run()[1]
     monkeypatch.setattr(sys, 'argv', ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt'])
     prepare.prepare(train.parse_flags()).lock.close()
     plan, output = dry_run()
-    assert 'its tokens are in checkpoint/run1/dataset.npz' in output
+    assert 'reading its tokens from checkpoint/run1/dataset.npz' in output
     fresh, output = dry_run('--no_cache')
-    assert 'its tokens are in' not in output and plan['corpus'] == fresh['corpus']
+    assert 'reading its tokens from' not in output and plan['corpus'] == fresh['corpus']
 
 
 def test_another_process_that_trains_there_is_reported_and_not_disturbed(dry_run, place, monkeypatch):
