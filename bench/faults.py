@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a run survives: SIGKILL at random moments, and damage to its newest checkpoint.
+"""Kills runs at random moments, and damages their newest checkpoints.
 
     bench/faults.py [--kills 100] [--damages 50] [--seed 0]
 
 Kills a training process that saves at each step, starts it again each time, and at the end compares the weights with those
-of a run that nobody disturbed. Then truncates, or flips a byte of, one of the newest checkpoint's files before each start.
+of an undisturbed run. Then truncates, or flips a byte of, one of the newest checkpoint's files before each start.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def newest(run: str) -> int:
 
 
 def kill_at_random(rng: random.Random) -> tuple[int, str]:
-    """Starts the run, kills it a moment later. Returns the step that it had gone on from, and its output."""
+    """Starts the run, kills it a moment later. Returns the step that it resumed from, and its output."""
     process = start('killed', '--save_every', '1')
     lines = []
     if rng.random() < 0.15:
@@ -81,7 +81,7 @@ def kills(times: int, rng: random.Random) -> str:
         survived += 'rror' not in output and 'skipping' not in output
         lost += started and loaded < named
         named = newest('killed')
-        print(f'kill {i + 1}: went on from {loaded if started else "nowhere yet"}, newest is now {named}', flush=True)
+        print(f'kill {i + 1}: resumed from {loaded if started else "nowhere yet"}, newest is now {named}', flush=True)
     last = named + 5
     finish('killed', '--max_steps', str(last))
     finish('undisturbed', '--max_steps', str(last), '--save_every', '0')
@@ -96,15 +96,15 @@ def damage(path: str, rng: random.Random) -> str:
     """Truncates a file, or flips a bit of it."""
     with open(path, 'rb') as file:
         content = bytearray(file.read())
-    place = rng.randrange(len(content))
+    offset = rng.randrange(len(content))
     if rng.random() < 0.5:
-        content, done = content[:place], 'cut off'
+        content, done = content[:offset], 'cut off'
     else:
-        content[place] ^= 1 << rng.randrange(8)
+        content[offset] ^= 1 << rng.randrange(8)
         done = 'flipped'
     with open(path, 'wb') as file:
         file.write(content)
-    return f'{done} at byte {place}'
+    return f'{done} at byte {offset}'
 
 
 def damages(times: int, rng: random.Random) -> str:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The whole toolkit at its real size: a random 124M with the published vocabulary, three steps of training on a text,
-and a 20-token sample, through the scripts that a person would run.
+"""Runs the scripts on a random 124M with the published vocabulary.
+
+Three steps of training on a text, then a sample of 20 tokens.
 
     bench/real_size.py VOCABULARY_DIR TEXT     (VOCABULARY_DIR holds GPT-2's encoder.json and vocab.bpe)
 """
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -18,7 +18,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'src'))
 
-from network.hparams import default_hparams
+from network.hparams import default_hparams, write_hparams
 
 
 def make_model(vocabulary: str, directory: str) -> None:
@@ -33,8 +33,7 @@ def make_model(vocabulary: str, directory: str) -> None:
     for name in ('encoder.json', 'vocab.bpe'):
         shutil.copyfile(os.path.join(vocabulary, name), os.path.join(directory, name))
     hparams = default_hparams()
-    with open(os.path.join(directory, 'hparams.json'), 'w', encoding='utf-8') as file:
-        json.dump(vars(hparams), file)
+    write_hparams(directory, hparams)
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         session.run(tf.global_variables_initializer())

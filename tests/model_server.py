@@ -1,6 +1,6 @@
-"""A server of models on this machine that can be told to misbehave, for the tests of download_model.py.
+"""A local server of models whose answers a test can replace, for the tests of download_model.py.
 
-A test module has the fixtures with `pytest_plugins = ['model_server']`. PYTEST_DONT_REWRITE: nothing is asserted here.
+A test module gets the fixtures with `pytest_plugins = ['model_server']`. PYTEST_DONT_REWRITE: nothing is asserted here.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ XML = b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """Serves BODIES with ranges, unless the server's `misbehave` (request, file, body, start) has dealt with it."""
+    """Serves BODIES with ranges, unless the server's `misbehave(request, file, body, start)` has answered."""
     protocol_version = 'HTTP/1.1'
-    disable_nagle_algorithm = True      # which would hold each body back for 40 ms
+    disable_nagle_algorithm = True      # Nagle's algorithm delays each body by 40 ms
 
     def do_GET(self):
         directory, file = self.path.rsplit('/', 1)
@@ -109,7 +109,7 @@ def models(tmp_path):
 
 @pytest.fixture
 def bars(monkeypatch):
-    """The progress bars that are drawn."""
+    """The progress bars that were drawn."""
     drawn = []
 
     class Bar(tqdm.tqdm):
@@ -144,7 +144,7 @@ def only(*names):
     return narrow
 
 
-def break_off(request, file, body, start, after=30_000, honour_range=True):
+def interrupt(request, file, body, start, after=30_000, honour_range=True):
     """Closes the connection `after` bytes into an answer that announces more."""
     start = start if honour_range else 0
     return request.reply(206 if start else 200, body[start:], send=after,

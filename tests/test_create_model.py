@@ -1,6 +1,8 @@
 """create_model.py: a complete model directory, or nothing at all."""
 
+import contextlib
 import json
+import sys
 
 import pytest
 
@@ -50,7 +52,7 @@ def test_a_seed_gives_the_same_weights(tf, create, home):
     assert (one != unseeded).any()
 
 
-def test_a_text_too_small_for_the_vocabulary_is_said(create, home):
+def test_a_text_too_small_for_the_vocabulary_is_reported(create, home):
     (home / 'small.txt').write_text('abab abab')
     output = create('small', '--dataset', 'small.txt', *SIZE)
     n_vocab = json.loads((home / 'models/small/hparams.json').read_text())['n_vocab']
@@ -85,7 +87,7 @@ def test_a_disk_that_fills_up_leaves_nothing(script, home):
     assert sorted(path.name for path in (home / 'models').iterdir()) == before
 
 
-def test_memory_that_runs_out_is_said(tf, create, home, monkeypatch):
+def test_memory_that_runs_out_is_reported(tf, create, home, monkeypatch):
     def exhausted():
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
     monkeypatch.setattr(tf, 'global_variables_initializer', exhausted)
@@ -94,18 +96,33 @@ def test_memory_that_runs_out_is_said(tf, create, home, monkeypatch):
     assert not list((home / 'models').glob('new*'))
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(without_tensorflow, home):
-    before = sorted(path.name for path in (home / 'models').iterdir())
-    for flags, words in [
-        (['--dataset', 'nowhere.txt', *SIZE], "cannot find 'nowhere.txt'"),
-        (['--dataset', 'corpus.txt', *SIZE, '--n_head', '5'], 'n_embd 12 is not divisible by n_head 5'),
-        (['--dataset', 'corpus.txt', *SIZE, '--vocab_size', '256'], '--vocab_size 256 is too small'),
-        (['--dataset', 'corpus.txt', *SIZE, '--n_layer', '0'], 'argument --n_layer: expected a whole number above 0'),
-        (['--dataset', 'corpus.txt', *SIZE, '--n_embd', '9000000000'], 'a model of these sizes needs '),
-        (['--from_run', 'nowhere'], "no run 'nowhere' in checkpoint"),
-        ([], 'one of the arguments --dataset --from_run is required'),
-        (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'corpus.txt'], 'cannot write corpus.txt/new'),
-    ]:
-        line = one_line_error(without_tensorflow('create_model.py', 'new', *flags))
-        assert words in line, line
-        assert sorted(path.name for path in (home / 'models').iterdir()) == before
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--dataset', 'nowhere.txt', *SIZE], "cannot find 'nowhere.txt'"),
+    (['--dataset', 'corpus.txt', *SIZE, '--n_head', '5'], 'invalid sizes: n_embd 12 is not divisible by n_head 5'),
+    (['--dataset', 'corpus.txt', *SIZE, '--vocab_size', '256'], '--vocab_size 256 is too small'),
+    (['--dataset', 'corpus.txt', *SIZE, '--n_layer', '0'], 'argument --n_layer: expected a whole number above 0'),
+    (['--dataset', 'corpus.txt', *SIZE, '--n_embd', '9000000000'], 'a model of these sizes needs '),
+    (['--from_run', 'nowhere'], "no run 'nowhere' in checkpoint"),
+    ([], 'one of the arguments --dataset --from_run is required'),
+    (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'corpus.txt'], 'cannot write corpus.txt/new')])
+def test_bad_input_is_refused_before_tensorflow_and_leaves_nothing(create, home, monkeypatch, flags, words):
+    for name in ('tensorflow', 'tensorflow.compat.v1'):     # makes importing it fail
+        monkeypatch.setitem(sys.modules, name, None)
+    before = sorted(home.rglob('*'))
+    with pytest.raises(UserError) as error:
+        create('new', *flags)
+    assert words in str(error.value) and '\n' not in str(error.value)
+    assert sorted(home.rglob('*')) == before
+
+
+@pytest.mark.parametrize(('available', 'fits'), [(4 * 257 * 12, False), (10 ** 6, True), (None, True)])
+def test_memory_is_checked_against_the_smallest_vocabulary(create, monkeypatch, available, fits):
+    import create_model
+    monkeypatch.setattr(create_model, 'available_memory', lambda: available)
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=r'needs 0.0 GB for its weights, 0.0 GB are available'):
+        create('new', '--dataset', 'corpus.txt', *SIZE)
+
+
+def test_bad_input_is_one_line(without_tensorflow, home):
+    line = one_line_error(without_tensorflow('create_model.py', 'new', '--from_run', 'nowhere'))
+    assert line.startswith("create_model.py: no run 'nowhere' in checkpoint")

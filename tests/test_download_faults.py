@@ -1,4 +1,4 @@
-"""download_model.py against a server that breaks off, falls silent, lies and sends the wrong thing."""
+"""download_model.py against a server that interrupts, stays silent, reports wrong sizes or sends the wrong file."""
 
 import gzip
 import os
@@ -10,12 +10,12 @@ import download_model
 from command import models as model_names
 from command.errors import UserError
 from download_model import WEIGHTS, Retries, download
-from model_server import BODIES, HASTY, SHA256, TOTAL, XML, break_off, contents, ignore_range, only, write
+from model_server import BODIES, HASTY, SHA256, TOTAL, XML, contents, ignore_range, interrupt, only, write
 
 pytest_plugins = ['model_server']
 
 
-def test_range_not_satisfiable_starts_the_file_over(server, models, bars):
+def test_range_not_satisfiable_starts_the_file_again(server, models, bars):
     server.misbehave = lambda request, file, body, start: start and request.reply(416, b'')
     write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS][:60_000])
     download('124M', models, server.url, HASTY)
@@ -35,7 +35,7 @@ def test_more_bytes_than_promised_once(server, models, bars):
     assert bars[0].n == TOTAL
 
 
-def test_a_server_that_ignores_range_starts_the_file_over(server, models, bars):
+def test_a_server_that_ignores_range_starts_the_file_again(server, models, bars):
     server.misbehave = ignore_range
     write(os.path.join(models, '124M'), weights_part=b'x' * 60_000)
     download('124M', models, server.url, HASTY)
@@ -46,7 +46,7 @@ def test_a_server_that_ignores_range_starts_the_file_over(server, models, bars):
 
 @pytest.mark.parametrize('span', ['bytes 50000-100000/100001', 'bytes 60000-100000/7', 'lines 60000-100000/100001',
                                   None])
-def test_a_range_that_was_not_asked_for_starts_the_file_over(server, models, bars, span):
+def test_a_range_that_was_not_requested_starts_the_file_again(server, models, bars, span):
     @only(WEIGHTS)
     def misbehave(request, file, body, start):
         return start and request.reply(206, body[start:], Content_Range=span)
@@ -58,7 +58,7 @@ def test_a_range_that_was_not_asked_for_starts_the_file_over(server, models, bar
     assert bars[0].n == TOTAL
 
 
-def test_an_unknown_total_in_content_range_is_taken(server, models):
+def test_an_unknown_total_in_content_range_is_accepted(server, models):
     @only(WEIGHTS)
     def misbehave(request, file, body, start):
         return request.reply(206, body[start:], Content_Range=f'bytes {start}-{len(body) - 1}/*')
@@ -69,10 +69,10 @@ def test_an_unknown_total_in_content_range_is_taken(server, models):
     assert contents(os.path.join(models, '124M')) == BODIES
 
 
-def test_every_new_byte_starts_the_count_of_tries_anew(server, models, bars, capsys):
+def test_progress_resets_the_count_of_tries(server, models, bars, capsys):
     @only(WEIGHTS)
     def misbehave(*request):
-        return break_off(*request, after=10_000)    # ten times, with two retries
+        return interrupt(*request, after=10_000)    # ten times, with two retries
     server.misbehave = misbehave
     download('124M', models, server.url, HASTY)
     assert len(server.gets(WEIGHTS)) == 11
@@ -84,19 +84,19 @@ def test_every_new_byte_starts_the_count_of_tries_anew(server, models, bars, cap
 
 
 @pytest.mark.parametrize('honour_range', [True, False])
-def test_breaking_off_at_the_same_place_ends_and_the_next_run_resumes(server, models, honour_range):
+def test_interruptions_at_the_same_byte_end_the_command_and_the_next_run_resumes(server, models, honour_range):
     @only(WEIGHTS)
     def misbehave(request, file, body, start):
         if honour_range and start:
-            return break_off(request, file, body, start, after=0)
-        return break_off(request, file, body, start, honour_range=honour_range)
+            return interrupt(request, file, body, start, after=0)
+        return interrupt(request, file, body, start, honour_range=honour_range)
     server.misbehave = misbehave
     with pytest.raises(UserError, match=rf'{WEIGHTS}: the connection was interrupted .tries: 3.; run the same command again'):
         download('124M', models, server.url, HASTY)
     here = contents(os.path.join(models, '124M'))
     assert here.pop(WEIGHTS + '.part') == BODIES[WEIGHTS][:30_000]
     assert here == {file: BODIES[file] for file in here}
-    assert model_names.list_models(models) == []      # half a model is not taken for one
+    assert model_names.list_models(models) == []      # an incomplete model is not listed
 
     server.misbehave = lambda *request: False
     server.seen.clear()
@@ -105,7 +105,7 @@ def test_breaking_off_at_the_same_place_ends_and_the_next_run_resumes(server, mo
     assert contents(os.path.join(models, '124M')) == BODIES
 
 
-def test_silence_in_the_middle_is_a_broken_connection(server, models):
+def test_silence_in_the_middle_of_a_file_counts_as_an_interruption(server, models):
     @only(WEIGHTS)
     def misbehave(request, file, body, start):
         if start:
@@ -128,7 +128,7 @@ def test_a_server_that_never_answers(server, models):
 
 
 @pytest.mark.parametrize('status', [408, 429, 500, 503])
-def test_a_status_that_may_pass_is_tried_again(server, models, status):
+def test_a_temporary_status_is_tried_again(server, models, status):
     failed = set()
 
     def misbehave(request, file, body, start):
@@ -137,7 +137,7 @@ def test_a_status_that_may_pass_is_tried_again(server, models, status):
     server.misbehave = misbehave
     write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS][:60_000])
     download('124M', models, server.url, HASTY)
-    assert server.gets(WEIGHTS) == ['bytes=60000-'] * 2     # a busy server does not cost what is already here
+    assert server.gets(WEIGHTS) == ['bytes=60000-'] * 2     # a busy server does not discard the part
     assert contents(os.path.join(models, '124M')) == BODIES
 
 
@@ -234,20 +234,20 @@ def test_a_stream_without_length_that_ends_early(server, models):
 
 
 @pytest.mark.parametrize('status, length', [(405, '0'), (501, '0'), (200, None), (200, '0')])
-def test_sizes_come_from_get_where_head_does_not_tell(server, models, status, length):
+def test_sizes_come_from_get_where_head_gives_none(server, models, status, length):
     server.misbehave = lambda request, *rest: (request.command == 'HEAD'
                                                and request.reply(status, b'', Content_Length=length))
     download('124M', models, server.url, HASTY)
     assert contents(os.path.join(models, '124M')) == BODIES
 
 
-def test_a_server_that_tells_no_sizes(server, models):
+def test_a_server_that_reports_no_sizes(server, models):
     server.misbehave = lambda request, file, body, start: request.reply(200, body, Content_Length=None)
     with pytest.raises(UserError, match='does not report the size of .*/checkpoint'):
         download('124M', models, server.url, HASTY)
 
 
-def test_a_server_that_compresses_all_the_same(server, models):
+def test_a_server_that_compresses_although_not_asked_to(server, models):
     @only('vocab.bpe')
     def misbehave(request, file, body, start):
         return request.reply(200, gzip.compress(body * 2), Content_Encoding='gzip')

@@ -1,4 +1,4 @@
-"""download_model.py as a person runs it: what it fetches, and what it goes on from; its mistakes in one line."""
+"""download_model.py: what it fetches, what it resumes, and mistakes in one line."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def test_resumes_a_part(server, models, bars):
     assert (bars[0].initial, bars[0].n, bars[0].total) == (60_000, TOTAL, TOTAL)
 
 
-def test_a_whole_part_only_needs_its_name(server, models, bars):
+def test_a_complete_part_is_only_renamed(server, models, bars):
     write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS])
     download('124M', models, server.url, HASTY)
     assert server.gets(WEIGHTS) == []
@@ -94,7 +94,7 @@ def test_a_file_is_on_disk_before_it_has_its_name(server, models, monkeypatch):
 
 
 def test_the_published_expectations():
-    """The layout of a float32 checkpoint is its parameters times four bytes: the sum of all variables of the model."""
+    """A float32 checkpoint has four bytes for each parameter."""
     def parameters(n_layer, n_embd, n_vocab=50257, n_ctx=1024):
         block = 12 * n_embd ** 2 + 13 * n_embd
         return (n_vocab + n_ctx) * n_embd + n_layer * block + 2 * n_embd
@@ -104,18 +104,18 @@ def test_the_published_expectations():
     assert sorted(download_model.ORDER) == sorted(model_names.FILES)
 
 
-def test_a_disk_too_small_is_told_before_the_download(server, models, monkeypatch):
+def test_a_disk_too_small_is_found_before_the_download(server, models, monkeypatch):
     usage = shutil.disk_usage('.')
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=TOTAL - 60_001))
     with pytest.raises(UserError, match=rf'needs {TOTAL:,} bytes more, its disk has only {TOTAL - 60_001:,} free'):
         download('124M', models, server.url, HASTY)
     assert server.gets() == []
-    write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS][:60_001])      # which need no more room
+    write(os.path.join(models, '124M'), weights_part=BODIES[WEIGHTS][:60_001])      # which need no more space
     download('124M', models, server.url, HASTY)
 
 
 @pytest.mark.parametrize('suffix', ['', '.part'])
-def test_a_directory_in_place_of_a_file_is_told_before_the_download(server, models, suffix):
+def test_a_directory_in_place_of_a_file_is_found_before_the_download(server, models, suffix):
     os.makedirs(os.path.join(models, '124M', WEIGHTS + suffix))
     with pytest.raises(UserError, match=f'124M/{WEIGHTS}{suffix} is a directory, where a file of the model belongs: remove it'):
         download('124M', models, server.url, HASTY)
@@ -132,18 +132,29 @@ def test_a_disk_that_fills_up(server, models):
     assert WEIGHTS not in os.listdir(os.path.join(models, '124M'))
 
 
-def run(*args, cwd, code=None):
-    """Runs the script, or `code` in its place, as a user would."""
-    command = [sys.executable, SCRIPT] if code is None else [sys.executable, '-c', code]
-    return subprocess.run([*command, *args], check=False, cwd=cwd, text=True, capture_output=True, timeout=20,
-                          env=os.environ | {'NO_PROXY': '127.0.0.1'})
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the script in this process and in tmp_path: (status, standard output, standard error)."""
+    def script(*args):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', ['download_model.py', *args])
+        capsys.readouterr()
+        status = 0
+        try:
+            errors.run(download_model.main)
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, *capsys.readouterr()
+    return script
 
 
-def toy_script():
-    """The script with the expectations of the toy files."""
-    return (f'import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\nimport download_model as d\nfrom command import errors\n'
+def start(server, cwd, **kwargs):
+    """Starts a process that runs the script with the sizes and checksums of the toy files."""
+    code = (f'import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\nimport download_model as d\nfrom command import errors\n'
             f'd.KNOWN_SIZES["124M"] = {len(BODIES[WEIGHTS])}\nd.KNOWN_SHA256 = {SHA256}\nd.CHUNK = 1000\n'
             'errors.run(d.main)')
+    return subprocess.Popen([sys.executable, '-c', code, '124M', '--base_url', server.url], cwd=cwd, text=True,
+                            stderr=subprocess.PIPE, env=os.environ | {'NO_PROXY': '127.0.0.1'}, **kwargs)
 
 
 @pytest.mark.parametrize('args, names', [
@@ -157,58 +168,55 @@ def toy_script():
     (['124M', '--timeout', '0'], "--timeout: expected seconds, above 0 and at most 3600, not '0'"),
     (['124M', '--retries', '-1'], "--retries: expected a whole number, 0 or more, not '-1'"),
 ])
-def test_a_wrong_command_is_one_line(tmp_path, monkeypatch, capsys, args, names):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['download_model.py', *args])
-    with pytest.raises(SystemExit) as exit_:
-        errors.run(download_model.main)
-    shown = capsys.readouterr()
-    assert (exit_.value.code, shown.out) == (2, '')
-    assert re.fullmatch(f'download_model.py: .*{names}.*\n', shown.err)
+def test_a_wrong_command_is_one_line(tmp_path, run, args, names):
+    status, output, error = run(*args)
+    assert (status, output) == (2, '')
+    assert re.fullmatch(f'download_model.py: .*{names}.*\n', error)
     assert os.listdir(tmp_path) == []
 
 
 def test_an_unknown_name_is_one_line(tmp_path):
-    result = run('999M', cwd=tmp_path)
+    result = subprocess.run([sys.executable, SCRIPT, '999M'], check=False, cwd=tmp_path, text=True, capture_output=True, timeout=60)
     assert (result.returncode, result.stdout) == (2, '')
     assert result.stderr == ("download_model.py: no published model is called '999M'; there are 124M, 355M, 774M, "
                              "1558M, 117M, 345M\n")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_closed_port_is_one_line(server, tmp_path):
+def test_a_closed_port_is_one_line(server, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
     server.shutdown()
     server.server_close()
-    result = run('124M', '--base_url', server.url, '--retries', '1', cwd=tmp_path)
+    status, output, error = run('124M', '--base_url', server.url, '--retries', '1')
     url = f'{server.url}/models/124M/checkpoint'
-    assert result.returncode == 2
-    assert result.stdout == f'{url}: Connection refused; trying again in 1 s (1 of 1)\n'
-    assert result.stderr == (f'download_model.py: cannot fetch {url}: Connection refused (tries: 2); run the same '
+    assert status == 2
+    assert output == f'{url}: Connection refused; trying again in 1 s (1 of 1)\n'
+    assert error == (f'download_model.py: cannot fetch {url}: Connection refused (tries: 2); run the same '
                              'command again to resume the download, or give another --base_url\n')
     assert os.listdir(tmp_path) == []
 
 
-def test_a_refusal_is_one_line(server, tmp_path):
+def test_a_refusal_is_one_line(server, tmp_path, run):
     server.misbehave = lambda request, *rest: request.reply(403, XML, Content_Type='application/xml')
-    result = run('124M', '--base_url', server.url + '/', cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, '')
+    status, output, error = run('124M', '--base_url', server.url + '/')
+    assert (status, output) == (2, '')
     url = f'{server.url}/models/124M/checkpoint'
-    assert result.stderr == (f'download_model.py: cannot fetch {url}: HTTP 403 Forbidden; if the models have moved, '
+    assert error == (f'download_model.py: cannot fetch {url}: HTTP 403 Forbidden; if the models have moved, '
                              'give --base_url\n')
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(('models_dir', 'in_the_way'), [
     ('notes', 'notes'), ('notes/of/mine', 'notes'), ('dangling', 'dangling'), ('has/it/124M', 'has/it/124M')])
-def test_a_models_dir_that_cannot_be_made_is_found_before_the_server_is_asked(server, tmp_path, models_dir, in_the_way):
+def test_a_models_dir_that_cannot_be_made_is_found_before_the_server_is_asked(server, tmp_path, run, models_dir, in_the_way):
     (tmp_path / 'notes').write_text('mine')
     (tmp_path / 'dangling').symlink_to('nowhere')
     (tmp_path / 'has' / 'it').mkdir(parents=True)
     (tmp_path / 'has' / 'it' / '124M').write_text('mine')
     models_dir = models_dir.removesuffix('/124M')
-    result = run('124M', '--base_url', server.url, '--models_dir', models_dir, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, '')
-    assert result.stderr == (f'download_model.py: cannot write to {models_dir}/124M: {tmp_path / in_the_way} is not a directory; '
+    status, output, error = run('124M', '--base_url', server.url, '--models_dir', models_dir)
+    assert (status, output) == (2, '')
+    assert error == (f'download_model.py: cannot write to {models_dir}/124M: {tmp_path / in_the_way} is not a directory; '
                              'see --models_dir\n')
     assert server.seen == []
     assert (tmp_path / 'notes').read_text() == 'mine'
@@ -217,7 +225,7 @@ def test_a_models_dir_that_cannot_be_made_is_found_before_the_server_is_asked(se
 def test_a_models_dir_without_permission_is_found_before_the_server_is_asked(server, models, monkeypatch):
     os.mkdir(models)
     asked = []
-    # Root may write everywhere, so the answer is made up.
+    # Root may write everywhere, so the test fakes the answer.
     monkeypatch.setattr(os, 'access', lambda *question: asked.append(question))
     with pytest.raises(UserError, match=f'cannot write to .*124M: there is no permission to write to {models}; see --models_dir'):
         download('124M', models, server.url, HASTY)
@@ -225,55 +233,51 @@ def test_a_models_dir_without_permission_is_found_before_the_server_is_asked(ser
     assert server.seen == []
 
 
-def test_a_whole_model_without_permission_to_write_is_good(server, models, monkeypatch):
+def test_a_complete_model_may_be_read_only(server, models, monkeypatch):
     download('124M', models, server.url, HASTY)
     monkeypatch.setattr(os, 'access', lambda *_: False)
     assert download('124M', models, server.url, HASTY) == os.path.join(models, '124M')
 
 
 @pytest.mark.parametrize('models_dir, flag', [('models', ''), ('my models', " --models_dir 'my models'")])
-def test_the_last_line_says_what_to_run(server, tmp_path, models_dir, flag):
-    result = run('117M', '--base_url', server.url, '--models_dir', models_dir, cwd=tmp_path, code=toy_script())
-    assert (result.returncode, result.stderr) == (0, '')
+def test_the_last_line_shows_the_next_command(server, tmp_path, run, models_dir, flag):
+    status, output, _ = run('117M', '--base_url', server.url, '--models_dir', models_dir)
+    assert status == 0
     directory = os.path.join(models_dir, '117M')
-    assert result.stdout.splitlines()[1:] == [
+    assert output.splitlines()[1:] == [
         f'{directory}: {TOTAL / 1e6:.1f} MB to fetch of {TOTAL / 1e6:.1f} MB',
         f'{directory} is complete; next: PYTHONPATH=src ./train.py --model_name 117M{flag} --dataset YOUR_TEXT']
     assert contents(tmp_path / models_dir / '117M') == BODIES
 
 
-def test_a_reader_of_the_output_that_went_away_is_no_disk_error(server, tmp_path):
-    process = subprocess.Popen([sys.executable, '-c', toy_script(), '124M', '--base_url', server.url], cwd=tmp_path,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {'NO_PROXY': '127.0.0.1'})
+def test_a_closed_pipe_is_not_a_disk_error(server, tmp_path):
+    process = start(server, tmp_path, stdout=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == ''
-    assert process.wait(timeout=10) == 141
+    assert process.wait(timeout=60) == 141
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='no SIGINT to another process')
-def test_ctrl_c_keeps_the_part(server, tmp_path):
+def test_ctrl_c_keeps_the_part(server, tmp_path, run):
     @only(WEIGHTS)
     def misbehave(request, file, body, start):
         request.reply(200, body, send=30_000)
         return server.released.wait()
     server.misbehave = misbehave
-    process = subprocess.Popen([sys.executable, '-c', toy_script(), '124M', '--base_url', server.url], cwd=tmp_path,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {'NO_PROXY': '127.0.0.1'})
+    process = start(server, tmp_path, stdout=subprocess.DEVNULL)
     part = tmp_path / 'models' / '124M' / (WEIGHTS + '.part')
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10)[1] == ''
+    assert process.communicate(timeout=60)[1] == ''
     assert process.returncode == 130
-    kept = part.read_bytes()        # of what was sent, as much as had been read by then
+    kept = part.read_bytes()        # what had been received by then
     assert kept and BODIES[WEIGHTS][:30_000].startswith(kept)
     assert not (tmp_path / 'models' / '124M' / 'hparams.json').exists()
 
     server.misbehave = lambda *request: False
     server.seen.clear()
-    assert run('124M', '--base_url', server.url, cwd=tmp_path, code=toy_script()).returncode == 0
+    assert run('124M', '--base_url', server.url)[0] == 0
     assert server.gets(WEIGHTS) == [f'bytes={len(kept)}-']
     assert contents(tmp_path / 'models' / '124M') == BODIES

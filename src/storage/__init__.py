@@ -1,1 +1,1 @@
-"""What is on disk: model and run directories, checkpoints, and the formats of TensorFlow and Hugging Face."""
+"""Model and run directories, checkpoints, and their file formats."""

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint is complete and fits a model, without TensorFlow."""
+"""Checks that a checkpoint is complete and fits a model."""
 
 import os
 

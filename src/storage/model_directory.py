@@ -1,4 +1,4 @@
-"""Opens a model: its sizes, its encoder and a checked checkpoint; creates one."""
+"""Opens a model (sizes, encoder, checked checkpoint), or creates one."""
 
 import contextlib
 import dataclasses

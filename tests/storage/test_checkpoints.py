@@ -165,6 +165,7 @@ def test_an_interrupted_removal_is_completed_later(write, tmp_path, monkeypatch,
         patch.setattr(os, 'remove', remove)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.remove_checkpoint('run/model-3')
+    assert [os.path.exists(f'run/model-3{suffix}') for suffix in ('.json', '.index')] == [removed < 1, removed < 2]
     checkpoints.clean('run')
     for prefix in checkpoints.outdated('run', 1, set()):
         checkpoints.remove_checkpoint(prefix)

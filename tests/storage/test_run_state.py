@@ -24,6 +24,11 @@ def test_a_state_is_read_as_it_was_written(prefix):
     assert run_state.read(f'{prefix}0') is None
 
 
+def test_a_new_run():
+    assert vars(RunState()) == {'step': 0, 'tokens': 0, 'average': [0.0, 0.0], 'generators': {}, 'validated': -1, 'sampled': -1,
+                                'best_loss': None, 'best_step': -1, 'not_better': 0, 'warned': False}
+
+
 def test_a_changed_number_is_damage(prefix, tmp_path):
     path = tmp_path / 'model-12.json'
     path.write_text(path.read_text().replace('"step": 12', '"step": 13'))

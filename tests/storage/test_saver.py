@@ -1,0 +1,133 @@
+"""storage/saver.py: what is restored of a checkpoint, and which files a run's directory has after each save."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from checkpoint_files import read_checkpoint, write_checkpoint
+from command.errors import UserError
+from storage import checkpoints, run_state
+from storage.run_state import RunState
+
+ARRAYS = {'model/wte': np.float32([[1, 2]]), 'model/b': np.float32([3]), 'model/c': np.float32(6), 'model/b/Adam': np.float32([4]), 'step': np.float32(5)}
+
+
+@pytest.fixture
+def variables(tf, session):
+    """Variables of zeros by name."""
+    made = {name: tf.get_variable(name, initializer=np.zeros_like(array), trainable=name in ('model/wte', 'model/b', 'model/c'))
+            for name, array in ARRAYS.items()}
+    session.run(tf.global_variables_initializer())
+    return made
+
+
+@pytest.fixture
+def weights(variables):
+    return [variables['model/wte'], variables['model/b'], variables['model/c']]
+
+
+def test_all_variables_are_restored(session, variables, weights, tmp_path):
+    from storage import saver
+    write_checkpoint(tmp_path / 'm', ARRAYS)
+    assert saver.restore(session, str(tmp_path / 'm'), weights)
+    for name, variable in variables.items():
+        assert np.array_equal(session.run(variable), ARRAYS[name])
+
+
+@pytest.mark.parametrize('changes', [{'step': None}, {'model/b/Adam': np.float32([4, 4])}])
+def test_weights_alone_are_restored_if_something_else_is_missing_or_of_another_shape(session, variables, weights, tmp_path, changes):
+    from storage import saver
+    write_checkpoint(tmp_path / 'm', {name: array for name, array in (ARRAYS | changes).items() if array is not None})
+    assert not saver.restore(session, str(tmp_path / 'm'), weights)
+    assert session.run(variables['model/wte']).tolist() == [[1, 2]] and session.run(variables['model/b']) == 3
+    assert session.run([variables['model/b/Adam'], variables['step']]) == [0, 0]
+
+
+def test_another_model_and_damage_are_named(session, variables, weights, tmp_path):
+    from storage import saver
+    write_checkpoint(tmp_path / 'm', ARRAYS | {'model/wte': np.float32([[1]])})
+    with pytest.raises(UserError, match=r'm is a checkpoint of another model, .* model/wte is \[1, 1\] there, \[1, 2\] here'):
+        saver.restore(session, str(tmp_path / 'm'), weights)
+    write_checkpoint(tmp_path / 'm', ARRAYS)
+    data = tmp_path / 'm.data-00000-of-00001'
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    with pytest.raises(UserError, match='cannot read the checkpoint .*m: .*[Cc]hecksum') as error:
+        saver.restore(session, str(tmp_path / 'm'), weights)
+    assert '\n' not in str(error.value)
+
+
+def test_the_cause_is_the_line_above_the_node():
+    from storage import saver
+    assert saver._cause(ValueError('one\ntwo')) == 'one'
+    assert saver._cause(RuntimeError('2 root errors\n  (0) Data loss: short\n\t [[{{node save/RestoreV2}}]]\nmore')) == '  (0) Data loss: short'
+
+
+@pytest.fixture
+def run(variables, tmp_path):
+    """save(step, best_step) of a run in tmp_path/run, and the files of a model that it starts from."""
+    from storage import saver
+    for directory in ('model', 'run'):
+        (tmp_path / directory).mkdir()
+    for name in ('hparams.json', 'encoder.json', 'vocab.bpe'):
+        (tmp_path / 'model' / name).write_text(name)
+    return lambda **keep: saver.RunSaver(str(tmp_path / 'run'), str(tmp_path / 'model'), **keep)
+
+
+def kept(directory):
+    return {checkpoints.checkpoint_step(prefix) for prefix in checkpoints.list_checkpoints(str(directory))}
+
+
+def test_a_run_directory_is_a_model_directory(session, run, tmp_path):
+    (tmp_path / 'run/vocab.bpe').write_text('is already there')
+    run().save(session, RunState(step=7, tokens=70))
+    assert {path.name for path in (tmp_path / 'run').iterdir()} == {
+        'hparams.json', 'encoder.json', 'vocab.bpe', 'checkpoint', 'counter', 'model-7.index', 'model-7.data-00000-of-00001',
+        'model-7.meta', 'model-7.json'}
+    assert [(tmp_path / 'run' / name).read_text() for name in ('hparams.json', 'vocab.bpe', 'counter')] == [
+        'hparams.json', 'is already there', '7\n']
+    assert run_state.read(str(tmp_path / 'run/model-7')) == RunState(step=7, tokens=70)
+    assert read_checkpoint(tmp_path / 'run').keys() == ARRAYS.keys()
+
+
+@pytest.mark.parametrize(('flags', 'expected'), [({}, {2, 3, 4, 5, 6}), ({'keep': 2}, {5, 6}), ({'keep': 0}, {1, 2, 3, 4, 5, 6}),
+                                                 ({'keep': 2, 'keep_best': True}, {1, 5, 6}), ({'keep': 1}, {6})])
+def test_how_many_checkpoints_stay(session, run, tmp_path, flags, expected):
+    saver = run(**flags)
+    for step in range(1, 7):
+        saver.save(session, RunState(step=step, best_step=1))
+    assert kept(tmp_path / 'run') == expected
+    named = (tmp_path / 'run/checkpoint').read_text().splitlines()
+    assert named == ['model_checkpoint_path: "model-6"', *(f'all_model_checkpoint_paths: "model-{step}"' for step in sorted(expected))]
+
+
+def test_a_failed_save_leaves_what_was_there(session, run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    saver = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_state, 'write', fail)
+        with pytest.raises(UserError, match='cannot save .*model-1: No space left on device; there is no earlier checkpoint'):
+            saver.save(session, RunState(step=1))
+        assert kept(tmp_path / 'run') == set()
+    saver.save(session, RunState(step=1))
+    before = sorted(os.listdir(tmp_path / 'run'))
+    monkeypatch.setattr(run_state, 'write', fail)
+    with pytest.raises(UserError, match='cannot save .*model-2: No space left on device; .*model-1 is unchanged'):
+        saver.save(session, RunState(step=2))
+    assert sorted(os.listdir(tmp_path / 'run')) == before
+
+
+def test_a_model_is_saved_from_variables_or_from_a_checkpoint(session, variables, tmp_path):
+    from storage import saver
+    write_checkpoint(tmp_path / 'm', ARRAYS)
+    for directory in ('new', 'copied', 'other'):
+        (tmp_path / directory).mkdir()
+    saver.save_model(session, str(tmp_path / 'new'))
+    assert not read_checkpoint(tmp_path / 'new')['model/wte'].any()
+    saver.save_model(session, str(tmp_path / 'copied'), str(tmp_path / 'm'))
+    assert read_checkpoint(tmp_path / 'copied')['model/wte'].tolist() == [[1, 2]]
+    write_checkpoint(tmp_path / 'm', {'model/wte': np.zeros([1, 2])})
+    with pytest.raises(UserError, match='m is a checkpoint of another model, .* it holds no '):
+        saver.save_model(session, str(tmp_path / 'other'), str(tmp_path / 'm'))
