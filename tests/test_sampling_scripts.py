@@ -318,7 +318,7 @@ def test_the_model_can_be_given_without_its_flag(parse, home):
         from sampling.flags import Flags
         from sampling.flags import parse as parse_flags
         flags = parse_flags(Flags, 'A summary.')
-        assert (flags.model_name, flags.seed == 7) == ('2019', len(arguments) == 2)
+        assert (flags.model.directory, flags.seed == 7) == (os.path.join('models', '2019'), len(arguments) == 2)
 
 
 def test_defaults(parse):
@@ -344,4 +344,4 @@ def test_help_names_every_flag(parse, capsys, script_name):
     for flag in flags:
         assert f'--{flag}=' in screen.out
     assert 'A summary.' in screen.out and 'a text that ends a sample' in screen.out
-    assert screen.err == ''
+    assert screen.err == '' and 'GROUP' not in screen.out

@@ -19,7 +19,7 @@ HELP = {
     'seed': 'a whole number that makes the samples repeatable; random without it.',
     'nsamples': 'how many samples, for each prompt; 0 for samples until Ctrl-C.',
     'batch_size': 'samples that are generated together.',
-    'length': "tokens of a sample, even beyond the model's window; by default half of it after a prompt, else all of it.",
+    'length': "tokens of a sample, even beyond the model's window; without it half of it after a prompt, else all.",
     'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time.',
     'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
     'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
@@ -72,7 +72,7 @@ class Flags:
             self.settings = SamplingSettings(**{name: values[name] for name in names & values.keys()})
         except UserError as error:
             raise UserError(f'--{error}') from None
-        self.model = open_model(models.find_model(self.model_name, self.models_dir) if self.run_name is None
+        self.model = open_model(models.find_model(str(self.model_name), self.models_dir) if self.run_name is None
                                 else models.find_run(self.run_name))
 
 
@@ -130,7 +130,6 @@ def parse(flags: type[Flags], summary: str) -> Flags:
     texts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (str, str | None)}
     parsed = []
 
-    @fire.decorators.SetParseFn(str, *texts)        # else '3.5' or '[1, 2]' would not stay a text
     def script(*values):
         parsed.append(flags(*values))
 
@@ -148,9 +147,10 @@ def parse(flags: type[Flags], summary: str) -> Flags:
 
 
 def prepare_texts(arguments: list[str], texts: set[str]) -> list[str]:
-    """The arguments for fire, with the flags in `texts` as --flag=TEXT and all values of --stop as one list.
+    """The arguments for fire, with the flags in `texts` as --flag='TEXT' and all values of --stop as one list.
 
-    fire itself takes a text like - or --x for something else, True for a missing one, and the last one of several.
+    fire alone misreads texts like 3.5, - or --x, takes True for a missing one, and only the last of several. Its own
+    SetParseFn would help with the first alone, and add its internals to --help.
     """
     others, values, rest = [], {'stop': []}, iter(arguments)
     for argument in rest:
@@ -164,4 +164,4 @@ def prepare_texts(arguments: list[str], texts: set[str]) -> list[str]:
         values[name] = [*values['stop'], text] if name == 'stop' else text
     if '--help' in others:
         return ['--help']       # with other flags, fire would not explain any
-    return [*others, *(f'--{name}={value}' for name, value in values.items() if value != [])]
+    return [*others, *(f'--{name}={value!r}' for name, value in values.items() if value != [])]
