@@ -43,3 +43,10 @@ def test_bytes_and_words_of_a_text(settings_directory, monkeypatch):
         monkeypatch.setattr(windows, 'BLOCK', block)
         assert windows.measure_text(encoder, [ids]) == (len(scored.encode()), 7)
         assert windows.measure_text(encoder, [ids, ids, ids[:1]]) == (2 * len(scored.encode()), 14)
+
+
+def test_half_a_character_at_the_end_is_a_word(settings_directory):
+    encoder = load_encoder(str(settings_directory))
+    half, *rest = encoder.encode('☃')
+    assert rest
+    assert windows.measure_text(encoder, [np.array([*encoder.encode('x a '), half])]) == (3 + 1, 2)
