@@ -24,7 +24,7 @@ def test_each_token_is_scored_once_from_a_long_context(size, length, stride):
     scored = []
     for some in (windows.first_windows([chunk], length), windows.later_windows([chunk], length, stride)):
         for batch in windows.batches(some, length, 2):
-            assert len(batch.inputs) <= 2
+            assert len(batch.inputs) <= 2 and set(np.unique(batch.weights)) <= {0, 1}
             for inputs, labels, weights in zip(*batch):
                 for i in np.flatnonzero(weights):
                     assert labels[i] == inputs[i] + 1
