@@ -24,7 +24,7 @@ def test_each_token_is_scored_once_from_a_long_context(size, length, stride):
     scored = []
     for some in (windows.first_windows([chunk], length), windows.later_windows([chunk], length, stride)):
         for batch in windows.batches(some, length, 2):
-            assert len(batch.inputs) <= 2
+            assert len(batch.inputs) <= 2 and set(np.unique(batch.weights)) <= {0, 1}
             for inputs, labels, weights in zip(*batch):
                 for i in np.flatnonzero(weights):
                     assert labels[i] == inputs[i] + 1
@@ -43,3 +43,10 @@ def test_bytes_and_words_of_a_text(settings_directory, monkeypatch):
         monkeypatch.setattr(windows, 'BLOCK', block)
         assert windows.measure_text(encoder, [ids]) == (len(scored.encode()), 7)
         assert windows.measure_text(encoder, [ids, ids, ids[:1]]) == (2 * len(scored.encode()), 14)
+
+
+def test_half_a_character_at_the_end_is_a_word(settings_directory):
+    encoder = load_encoder(str(settings_directory))
+    half, *rest = encoder.encode('☃')
+    assert rest
+    assert windows.measure_text(encoder, [np.array([*encoder.encode('x a '), half])]) == (3 + 1, 2)

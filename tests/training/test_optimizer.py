@@ -125,7 +125,7 @@ def test_clipping_scales_the_whole_gradient(tf, session, accumulate, memory_savi
         np.testing.assert_allclose(weights[name], value, atol=1e-5, err_msg=name)
 
 
-def test_a_short_gradient_is_not_clipped_and_its_norm_is_told(tf, session):
+def test_a_short_gradient_is_not_clipped_and_its_norm_is_returned(tf, session):
     import model
     from training import optimizer
     tokens = tf.placeholder(tf.int32, [None, None])
@@ -181,6 +181,6 @@ def test_the_gradient_may_move_on_ahead_of_updates(tf, session, behind):
         arrivals.append(tf.negative(arrivals[-1]))
     variables = [tf.get_variable(f'v{i}', []) for i in range(4)]
     tf.train.GradientDescentOptimizer(0.1).apply_gradients(zip(arrivals, variables))
-    optimizer.update_on_the_way(variables, arrivals, behind)
+    optimizer.update_early(variables, arrivals, behind)
     waits = [[update.inputs[0].op.name for update in arrival.op.control_inputs] for arrival in arrivals]
     assert waits == ([[]] * (1 + behind) + [['v0'], ['v1'], ['v2']])[:4]
