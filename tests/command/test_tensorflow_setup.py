@@ -76,6 +76,15 @@ def test_environment_variables_of_the_user_are_kept(tf, monkeypatch, several, gi
         monkeypatch.delenv(name)
     if given:
         monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', given)
-    tensorflow_setup.load_tensorflow(several=several)
+    tensorflow_setup.load_tensorflow(**{'several': True} if several else {})
     assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == level
     assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '1'
+
+
+def test_gpus_are_looked_for_unless_it_is_too_early(tf, monkeypatch):
+    looked = []
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda: looked.append(True))
+    tensorflow_setup.load_tensorflow(devices=False)
+    assert not looked
+    tensorflow_setup.load_tensorflow()
+    assert looked
