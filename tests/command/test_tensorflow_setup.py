@@ -63,6 +63,7 @@ def test_shards_and_threads(tf, monkeypatch, gpus, cores, shards):
     assert tensorflow_setup.shards_for(12) == shards
     assert tensorflow_setup.shards_for(2) == min(shards, 2)
     config = tensorflow_setup.session_config(shards)
+    assert tensorflow_setup.session_config() == tensorflow_setup.session_config(1)
     assert config.gpu_options.allow_growth
     assert config.inter_op_parallelism_threads == (0 if gpus else shards)       # 0: as TensorFlow chooses
     assert config.intra_op_parallelism_threads == (cores // shards if shards > 1 else 0)
