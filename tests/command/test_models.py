@@ -25,6 +25,12 @@ def test_published_names():
         models.published_name('125M')
 
 
+def test_the_published_sizes_have_the_published_numbers_of_parameters():
+    counts = {name: (50257 + 1024) * n_embd + n_layer * (12 * n_embd ** 2 + 13 * n_embd) + 2 * n_embd
+              for name, (n_layer, n_embd) in models.SIZES.items()}
+    assert counts == {'124M': 124_439_808, '355M': 354_823_168, '774M': 774_030_080, '1558M': 1_557_611_200}
+
+
 def test_models_are_found_by_either_name_and_next_to_the_scripts(home):
     assert models.list_models('models') == ['124M', 'mine']
     assert models.list_models('nowhere') == []

@@ -63,6 +63,7 @@ def test_shards_and_threads(tf, monkeypatch, gpus, cores, shards):
     assert tensorflow_setup.shards_for(12) == shards
     assert tensorflow_setup.shards_for(2) == min(shards, 2)
     config = tensorflow_setup.session_config(shards)
+    assert tensorflow_setup.session_config() == tensorflow_setup.session_config(1)
     assert config.gpu_options.allow_growth
     assert config.inter_op_parallelism_threads == (0 if gpus else shards)       # 0: as TensorFlow chooses
     assert config.intra_op_parallelism_threads == (cores // shards if shards > 1 else 0)
@@ -76,6 +77,15 @@ def test_environment_variables_of_the_user_are_kept(tf, monkeypatch, several, gi
         monkeypatch.delenv(name)
     if given:
         monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', given)
-    tensorflow_setup.load_tensorflow(several=several)
+    tensorflow_setup.load_tensorflow(**{'several': True} if several else {})
     assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == level
     assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '1'
+
+
+def test_gpus_are_looked_for_unless_it_is_too_early(tf, monkeypatch):
+    looked = []
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda: looked.append(True))
+    tensorflow_setup.load_tensorflow(devices=False)
+    assert not looked
+    tensorflow_setup.load_tensorflow()
+    assert looked

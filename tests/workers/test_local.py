@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,6 +73,14 @@ def steps(output):
 def test_removing_flags():
     flags = ['--a', '1', '--local_workers', '2', '--b', '--local_workers=3', '--overwrite', '--local_workers_x', '4']
     assert local.remove_flags(flags, {'--local_workers': 1, '--overwrite': 0}) == ['--a', '1', '--b', '--local_workers_x', '4']
+
+
+def test_free_ports_differ_and_can_be_listened_at():
+    ports = local.free_ports(3)
+    assert len(set(ports)) == 3
+    for port in ports:
+        assert port > 0
+        socket.create_server(('localhost', port)).close()
 
 
 def test_devices_of_local_workers(monkeypatch, tmp_path):
