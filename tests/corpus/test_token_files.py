@@ -59,7 +59,7 @@ def test_an_array_in_a_file_is_sliced_like_one_in_memory(tmp_path):
             assert first[start:stop].dtype == expected.dtype
     for array in (np.asarray(first), np.array(first, np.int64), np.concatenate([first])):
         assert isinstance(array, np.ndarray) and array.tolist() == [*range(20)]
-    assert np.array(first, np.int64).dtype == np.int64
+    assert np.array(first, np.int64).dtype == np.int64 and np.asarray(first).dtype == expected.dtype
     with pytest.raises(ValueError, match='without a copy'):
         first.__array__(copy=False)
     assert second[:].tolist() == [0, 1, 2]
