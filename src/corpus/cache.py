@@ -1,4 +1,4 @@
-"""A run's encoded corpus, kept with the run so that later starts need not encode.
+"""Keeps a run's encoded corpus, so that later starts need not encode.
 
 PREFIX.npz holds the tokens. PREFIX.json, the note, holds a key of the files and flags they were encoded from, and the
 size and modification time of the .npz; if either differs, the corpus is encoded again. A corpus of .npz files alone is
