@@ -1,4 +1,4 @@
-"""A stand-in for the encoder, under which a token is a byte, and what tests of a corpus do with it."""
+"""A fake encoder whose tokens are bytes, and helpers for the tests of corpora."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""encode.py as a person runs it, where importing TensorFlow would end it."""
+"""encode.py: what it writes and prints, its errors, and how it ends."""
 
 import gzip
 import os
@@ -20,7 +20,7 @@ ENCODE = os.path.join(ROOT, 'encode.py')
 
 
 @pytest.fixture
-def place(tmp_path, settings_directory):
+def workdir(tmp_path, settings_directory):
     """A working directory with `models/toy`, which has no checkpoint, and a `corpus` of three files."""
     for directory in ('models', 'corpus/sub', 'poison'):
         (tmp_path / directory).mkdir(parents=True)
@@ -33,17 +33,23 @@ def place(tmp_path, settings_directory):
 
 
 @pytest.fixture
-def encode(place):
-    """encode('corpus', 'out.npz', …) -> CompletedProcess, with the vocabulary `toy`."""
+def encode(workdir, monkeypatch, capfd):
+    """encode('corpus', 'out.npz', …) -> CompletedProcess: runs encode.py in this process, with the vocabulary `toy`."""
     def run(*arguments, model='toy'):
-        command = [sys.executable, ENCODE, *arguments, '--model_name', model]
-        return subprocess.run(command, cwd=place, env=environment(place), capture_output=True, text=True,
-                              encoding='utf-8', timeout=60, check=False)
+        monkeypatch.chdir(workdir)
+        monkeypatch.setattr(sys, 'argv', ['encode.py', *arguments, '--model_name', model])
+        capfd.readouterr()
+        status = 0
+        try:
+            errors.run(encode_script.main)
+        except SystemExit as end:
+            status = end.code
+        return subprocess.CompletedProcess(sys.argv, status, *capfd.readouterr())
     return run
 
 
-def environment(place):
-    return os.environ | {'PYTHONPATH': str(place / 'poison')}
+def environment(workdir):
+    return os.environ | {'PYTHONPATH': str(workdir / 'poison')}
 
 
 def read(path):
@@ -56,12 +62,14 @@ def files_below(directory):
                   for parent, _, names in os.walk(directory) for name in names)
 
 
-def test_directory(place, encode, settings_directory):
-    result = encode('corpus', 'out.npz')
+def test_a_directory_is_encoded_without_tensorflow(workdir, settings_directory):
+    """In a process of its own, in which importing TensorFlow fails."""
+    result = subprocess.run([sys.executable, ENCODE, 'corpus', 'out.npz', '--model_name', 'toy'], cwd=workdir,
+                            env=environment(workdir), capture_output=True, text=True, encoding='utf-8', timeout=60, check=False)
     assert result.returncode == 0 and result.stderr == ''
     enc = load_encoder(str(settings_directory))
     tokens = [*enc.encode(TEXT), enc.end_of_text, *enc.encode('short')]
-    assert read(place / 'out.npz') == [tokens]
+    assert read(workdir / 'out.npz') == [tokens]
     size = len(TEXT + 'short')
     line, seconds = result.stdout.split(' seconds=')
     assert line == (f'out.npz files=3 tokens={len(tokens)} chunks=1 bytes={size} bytes/token={size / len(tokens):.2f}')
@@ -69,29 +77,29 @@ def test_directory(place, encode, settings_directory):
     assert float(seconds) >= 0 and float(speed) >= 0
 
 
-def test_combine_glob_encoding_and_the_old_output_replaced(place, encode, settings_directory):
-    (place / 'out.npz').write_text('old')
+def test_combine_glob_encoding_and_the_old_output_replaced(workdir, encode, settings_directory):
+    (workdir / 'out.npz').write_text('old')
     for name in ('1.txt', '2.txt'):
-        (place / name).write_bytes('é\r\n'.encode('latin-1'))
+        (workdir / name).write_bytes('é\r\n'.encode('latin-1'))
     result = encode('*.txt', './out.npz', '--combine', '1', '--encoding', 'latin-1', '--models_dir', './models')
     assert result.stdout.startswith('./out.npz files=2 ')
-    assert read(place / 'out.npz') == [load_encoder(str(settings_directory)).encode('é\n')] * 2
-    assert not (place / 'out.npz.part').exists()
+    assert read(workdir / 'out.npz') == [load_encoder(str(settings_directory)).encode('é\n')] * 2
+    assert not (workdir / 'out.npz.part').exists()
 
 
-def test_an_encoded_corpus_can_be_encoded_again(place, encode):
-    np.savez_compressed(place / 'old.npz', np.array([3, 1]), np.array([2]))
+def test_an_encoded_corpus_can_be_encoded_again(workdir, encode):
+    np.savez_compressed(workdir / 'old.npz', np.array([3, 1]), np.array([2]))
     assert encode('old.npz', 'new.npz').returncode == 0
-    assert read(place / 'new.npz') == [[3, 1], [2]]
+    assert read(workdir / 'new.npz') == [[3, 1], [2]]
 
 
-def test_runs_as_a_program(place):
-    """By its own first line, with `src` found beside it."""
+def test_runs_as_a_program(workdir):
+    """By its first line; it finds `src` next to itself."""
     assert os.access(ENCODE, os.X_OK)
     with open(ENCODE, encoding='utf-8') as file:
         assert file.readline() == '#!/usr/bin/env python3\n'
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']
-    result = subprocess.run([ENCODE, '--help'], cwd=place, env=environment(place) | {'PATH': path},
+    result = subprocess.run([ENCODE, '--help'], cwd=workdir, env=environment(workdir) | {'PATH': path},
                             capture_output=True, text=True, encoding='utf-8', timeout=60, check=False)
     assert result.returncode == 0 and result.stderr == ''
     for word in ('IN', 'OUT.npz', '--model_name', '117M', '--combine', '50000', '--encoding', 'utf-8', '--models_dir'):
@@ -137,40 +145,35 @@ def test_runs_as_a_program(place):
     (['corpus', 'out.npz', '--comb', '5'], 'unrecognized arguments: --comb 5 '),
     (['corpus', 'out.npz', '--models_dir', 'elsewhere'], "no model 'toy' in elsewhere; "),
 ])
-def test_mistakes_are_one_line_and_leave_nothing(place, monkeypatch, capfd, arguments, message):
-    """In this process: they are many, and a process takes long to start."""
-    (place / 'directory.npz').mkdir()
-    (place / 'latin.txt').write_bytes(b'caf\xe9 au lait')
+def test_errors_are_one_line_and_leave_nothing(workdir, encode, arguments, message):
+    (workdir / 'directory.npz').mkdir()
+    (workdir / 'latin.txt').write_bytes(b'caf\xe9 au lait')
     for name in ('records', 'nothing'):
-        (place / name).mkdir()
-    (place / 'records/a.jsonl').write_text('{"text": "a"}\n{"txt": "b"}\n')
-    (place / 'records/b.csv').write_text('id,text\n1,a\nb\n')
-    (place / 'records/c.jsonl').write_text('text\n')
-    (place / 'packed.gz').write_bytes(gzip.compress(b'x' * 99)[:-5])
+        (workdir / name).mkdir()
+    (workdir / 'records/a.jsonl').write_text('{"text": "a"}\n{"txt": "b"}\n')
+    (workdir / 'records/b.csv').write_text('id,text\n1,a\nb\n')
+    (workdir / 'records/c.jsonl').write_text('text\n')
+    (workdir / 'packed.gz').write_bytes(gzip.compress(b'x' * 99)[:-5])
     long = bytearray(gzip.compress(np.random.default_rng(0).choice(list(b'the dog '), 3_000_000).astype(np.uint8).tobytes(), 1))
     long[len(long) // 2] ^= 1
-    (place / 'long.gz').write_bytes(long)       # found out after some text was encoded
-    (place / 'more.gz').write_bytes(gzip.compress(b'x') + b'more')
-    (place / 'plain.gz').write_text('x')
-    (place / 'binary').write_bytes(b'\x7fELF\0')
-    (place / 'nothing/.hidden').write_text('x')
-    (place / 'loop').symlink_to('loop')
-    np.savez(place / 'old.npz', np.array([50256]))
-    before = files_below(place)
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, 'argv', ['encode.py', *arguments, '--model_name', 'toy'])
-    with pytest.raises(SystemExit) as exit:
-        errors.run(encode_script.main)
-    output, [line] = (text.splitlines() for text in capfd.readouterr())
-    assert exit.value.code == 2 and output == []
-    assert line.startswith(f'encode.py: {message}')
-    assert files_below(place) == before
+    (workdir / 'long.gz').write_bytes(long)       # noticed after some text was encoded
+    (workdir / 'more.gz').write_bytes(gzip.compress(b'x') + b'more')
+    (workdir / 'plain.gz').write_text('x')
+    (workdir / 'binary').write_bytes(b'\x7fELF\0')
+    (workdir / 'nothing/.hidden').write_text('x')
+    (workdir / 'loop').symlink_to('loop')
+    np.savez(workdir / 'old.npz', np.array([50256]))
+    before = files_below(workdir)
+    result = encode(*arguments)
+    assert one_line_error(result).startswith(f'encode.py: {message}')
+    assert result.stdout == ''
+    assert files_below(workdir) == before
 
 
-def test_mistake_in_a_flag(place, encode):
+def test_mistake_in_a_flag(workdir, encode):
     line = one_line_error(encode('corpus', 'out.npz', '--combine', '-5'))
     assert line == ("encode.py: argument --combine: expected a whole number above 0, not '-5' (see encode.py --help)")
-    assert not (place / 'out.npz').exists()
+    assert not (workdir / 'out.npz').exists()
 
 
 def test_model_that_is_not_here(encode):
@@ -178,110 +181,99 @@ def test_model_that_is_not_here(encode):
     assert './download_model.py 117M' in line and 'toy' in line
 
 
-def test_failed_corpus_leaves_the_old_output(place, encode):
-    (place / 'out.npz').write_text('old')
-    (place / 'corpus' / 'z.txt').write_bytes(b'\xff')
+def test_failed_corpus_leaves_the_old_output(workdir, encode):
+    (workdir / 'out.npz').write_text('old')
+    (workdir / 'corpus' / 'z.txt').write_bytes(b'\xff')
     assert one_line_error(encode('corpus', 'out.npz')).startswith('encode.py: corpus/z.txt is not utf-8 text')
-    assert (place / 'out.npz').read_text() == 'old' and not (place / 'out.npz.part').exists()
+    assert (workdir / 'out.npz').read_text() == 'old' and not (workdir / 'out.npz.part').exists()
 
 
 @pytest.mark.parametrize(('block', 'why'), [
     (lambda part: part.mkdir(), 'Is a directory'),
     (lambda part: part.symlink_to(part.name), 'Too many levels of symbolic links'),
     (lambda part: part.symlink_to('nowhere/file'), 'No such file or directory')])
-def test_a_place_for_the_unfinished_output_that_is_taken(place, monkeypatch, capfd, block, why):
-    block(place / 'out.npz.part')
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, 'argv', ['encode.py', 'corpus', 'out.npz', '--model_name', 'toy'])
-    with pytest.raises(SystemExit) as exit:
-        errors.run(encode_script.main)
-    assert exit.value.code == 2
-    assert capfd.readouterr().err == f'encode.py: cannot write out.npz.part, the unfinished out.npz: {why}; remove out.npz.part\n'
-    assert not (place / 'out.npz').exists() and os.path.lexists(place / 'out.npz.part')     # it is not ours
+def test_the_name_of_the_unfinished_output_is_taken(workdir, encode, block, why):
+    block(workdir / 'out.npz.part')
+    line = one_line_error(encode('corpus', 'out.npz'))
+    assert line.startswith('encode.py: cannot write out.npz.part, ') and line.endswith(f': {why}; remove out.npz.part')
+    assert not (workdir / 'out.npz').exists() and os.path.lexists(workdir / 'out.npz.part')     # not removed
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
-def test_full_disk(place, encode):
-    (place / 'out.npz.part').symlink_to('/dev/full')
+def test_full_disk(workdir, encode):
+    (workdir / 'out.npz.part').symlink_to('/dev/full')
     assert one_line_error(encode('corpus', 'out.npz')) == 'encode.py: cannot write out.npz: No space left on device'
-    assert not [name for name in os.listdir(place) if name.startswith('out.npz')]
+    assert not [name for name in os.listdir(workdir) if name.startswith('out.npz')]
 
 
 @pytest.mark.parametrize('text', ['few ' * 30_000, 'many ' * 3_000_000])
-def test_a_disk_that_fills_up_at_the_end_or_before(place, monkeypatch, capfd, text):
-    """The tokens that wait for their chunk to end are written to the disk too."""
-    (place / 'large.txt').write_text(text)
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, 'argv', ['encode.py', 'large.txt', 'out.npz', '--model_name', 'toy', '--processes', '2'])
-    before = files_below(place)
+def test_a_disk_that_fills_up_at_the_end_or_before(workdir, encode, text):
+    """A large chunk is on disk before it is complete."""
+    (workdir / 'large.txt').write_text(text)
+    before = files_below(workdir)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(SystemExit) as exit:
-            errors.run(encode_script.main)
+        result = encode('large.txt', 'out.npz', '--processes', '2')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert exit.value.code == 2
-    assert capfd.readouterr().err == 'encode.py: cannot write out.npz: File too large\n'
-    assert files_below(place) == before
+    assert one_line_error(result) == 'encode.py: cannot write out.npz: File too large'
+    assert files_below(workdir) == before
 
 
-def test_formats_and_options(place, monkeypatch, capfd, settings_directory):
-    (place / 'in').mkdir()
-    (place / 'in/a.jsonl.gz').write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
-    (place / 'in/b.csv').write_text('text\nthree\n')
-    (place / 'in/c.txt').write_bytes(b'four\n\nfi\xffve\n')
-    os.mkfifo(place / 'in/pipe')
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, 'argv', ['encode.py', 'in', 'out.npz', '--model_name', 'toy', '--text_column', 'text',
-                                      '--document_per_line', '--encoding_errors', 'ignore', '--combine', '9'])
-    encode_script.main()
+def test_formats_and_options(workdir, encode, settings_directory):
+    (workdir / 'in').mkdir()
+    (workdir / 'in/a.jsonl.gz').write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    (workdir / 'in/b.csv').write_text('text\nthree\n')
+    (workdir / 'in/c.txt').write_bytes(b'four\n\nfi\xffve\n')
+    os.mkfifo(workdir / 'in/pipe')
+    result = encode('in', 'out.npz', '--text_column', 'text', '--document_per_line', '--encoding_errors', 'ignore',
+                    '--combine', '9')
     enc = load_encoder(str(settings_directory))
-    assert read(place / 'out.npz') == [enc.encode_with_special(text) for text in (
+    assert read(workdir / 'out.npz') == [enc.encode_with_special(text) for text in (
         'one<|endoftext|>two<|endoftext|>three', 'four<|endoftext|>five')]
-    output, chatter = capfd.readouterr()
-    assert ' files=3 ' in output and ' bytes=19 ' in output
-    assert chatter == 'skipping in/pipe: it is a FIFO\n'
+    assert ' files=3 ' in result.stdout and ' bytes=19 ' in result.stdout
+    assert result.stderr == 'skipping in/pipe: it is a FIFO\n'
 
 
-def test_interrupted(place):
-    """Ctrl-C while it waits for text that does not come."""
-    os.mkfifo(place / 'pipe')
+def test_interrupted(workdir):
+    """Ctrl-C while it waits for text."""
+    os.mkfifo(workdir / 'pipe')
     command = [sys.executable, ENCODE, 'pipe', 'out.npz', '--model_name', 'toy']
-    process = subprocess.Popen(command, cwd=place, env=environment(place), stderr=subprocess.PIPE)
-    writer = os.open(place / 'pipe', os.O_WRONLY)       # succeeds once encode.py has opened its end
+    process = subprocess.Popen(command, cwd=workdir, env=environment(workdir), stderr=subprocess.PIPE)
+    writer = os.open(workdir / 'pipe', os.O_WRONLY)       # succeeds once encode.py has opened its end
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, chatter = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     os.close(writer)
-    assert process.returncode == 130 and chatter == b''
-    assert not [name for name in os.listdir(place) if name.startswith('out.npz')]
+    assert process.returncode == 130 and error == b''
+    assert not [name for name in os.listdir(workdir) if name.startswith('out.npz')]
 
 
-def test_interrupted_while_other_processes_encode(place):
-    """Ctrl-C in a terminal is sent to all of them."""
-    os.mkfifo(place / 'pipe')
+def test_interrupted_while_other_processes_encode(workdir):
+    """A terminal sends Ctrl-C to all processes."""
+    os.mkfifo(workdir / 'pipe')
     command = [sys.executable, ENCODE, 'pipe', 'out.npz', '--model_name', 'toy', '--processes', '2']
-    process = subprocess.Popen(command, cwd=place, env=environment(place), stderr=subprocess.PIPE, start_new_session=True)
-    with open(place / 'pipe', 'wb', buffering=0) as pipe:
+    process = subprocess.Popen(command, cwd=workdir, env=environment(workdir), stderr=subprocess.PIPE, start_new_session=True)
+    with open(workdir / 'pipe', 'wb', buffering=0) as pipe:
         pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
         wait_for(lambda: len(in_session(process.pid)) == 3)
         for each in set(in_session(process.pid)) - {process.pid}:
             os.kill(each, signal.SIGINT)
         time.sleep(0.2)
-        assert len(in_session(process.pid)) == 3      # they leave it to the first
+        assert len(in_session(process.pid)) == 3      # the parent ends them
         os.killpg(process.pid, signal.SIGINT)
-        _, chatter = process.communicate(timeout=60)
-    assert process.returncode == 130 and chatter == b''
-    assert not [name for name in os.listdir(place) if name.startswith('out.npz')]
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error == b''
+    assert not [name for name in os.listdir(workdir) if name.startswith('out.npz')]
     assert not in_session(process.pid)
 
 
-def test_processes_end_when_the_first_is_killed(place):
-    os.mkfifo(place / 'pipe')
+def test_processes_end_when_their_parent_is_killed(workdir):
+    os.mkfifo(workdir / 'pipe')
     command = [sys.executable, ENCODE, 'pipe', 'out.npz', '--model_name', 'toy', '--processes', '3']
-    process = subprocess.Popen(command, cwd=place, env=environment(place), start_new_session=True)
-    with open(place / 'pipe', 'wb', buffering=0) as pipe:
+    process = subprocess.Popen(command, cwd=workdir, env=environment(workdir), start_new_session=True)
+    with open(workdir / 'pipe', 'wb', buffering=0) as pipe:
         pipe.writelines(b'the dog and the fox ' * 60_000 for _ in range(3))
         wait_for(lambda: len(in_session(process.pid)) == 4)
         process.kill()
@@ -294,11 +286,11 @@ def wait_for(condition):
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError('nothing happened for a minute')
+    raise AssertionError('the condition was not met within a minute')
 
 
 def in_session(number):
-    """The processes of a session that still run."""
+    """The processes of a session that are still running."""
     found = []
     for name in filter(str.isdigit, os.listdir('/proc')):
         try:

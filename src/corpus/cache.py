@@ -1,4 +1,4 @@
-"""A run's encoded corpus, kept with the run so that later starts need not encode.
+"""Keeps a run's encoded corpus, so that later starts need not encode.
 
 PREFIX.npz holds the tokens. PREFIX.json, the note, holds a key of the files and flags they were encoded from, and the
 size and modification time of the .npz; if either differs, the corpus is encoded again. A corpus of .npz files alone is
@@ -72,24 +72,20 @@ def _key(files: list[str], combine: int, format: TextFormat, vocabulary: str) ->
     """A checksum of all that the tokens depend on: of files, name, size and modification time. None for a pipe."""
     described = []
     for file in files:
-        try:
-            status = os.stat(file)
-        except OSError:
+        if (size_and_time := _size_and_time(file)) is None:
             return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        described.append([os.path.realpath(file), status.st_size, status.st_mtime_ns])
+        described.append([os.path.realpath(file), *size_and_time])
     content = [VERSION, vocabulary, combine, dataclasses.astuple(format), described]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _size_and_time(path: str) -> list[int] | None:
-    """Size and modification time of a file; None if it does not exist."""
+    """Size and modification time of a regular file; None for anything else."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else None
 
 
 def _read_note(path: str) -> dict:

@@ -1,4 +1,4 @@
-"""Splits a corpus into documents for training and documents for validation."""
+"""Splits a corpus into documents for training and for validation."""
 
 import numpy as np
 

@@ -5,6 +5,7 @@ from the file without the rest.
 """
 
 import io
+import itertools
 import os
 import re
 import shutil
@@ -42,33 +43,30 @@ def write_chunks(file: BinaryIO, pieces: Iterable[tuple[np.ndarray, bool]], dtyp
     The file has a chunk's size before its tokens: until it is known, a large chunk is kept in `directory`, in a file
     without a name. Raises OSError.
     """
-    number, spool = 0, None
+    count = 0
+
+    def chunk_number(piece: tuple[np.ndarray, bool]) -> int:
+        nonlocal count
+        count += piece[1]
+        return count - 1
+
     with zipfile.ZipFile(file, 'w') as archive:
-        try:
-            for tokens, begins in pieces:
-                if begins and spool:
-                    _write_array(archive, number, spool, dtype)
-                    number += 1
-                if begins:
-                    spool = tempfile.SpooledTemporaryFile(_HELD, dir=directory)     # noqa: SIM115  (closed later)
-                for start in range(0, len(tokens), PIECE):
-                    spool.write(tokens[start:start + PIECE].astype(dtype, copy=False).tobytes())
-            if spool:
+        for number, chunk in itertools.groupby(pieces, chunk_number):
+            with tempfile.SpooledTemporaryFile(_HELD, dir=directory) as spool:
+                for tokens, _ in chunk:
+                    for start in range(0, len(tokens), PIECE):
+                        spool.write(tokens[start:start + PIECE].astype(dtype, copy=False).tobytes())
                 _write_array(archive, number, spool, dtype)
-                number += 1
-        finally:
-            if spool:
-                spool.close()
-    return number
+    return count
 
 
 def _write_array(archive: zipfile.ZipFile, number: int, spool, dtype: np.dtype) -> None:
-    """Writes the bytes in `spool` as the array arr_NUMBER, and closes it."""
+    """Writes the bytes in `spool` as the array arr_NUMBER."""
     shape = spool.tell() // dtype.itemsize,
     header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': shape}
     spool.seek(0)
     # ZipInfo's fixed date: the same corpus gives the same bytes.
-    with spool, archive.open(zipfile.ZipInfo(f'arr_{number}.npy'), 'w', force_zip64=True) as member:
+    with archive.open(zipfile.ZipInfo(f'arr_{number}.npy'), 'w', force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
         shutil.copyfileobj(spool, member, PIECE)
 

@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from corpus.batches import DrawAhead
+from corpus.batches import DrawAhead, draw_batch, validation_batches
+from load_dataset import Sampler
 
 
 @pytest.fixture
@@ -55,3 +56,12 @@ def test_take_raises_what_draw_raised():
     with pytest.raises(ZeroDivisionError):
         ahead.take()
     ahead.close()
+
+
+def test_a_batch_is_samples_one_after_the_other_of_which_some_rows_are_kept():
+    chunks = [np.arange(50), np.arange(100, 140)]
+    sampler = Sampler(chunks, seed=1)
+    samples = [sampler.sample(6).tolist() for _ in range(6)]
+    assert draw_batch(Sampler(chunks, seed=1), 6, 6).tolist() == samples
+    assert draw_batch(Sampler(chunks, seed=1), 6, 6, slice(2, 4)).tolist() == samples[2:4]
+    assert [batch.tolist() for batch in validation_batches(chunks, 3, 2, 6)] == [samples[:2], samples[2:4], samples[4:]]

@@ -1,4 +1,4 @@
-"""load_dataset.py: files -> chunks -> samples, with a stand-in for the encoder."""
+"""load_dataset.py and hold_out.py: files -> chunks -> samples, with a fake encoder."""
 
 import itertools
 import os
@@ -54,7 +54,7 @@ def test_documents_are_separated_by_end_of_text(tmp_path):
     (10, ['aaa|bb|cccc|d']),
     (11, ['aaa|bb|cccc|d']),
 ])
-def test_combine_packs_whole_documents(tmp_path, combine, chunks):
+def test_combine_joins_complete_documents(tmp_path, combine, chunks):
     for name, text in (('1', 'aaa'), ('2', 'bb'), ('3', 'cccc'), ('4', 'd')):
         write(tmp_path / name, text)
     expected = [ENC.encode_with_special(chunk.replace('|', '<|endoftext|>')) for chunk in chunks]
@@ -112,7 +112,7 @@ def test_unknown_encoding(tmp_path, encoding):
     assert 'unknown text encoding' in error_of(load, path, encoding=encoding)
 
 
-def test_empty_corpus_names_what_it_matched(tmp_path):
+def test_an_empty_corpus_is_an_error_that_names_its_files(tmp_path):
     path = write(tmp_path / '1.txt', '')
     assert error_of(load, path) == f'the corpus {path} is empty: 0 tokens in {path}'
     for name in '2345':
@@ -165,7 +165,7 @@ def test_documents_that_are_held_out_are_not_trained_on():
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_documents_are_held_out_whole_and_in_order(seed):
+def test_held_out_documents_are_complete_and_in_order(seed):
     rng = np.random.default_rng(seed)
     chunks = [np.concatenate([np.append(np.full(rng.integers(4), document + 10 * number), 0) for document in range(1, 8)])
               for number in range(4)]
@@ -213,12 +213,12 @@ def test_joined_parts_are_one():
 
 
 def numbered(*sizes):
-    """Chunks in which each token is different, so that a sample tells where it starts."""
+    """Chunks in which each token is different, so that a sample shows where it starts."""
     return [np.arange(size) + 100 * number for number, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize('share', [0, 0.5])
-def test_a_file_that_is_truncated_while_samples_are_drawn_is_named(tmp_path, share):
+def test_an_error_names_a_file_that_is_truncated_while_samples_are_drawn(tmp_path, share):
     np.savez(tmp_path / 'a.npz', np.arange(9_000) % 50)
     chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
     if share:
@@ -242,7 +242,7 @@ def test_every_start_is_equally_likely():
     assert chi_square < 42.3        # 18 degrees of freedom, p = 0.001
 
 
-def test_each_place_is_drawn_once_in_turn():
+def test_each_start_is_drawn_once():
     """With the draws replaced by 0, 1, 2, ..., every possible start comes once, in order."""
     sampler = Sampler(numbered(1, 4, 2, 3, 1), seed=0)
 

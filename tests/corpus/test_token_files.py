@@ -30,7 +30,7 @@ def test_what_is_saved_is_loaded(tmp_path):
         assert npz['arr_11'].dtype == np.uint16
     with zipfile.ZipFile(path) as archive:
         assert {(member.compress_type, member.date_time) for member in archive.infolist()} == {
-            (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}        # no time of day: the same each time
+            (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}        # no time of day
 
 
 def test_what_is_saved_stays_in_its_file_and_is_the_same_each_time(tmp_path):
@@ -59,7 +59,7 @@ def test_an_array_in_a_file_is_sliced_like_one_in_memory(tmp_path):
             assert first[start:stop].dtype == expected.dtype
     for array in (np.asarray(first), np.array(first, np.int64), np.concatenate([first])):
         assert isinstance(array, np.ndarray) and array.tolist() == [*range(20)]
-    assert np.array(first, np.int64).dtype == np.int64
+    assert np.array(first, np.int64).dtype == np.int64 and np.asarray(first).dtype == expected.dtype
     with pytest.raises(ValueError, match='without a copy'):
         first.__array__(copy=False)
     assert second[:].tolist() == [0, 1, 2]
@@ -86,7 +86,7 @@ def test_a_read_may_return_less_than_it_was_asked_for(tmp_path, monkeypatch):
     assert array[10:90].tolist() == [*range(10, 90)]
 
 
-def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
+def test_a_read_error_names_the_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(5, 'Input/output error')
     np.savez(tmp_path / 'a.npz', np.arange(100))
@@ -95,10 +95,10 @@ def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
     assert error_of(lambda: array[:]) == f'cannot read {tmp_path}/a.npz: Input/output error'
 
 
-def test_a_chunk_larger_than_what_is_held_in_memory(tmp_path, monkeypatch):
+def test_a_chunk_too_large_for_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, '_HELD', 100)
     monkeypatch.setattr(token_files, 'PIECE', 7)
-    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))     # it waits beside the output
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'nowhere'))     # it is spooled next to the output
     text = 'x' * 99 + 'y' * 99
     save(str(tmp_path / 'a.npz'), write(tmp_path / 'text' / 'a', text), enc=WideEncoder())
     with np.load(tmp_path / 'a.npz') as npz:
@@ -114,12 +114,12 @@ def test_integers_of_any_kind(tmp_path, dtype, save_as):
     assert load(tmp_path / 'a.npz') == [[*range(99)], [0, 1, 2]]
 
 
-def test_a_good_file_is_not_read_again(tmp_path):
+def test_check_false_does_not_read_the_tokens(tmp_path):
     path = write(tmp_path / 'a.npz', SOUND)
     assert [array[:].tolist() for array in read_npz(path, 257, check=False)] == [(np.arange(100) + 0x41424344).tolist()]
 
 
-def test_a_lying_header_of_a_compressed_array(tmp_path):
+def test_a_wrong_size_in_the_header_of_a_compressed_array(tmp_path):
     path, array = str(tmp_path / 'a.npz'), io.BytesIO()
     np.save(array, np.arange(100))
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
@@ -128,13 +128,13 @@ def test_a_lying_header_of_a_compressed_array(tmp_path):
 
 
 @pytest.mark.parametrize('shape', [b'(990,)', b'( 10,)'])
-def test_a_lying_header(tmp_path, shape):
-    """The size that an array's header tells is not that of the archive's directory."""
+def test_a_wrong_size_in_a_header(tmp_path, shape):
+    """The size in an array's header is not that in the archive's directory."""
     path = write(tmp_path / 'a.npz', archive_bytes(arr_0=np.arange(100)).replace(b'(100,)', shape))
     assert 'an array has another size than the archive says' in error_of(list, read_npz(path, 257, check=False))
 
 
-def test_file_of_2019_is_loaded_small(tmp_path):
+def test_a_file_of_2019_is_loaded_in_the_smallest_dtype(tmp_path):
     path = str(tmp_path / 'old.npz')
     np.savez_compressed(path, np.array([1, 2, 3]), np.array([256, 0]))
     chunks = load_dataset(ENC, path, 50000)
