@@ -54,7 +54,8 @@ def test_the_longest_part_fits():
 def test_pair_ranks_finds_every_pair_and_no_other(monkeypatch, slots_per_pair, most_overflow):
     monkeypatch.setattr(merge_many, 'SLOTS_PER_PAIR', slots_per_pair)
     rng = np.random.default_rng(0)
-    pairs = rng.permutation(np.unique(rng.integers(0, 70_000, [5000, 2]), axis=0)).tolist()
+    pairs = np.concatenate([rng.integers(0, 70_000, [5000, 2]), [[1, right] for right in range(100)]])
+    pairs = rng.permutation(np.unique(pairs, axis=0)).tolist()
     ranks = [{} for _ in range(70_001)]
     for rank, (left, right) in enumerate(pairs):
         ranks[left][right] = rank
@@ -63,7 +64,8 @@ def test_pair_ranks_finds_every_pair_and_no_other(monkeypatch, slots_per_pair, m
     assert look_up.no_rank == len(pairs)
     assert look_up(lefts, rights).tolist() == list(range(len(pairs)))
     assert (look_up(rights, lefts) == [ranks[right].get(left, len(pairs)) for left, right in pairs]).all()
-    assert (look_up(lefts, np.full_like(lefts, merge_many.GONE)) == len(pairs)).all()
+    gone = np.full_like(lefts, merge_many.GONE)
+    assert (look_up(lefts, gone) == len(pairs)).all() and (look_up(gone, rights) == len(pairs)).all()
     assert 1 < len(look_up.overflow_keys) < most_overflow * len(pairs)
 
 
