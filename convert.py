@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src
 import numpy as np
 from tqdm import tqdm
 
-from command import models, whole_files
+from command import atomic_files, models
 from command.errors import UserError, run
 from command.flags import Parser
 from encoder import load_encoder
@@ -43,7 +43,7 @@ def parse_flags() -> argparse.Namespace:
     import_.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')
     import_.set_defaults(convert=from_hf)
     for command in (export, import_):
-        command.add_argument('--models_dir', metavar='DIR', default='models', help='directory that holds the models')
+        command.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
     return parser.parse_args()
 
 
@@ -76,7 +76,7 @@ def to_hf(args: argparse.Namespace) -> None:
             shutil.copyfile(os.path.join(source.directory, ours), os.path.join(unfinished, theirs))
         huggingface.write_settings(unfinished, source.hparams, source.encoder)
         card = model_card.model_card(source.directory, source.checkpoint)
-        whole_files.write_text(os.path.join(unfinished, 'README.md'), card)
+        atomic_files.write_text(os.path.join(unfinished, 'README.md'), card)
         with open(os.path.join(unfinished, huggingface.WEIGHTS), 'wb') as file:
             safetensors.write_safetensors(file, {tensor.hf_name: tensor.hf_shape for tensor in tensors},
                                           checkpoint_weights(source.checkpoint, tensors))
@@ -102,7 +102,7 @@ def from_hf(args: argparse.Namespace) -> None:
         raise UserError(f'{args.source} is not a directory; expected one with config.json and model.safetensors, as '
                         'Hugging Face\'s save_pretrained writes it')
     hparams = huggingface.read_config(args.source)
-    vocabulary = huggingface.read_vocabulary(args.source)
+    vocabulary = huggingface.read_tokenizer(args.source)
     weights = huggingface.Weights(args.source, hparams)
     tensors = sorted(huggingface.tensors(hparams))
     target = os.path.join(args.models_dir, args.output)
@@ -116,7 +116,7 @@ def from_hf(args: argparse.Namespace) -> None:
                                 map(weights.read, progress_bar(tensors)))
         with open(f'{prefix}.meta', 'wb') as file:
             file.write(meta_graph(hparams))
-        whole_files.write_text(os.path.join(unfinished, 'checkpoint'),
+        atomic_files.write_text(os.path.join(unfinished, 'checkpoint'),
                                'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n')
     print(f'{target}: {len(tensors)} weights of {args.source}')
 

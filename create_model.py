@@ -29,7 +29,7 @@ def parse_flags() -> argparse.Namespace:
     default = default_hparams()
     parser = Parser(description=__doc__)
     parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
-    parser.add_argument('--models_dir', metavar='DIR', default='models', help='directory that holds the models')
+    parser.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
     source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
     source.add_argument('--dataset', metavar='PATH',
                         help='text to learn the vocabulary from: a file, a directory, or a glob in quotes (text also as .gz, '

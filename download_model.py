@@ -24,7 +24,7 @@ import urllib3
 from tqdm import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
-from command import errors, flags, models, whole_files
+from command import atomic_files, errors, flags, models
 from command.errors import UserError, reason
 
 BASE_URL = 'https://openaipublic.blob.core.windows.net/gpt-2'
@@ -203,7 +203,7 @@ def download(name: str, models_dir: str = 'models', base_url: str = BASE_URL, re
     directory = os.path.join(models_dir, name)
     if not os.path.exists(os.path.join(directory, ORDER[-1])):      # a complete model may be read-only
         try:
-            whole_files.check_writable(directory)
+            atomic_files.check_writable(directory)
         except UserError as error:
             raise UserError(f'{error}; see --models_dir') from None
     if served != name:

@@ -26,7 +26,7 @@ def make_parser() -> flags.Parser:
     tokens = parser.add_argument_group('tokens')
     tokens.add_argument('--model_name', metavar='NAME', default='117M',
                         help='the model to be trained, for its vocabulary')
-    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='directory of the models')
+    tokens.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
     add_token_flags(tokens)
     return parser
 

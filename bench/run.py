@@ -24,7 +24,7 @@ from collections.abc import Callable
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'src'))
 
-from command import whole_files
+from command import atomic_files
 from command.errors import UserError, run
 from command.flags import Parser
 
@@ -156,7 +156,7 @@ def main() -> None:
         else:       # before the next one, which may take an hour and fail
             with open(README, encoding='utf-8') as file:
                 text = file.read()
-            whole_files.write_text(README, replace_section(text, name, section))
+            atomic_files.write_text(README, replace_section(text, name, section))
     if failed:
         raise UserError(f'these failed, and their sections are unchanged: {", ".join(failed)}')
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from command.atomic_files import replacing
 from command.errors import UserError, reason
-from command.whole_files import replacing
 from corpus.encode import TASK, Totals, cut_chunks, encode_files
 from corpus.find_files import find_files
 from corpus.read_text import TextFormat, read_documents

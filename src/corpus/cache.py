@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from command import whole_files
+from command import atomic_files
 from command.errors import UserError, reason
 from corpus.find_files import find_files
 from corpus.read_text import TextFormat
@@ -65,7 +65,7 @@ def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int
 
 def checksum(paths: Iterable[str]) -> str:
     """One checksum of several files."""
-    return hashlib.sha256(''.join(map(whole_files.sha256, paths)).encode()).hexdigest()
+    return hashlib.sha256(''.join(map(atomic_files.sha256, paths)).encode()).hexdigest()
 
 
 def _key(files: list[str], combine: int, format: TextFormat, vocabulary: str) -> str | None:
@@ -100,6 +100,6 @@ def _read_note(path: str) -> dict:
 
 def _write_note(path: str, note: dict) -> None:
     try:
-        whole_files.write_text(path, json.dumps(note) + '\n')
+        atomic_files.write_text(path, json.dumps(note) + '\n')
     except OSError as error:
         raise UserError(f'cannot write {path}: {reason(error)}') from None

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os
 
-from command.errors import UserError, reason
+from command.errors import UserError
+from command.read_files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +54,7 @@ def default_hparams() -> HParams:
 def load_hparams(directory: str) -> HParams:
     """Reads and checks `hparams.json` of a model directory. Raises UserError that names the file and the mistake."""
     path = os.path.join(directory, 'hparams.json')
-    try:
-        with open(path, encoding='utf-8') as file:
-            values = json.load(file)
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {reason(error)}') from None
-    except ValueError as error:
-        raise UserError(f'{path} is not JSON: {error}') from None
-    names = [field.name for field in dataclasses.fields(HParams)]
-    if not isinstance(values, dict):
-        raise UserError(f'{path} must hold an object with {", ".join(names)}')
+    values, names = read_json(path), [field.name for field in dataclasses.fields(HParams)]
     if missing := [name for name in names if name not in values]:
         raise UserError(f'{path} lacks {", ".join(missing)}')
     if extra := [name for name in values if name not in names]:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from command.errors import UserError, reason
+from command.errors import UserError
+from command.read_files import read_bytes, read_json
 from encoder import Encoder
 from network.hparams import HParams
 from vocabulary.files import write_vocabulary
@@ -67,7 +68,7 @@ def read_config(directory: str) -> HParams:
     Raises UserError for a config.json that cannot be read, or describes a network other than GPT-2's.
     """
     path = os.path.join(directory, 'config.json')
-    content = _read_json(path)
+    content = read_json(path)
     for setting, accepted in ARCHITECTURE.items():
         default = None if setting == 'model_type' else accepted[0]      # model_type is required
         if (value := content.get(setting, default)) not in accepted:
@@ -84,25 +85,6 @@ def read_config(directory: str) -> HParams:
     return hparams
 
 
-def _read_json(path: str) -> dict:
-    """The object in a JSON file. Raises UserError."""
-    try:
-        content = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} is not JSON: {error}') from None
-    if not isinstance(content, dict):
-        raise UserError(f'{path} must hold an object')
-    return content
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        with open(path, 'rb') as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {reason(error)}') from None
-
-
 def write_settings(directory: str, hparams: HParams, encoder: Encoder) -> None:
     """Writes config.json, generation_config.json and tokenizer_config.json."""
     generation = {'bos_token_id': encoder.end_of_text, 'eos_token_id': encoder.end_of_text}
@@ -115,7 +97,7 @@ def write_settings(directory: str, hparams: HParams, encoder: Encoder) -> None:
             file.write(json.dumps(content, indent=2) + '\n')
 
 
-def read_vocabulary(directory: str) -> tuple[bytes, bytes] | tuple[dict[str, int], list[list[str]]]:
+def read_tokenizer(directory: str) -> tuple[bytes, bytes] | tuple[dict[str, int], list[list[str]]]:
     """The vocabulary in a Hugging Face directory: the bytes of vocab.json and merges.txt, or ids and merges of tokenizer.json.
 
     Raises UserError if both are missing, or tokenizer.json holds another kind of tokenizer.
@@ -123,8 +105,8 @@ def read_vocabulary(directory: str) -> tuple[bytes, bytes] | tuple[dict[str, int
     names = [os.path.join(directory, name) for name in ('vocab.json', 'merges.txt')]
     path = os.path.join(directory, 'tokenizer.json')
     if not os.path.exists(path) or all(map(os.path.exists, names)):
-        return tuple(_read_bytes(name) for name in names)
-    content = _read_json(path)
+        return tuple(read_bytes(name) for name in names)
+    content = read_json(path)
     try:
         kind, pieces = content['model']['type'], content['pre_tokenizer']
         if (kind, pieces['type'], pieces['add_prefix_space']) != ('BPE', 'ByteLevel', False) or content['normalizer']:
@@ -138,7 +120,7 @@ def read_vocabulary(directory: str) -> tuple[bytes, bytes] | tuple[dict[str, int
 
 
 def copy_vocabulary(vocabulary: tuple, directory: str) -> None:
-    """Writes the result of `read_vocabulary` as encoder.json and vocab.bpe. Raises UserError or OSError."""
+    """Writes the result of `read_tokenizer` as encoder.json and vocab.bpe. Raises UserError or OSError."""
     if isinstance(vocabulary[0], dict):
         write_vocabulary(directory, *vocabulary)
         return
@@ -197,7 +179,7 @@ def _find_files(directory: str) -> dict[str, str]:
         with _open_safetensors(path) as file:
             return dict.fromkeys(file.keys(), path)
     if os.path.isfile(index):
-        files = _read_json(index).get('weight_map')
+        files = read_json(index).get('weight_map')
         if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
             raise UserError(f'{index} lacks weight_map, the file of each weight')
         # Only files next to the index, whatever paths it names.

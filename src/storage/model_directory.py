@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from command import whole_files
+from command import atomic_files
 from command.errors import UserError, reason
 from encoder import Encoder, load_encoder
 from network.hparams import HParams, check_vocabulary, load_hparams
@@ -51,13 +51,13 @@ def new_directory(target: str) -> Iterator[str]:
         raise UserError(f'{target} exists already: choose another name, or remove it')
     unfinished = f'{target}.part'
     if os.path.lexists(unfinished) and not os.path.isdir(unfinished):
-        raise UserError(f'{unfinished}, which would become {target} when it is complete, exists already: remove it')
+        raise UserError(f'{unfinished}, the name of the unfinished {target}, exists already: remove it')
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         os.makedirs(unfinished)
         yield unfinished
         for name in os.listdir(unfinished):
-            whole_files.sync(os.path.join(unfinished, name))
+            atomic_files.sync(os.path.join(unfinished, name))
         os.rename(unfinished, target)
     except OSError as error:
         raise UserError(f'cannot write {target}: {reason(error)}') from None

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 
-from command import whole_files
+from command import atomic_files
 from command.errors import UserError
 
 SUFFIXES = ('.index', '.data-00000-of-00001', '.meta')
@@ -33,8 +33,8 @@ class RunState:
 def write(prefix: str, state: RunState) -> None:
     """Writes the state of the checkpoint `prefix`, with checksums of the checkpoint's files and of the state itself."""
     content = {'state': dataclasses.asdict(state),
-               'files': {suffix: whole_files.sha256(prefix + suffix) for suffix in SUFFIXES if os.path.exists(prefix + suffix)}}
-    whole_files.write_text(f'{prefix}.json', json.dumps(content | {'sha256': _digest(content)}, indent=1) + '\n')
+               'files': {suffix: atomic_files.sha256(prefix + suffix) for suffix in SUFFIXES if os.path.exists(prefix + suffix)}}
+    atomic_files.write_text(f'{prefix}.json', json.dumps(content | {'sha256': _digest(content)}, indent=1) + '\n')
 
 
 def read(prefix: str) -> RunState | None:
@@ -57,7 +57,7 @@ def read(prefix: str) -> RunState | None:
         raise UserError(f'{path} is damaged')
     for suffix, expected in files.items():
         try:
-            actual = whole_files.sha256(prefix + suffix)
+            actual = atomic_files.sha256(prefix + suffix)
         except OSError:
             raise UserError(f'{prefix}{suffix} is missing') from None
         if actual != expected:

@@ -6,7 +6,7 @@ import shutil
 
 import tensorflow.compat.v1 as tf
 
-from command import models, whole_files
+from command import atomic_files, models
 from command.errors import UserError, reason
 from storage import check, checkpoints, run_state
 from storage.run_state import RunState
@@ -80,9 +80,9 @@ class RunSaver:
         try:
             self._saver.save(session, os.path.join(self.directory, 'model'), global_step=state.step, write_state=False)
             for suffix in run_state.SUFFIXES:
-                whole_files.sync(prefix + suffix)
+                atomic_files.sync(prefix + suffix)
             run_state.write(prefix, state)
-            whole_files.sync(self.directory)
+            atomic_files.sync(self.directory)
             self._make_newest(state)
         except (OSError, UserError, tf.errors.OpError) as error:
             with contextlib.suppress(OSError):
@@ -100,8 +100,8 @@ class RunSaver:
         outdated = checkpoints.outdated(self.directory, self._keep, spared)
         kept = [os.path.basename(path) for path in checkpoints.list_checkpoints(self.directory) if path not in outdated]
         lines = [f'model_checkpoint_path: "model-{state.step}"', *(f'all_model_checkpoint_paths: "{name}"' for name in kept)]
-        whole_files.write_text(os.path.join(self.directory, 'checkpoint'), '\n'.join(lines) + '\n')
-        whole_files.write_text(os.path.join(self.directory, 'counter'), f'{state.step}\n')
+        atomic_files.write_text(os.path.join(self.directory, 'checkpoint'), '\n'.join(lines) + '\n')
+        atomic_files.write_text(os.path.join(self.directory, 'counter'), f'{state.step}\n')
         for prefix in outdated:
             checkpoints.remove_checkpoint(prefix)
 

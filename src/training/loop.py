@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-from command import whole_files
+from command import atomic_files
 from command.errors import UserError
 from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
@@ -37,16 +37,15 @@ def train(job: Job, workers: Workers) -> None:
 
 def run_to_the_end(training: 'Training') -> str:
     """Makes updates, and between them what is due. Returns why the run ended or stopped, in words."""
-    while not (why := training.stop_request()):
+    why = training.stop_request()
+    while not why:
         if training.validation_is_due():
             training.validate()
         if training.samples_are_due():
             training.write_samples()
         if training.checkpoint_is_due():
             training.save()
-        if why := training.finished() or training.stop_request():
-            break
-        training.update()
+        why = training.finished() or training.stop_request() or training.update()
     return why
 
 
@@ -100,8 +99,11 @@ class Training:
         request = self._signal.received if self._workers.count == 1 else self._agreed_stop
         return request and f'{request}: stopping'
 
-    def update(self) -> None:
-        """Makes one update and reports it. Raises UserError, with what to try, if the loss or gradient is NaN or infinite."""
+    def update(self) -> str | None:
+        """Makes one update and reports it. Returns what asks the run to stop after it.
+
+        Raises UserError, with what to try, if the loss or the gradient is NaN or infinite.
+        """
         settings, state = self._settings, self._state
         rate = learning_rate(state.step + 1, peak=settings.learning_rate, schedule=settings.learning_rate_schedule,
                              warmup_steps=settings.warmup_steps, max_steps=settings.max_steps)
@@ -116,6 +118,7 @@ class Training:
             raise UserError(f'the loss of step {state.step} is {loss}, the norm of its gradient {norm}; {self._safe()}; try '
                             'a smaller --learning_rate, --clip_norm 1, --warmup_steps 100')
         self._report(loss, norm, rate, seconds)
+        return self.stop_request()
 
     def _draw_batches(self) -> list[tuple]:
         """The batches of one update: pairs of inputs and labels."""
@@ -178,7 +181,7 @@ class Training:
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
         text = ''.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
         self.print(text)
-        whole_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)
+        atomic_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)
         self._state.sampled = self._state.step
 
     def _sample(self, n: int) -> list[str]:

@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from command import whole_files
+from command import atomic_files
 from command.errors import UserError, reason
 from storage import run_directory
 
@@ -68,7 +68,7 @@ class Log:
         rows = [row for row in read_metrics(self._path)
                 if row['step'] <= (state.validated if 'val_loss' in row else state.step)]
         try:
-            whole_files.write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
+            atomic_files.write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
             self._file = open(self._path, 'a', encoding='utf-8')    # noqa: SIM115  (open until close)
             self._writer = tf.summary.FileWriter(directory)
             # Makes TensorBoard drop what an earlier process wrote about later steps.

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
-from command import models, whole_files
+from command import atomic_files, models
 from command.errors import UserError, reason
 from corpus import cache
 from corpus.batches import validation_batches
@@ -104,8 +104,8 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             check_checkpoint(checkpoint, model.hparams.shapes())
         train, validation, corpus_key = read_corpus(settings, model, cluster)
         if settings.dry_run:
-            whole_files.check_writable(settings.run_directory)
-            whole_files.check_writable(settings.sample_directory)
+            atomic_files.check_writable(settings.run_directory)
+            atomic_files.check_writable(settings.sample_directory)
         elif cluster.index == 0:
             make_writable(settings.sample_directory)
             checkpoints.clean(settings.run_directory)

@@ -9,7 +9,7 @@ import platform
 
 import numpy as np
 
-from command import whole_files
+from command import atomic_files
 from corpus.token_files import PIECE
 from storage.run_directory import SETTINGS
 from training.settings import Settings
@@ -78,4 +78,4 @@ def changes(before: dict, now: dict) -> list[str]:
 
 
 def write_record(directory: str, record: dict) -> None:
-    whole_files.write_text(os.path.join(directory, SETTINGS), json.dumps(record, indent=1) + '\n')
+    atomic_files.write_text(os.path.join(directory, SETTINGS), json.dumps(record, indent=1) + '\n')

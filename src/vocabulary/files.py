@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 
 from command.errors import UserError, reason
+from command.read_files import read_bytes
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
 
 
@@ -65,10 +66,7 @@ def _read_merges(path: str, ids: dict[str, int]) -> list[tuple[str, str]]:
 
 def _read(path: str) -> str:
     try:
-        with open(path, 'rb') as file:
-            return file.read().decode()
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {reason(error)}') from None
+        return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         line = error.object.count(b'\n', 0, error.start) + 1
         raise UserError(f'{path} line {line} is not UTF-8: {error.reason}') from None

@@ -221,12 +221,12 @@ def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeyp
 def test_tokens_that_are_truncated_during_training_end_it_in_one_line(train, home, monkeypatch):
     from training import loop
     np.savez(home / 'given.npz', np.arange(5000) % 250)
-    observe = loop.Training.observe
+    update = loop.Training.update
 
     def cut(self):
-        observe(self)
         os.truncate(home / 'given.npz', 100)
-    monkeypatch.setattr(loop.Training, 'observe', cut)
+        update(self)
+    monkeypatch.setattr(loop.Training, 'update', cut)
     with pytest.raises(UserError, match='given.npz was truncated while it was in use'):
         train('--dataset', 'given.npz', '--max_steps', 9, *FLAGS)
 

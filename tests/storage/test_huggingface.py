@@ -55,7 +55,7 @@ def read(directory):
     """All of a Hugging Face directory: sizes, vocabulary, and weights by TensorFlow's names."""
     hparams = huggingface.read_config(str(directory))
     weights = huggingface.Weights(str(directory), hparams)
-    vocabulary = huggingface.read_vocabulary(str(directory))
+    vocabulary = huggingface.read_tokenizer(str(directory))
     return hparams, vocabulary, {tensor.name: weights.read(tensor) for tensor in huggingface.tensors(hparams)}
 
 
@@ -149,11 +149,11 @@ def test_a_tokenizer_json_is_read(there, settings_directory, tmp_path, merges_as
     if merges_as_lists:
         content['model']['merges'] = [merge.split(' ') for merge in content['model']['merges']]
     (there / 'tokenizer.json').write_text('not read while the two other files exist')
-    assert isinstance(huggingface.read_vocabulary(str(there))[0], bytes)
+    assert isinstance(huggingface.read_tokenizer(str(there))[0], bytes)
     (there / 'tokenizer.json').write_text(json.dumps(content))
     (there / 'merges.txt').unlink()
     (tmp_path / 'out').mkdir()
-    huggingface.copy_vocabulary(huggingface.read_vocabulary(str(there)), str(tmp_path / 'out'))
+    huggingface.copy_vocabulary(huggingface.read_tokenizer(str(there)), str(tmp_path / 'out'))
     for name in ('encoder.json', 'vocab.bpe'):
         assert (tmp_path / 'out' / name).read_bytes() == (settings_directory / name).read_bytes()
 
@@ -170,7 +170,7 @@ def test_other_tokenizers_are_refused(there, settings_directory, changes, words)
     (there / 'merges.txt').unlink()
     (there / 'tokenizer.json').write_text(json.dumps(tokenizer(settings_directory, **changes)))
     with pytest.raises(UserError, match=words) as error:
-        huggingface.read_vocabulary(str(there))
+        huggingface.read_tokenizer(str(there))
     assert str(there / 'tokenizer.json') in str(error.value)
 
 

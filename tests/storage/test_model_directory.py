@@ -178,7 +178,7 @@ def test_every_script_refuses_a_run_whose_checksums_do_not_match(run, mistake, s
     (lambda target: target.mkdir() or (target / 'x').touch(), '{} exists already: choose another name, or remove it'),
     (lambda target: target.touch(), '{} exists already: choose another name, or remove it'),
     (lambda target: target.symlink_to('nowhere'), '{} exists already: choose another name, or remove it'),
-    (lambda target: (target.parent / 'new.part').touch(), '{}.part, which would become {} when it is complete, exists already')])
+    (lambda target: (target.parent / 'new.part').touch(), '{}.part, the name of the unfinished {}, exists already')])
 def test_an_output_that_exists(home, mistake, block, words):
     block(home / 'models/new')
     words = words.format('models/new', 'models/new')

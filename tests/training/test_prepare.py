@@ -69,17 +69,17 @@ def test_every_flag_is_compared_or_may_differ():
 def test_a_flag_that_differs_is_named(make_job, flag):
     value = getattr(make_job().settings, flag)
     other = not value if isinstance(value, bool) else 'other' if value is None or isinstance(value, str) else value + 1
-    with pytest.raises(UserError, match=f'^--{flag} is {re.escape(f"{other} with worker 2 and {value} with worker 0")}: '):
+    with pytest.raises(UserError, match=f'^--{flag} is {re.escape(f"{other} for worker 2 but {value} for worker 0")}: '):
         agree(make_job(), make_job(), make_job(**{flag: other}))
 
 
 @pytest.mark.parametrize(('change', 'error'), [
     (lambda job: setattr(job, 'model', dataclasses.replace(job.model, hparams=dataclasses.replace(HPARAMS, n_head=3))),
-     "the model is .*'n_head': 3.* with worker 1 and .*'n_head': 2.* with worker 0"),
-    (lambda job: job.record['corpus'].update(sha256='1123456789'), r'the corpus is 9 tokens \(11234567\) with worker 1'),
-    (lambda job: job.record['corpus'].update(tokens=8), r'the corpus is 8 tokens \(01234567\) with worker 1'),
-    (lambda job: job.validation.pop(), 'the validation data is .{8} with worker 1 and .{8} with worker 0'),
-    (lambda job: job.record['versions'].clear(), 'the version of TensorFlow is None with worker 1 and 2.21 with worker 0')])
+     "the model is .*'n_head': 3.* for worker 1 but .*'n_head': 2.* for worker 0"),
+    (lambda job: job.record['corpus'].update(sha256='1123456789'), r'the corpus is 9 tokens \(11234567\) for worker 1'),
+    (lambda job: job.record['corpus'].update(tokens=8), r'the corpus is 8 tokens \(01234567\) for worker 1'),
+    (lambda job: job.validation.pop(), 'the validation data is .{8} for worker 1 but .{8} for worker 0'),
+    (lambda job: job.record['versions'].clear(), 'the version of TensorFlow is None for worker 1 but 2.21 for worker 0')])
 def test_a_job_that_differs_is_named(make_job, change, error):
     jobs = make_job(), make_job()
     change(jobs[1])

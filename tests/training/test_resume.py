@@ -201,7 +201,7 @@ def test_a_save_whose_unfinished_file_cannot_be_written_leaves_nothing(train, ho
         write(prefix, state)
     monkeypatch.setattr(run_state, 'write', blocked)
     with pytest.raises(UserError, match='cannot save checkpoint/run1/model-3: cannot write checkpoint/run1/model-3.json.part, '
-                                        'which .*: Is a directory; .*; checkpoint/run1/model-2 is unchanged'):
+                                        'the unfinished .*: Is a directory; .*; checkpoint/run1/model-2 is unchanged'):
         train('--max_steps', 3, *SMALL)
     assert not list((home / 'checkpoint/run1').glob('model-3*'))
 

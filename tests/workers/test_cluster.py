@@ -12,9 +12,10 @@ import time
 
 import pytest
 
+from checkpoint_files import write_checkpoint, zeros
 from command import errors
 from command.errors import UserError, WorkerLost
-from conftest import TEXT, write_zeros
+from conftest import TEXT
 from network.hparams import load_hparams
 from workers import cluster, local, slurm
 from workers.cluster import Cluster
@@ -155,7 +156,7 @@ def train_error(settings_directory, tmp_path, monkeypatch, capfd):
     """Runs train.py in this process, which cannot import TensorFlow; returns its line on stderr and asserts its status."""
     shutil.copytree(settings_directory, tmp_path / 'models/toy')
     (tmp_path / 'models/toy/checkpoint').write_text('model_checkpoint_path: "model.ckpt"\n')
-    write_zeros(tmp_path / 'models/toy/model.ckpt', load_hparams(str(settings_directory)).shapes())
+    write_checkpoint(tmp_path / 'models/toy/model.ckpt', zeros(load_hparams(str(settings_directory)).shapes()))
     (tmp_path / 'corpus.txt').write_text(TEXT)
     monkeypatch.chdir(tmp_path)
     for name in ('tensorflow', 'tensorflow.compat.v1'):
