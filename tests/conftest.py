@@ -160,3 +160,13 @@ def one_line_error(result):
     assert result.returncode == 2, result.stderr + result.stdout
     [line] = result.stderr.splitlines()
     return line
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """The flags of train.py, parsed: parse('--max_steps', 3) -> Namespace."""
+    def run(*flags):
+        import train
+        monkeypatch.setattr(sys, 'argv', ['train.py', '--dataset', 'corpus.txt', *map(str, flags)])
+        return train.parse_flags()
+    return run

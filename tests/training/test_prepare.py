@@ -16,7 +16,6 @@ from load_dataset import Sampler
 from network.hparams import HParams
 from storage.model_directory import Model
 from storage.run_state import RunState
-from train import parse_flags
 from training.prepare import ALIKE, Job, prepare
 from training.settings import Settings, make_settings
 from workers.cluster import ONE_WORKER, Cluster
@@ -27,14 +26,6 @@ OWN = {'dataset', 'processes', 'no_cache', 'model_name', 'models_dir', 'warn_epo
        'overwrite', 'save_every', 'save_secs', 'keep', 'plot', 'dry_run', 'sample_every', 'sample_length', 'sample_num', 'top_k',
        'top_p', 'val_dataset', 'keep_best', 'local_workers', 'max_restarts', 'workers', 'worker_index', 'slurm', 'dist_timeout',
        'dist_startup_timeout', 'worker_count'}
-
-
-@pytest.fixture
-def parse(monkeypatch):
-    def run(*flags):
-        monkeypatch.setattr(sys, 'argv', ['train.py', '--dataset', 'corpus.txt', *map(str, flags)])
-        return parse_flags()
-    return run
 
 
 @pytest.fixture

@@ -7,18 +7,9 @@ import pytest
 
 from command.errors import UserError
 from network.hparams import HParams
-from train import parse_flags
 from training.settings import RECOMPUTE_FROM, Settings, check_flags, make_settings
 
 SMALL, SHORT = HParams(50257, 1024, 768, 12, 12), HParams(300, 32, 24, 3, 2)
-
-
-@pytest.fixture
-def parse(monkeypatch):
-    def run(*flags):
-        monkeypatch.setattr(sys, 'argv', ['train.py', '--dataset', 'corpus.txt', *map(str, flags)])
-        return parse_flags()
-    return run
 
 
 def test_the_fields_are_the_flags_and_the_number_of_workers(parse):
