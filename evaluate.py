@@ -32,8 +32,8 @@ def parse_flags() -> argparse.Namespace:
     what.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
     data = parser.add_argument_group('data')
     data.add_argument('--dataset', metavar='PATH', required=True,
-                      help='text or .npz to predict (required): a file, a directory, or a glob in quotes (text also as .gz, .zst, '
-                           '.jsonl, .csv)')
+                      help='text or .npz to predict (required): a file, a directory, or a glob in quotes (text also '
+                           'as .gz, .zst, .jsonl, .csv)')
     add_text_flags(data)
     add_token_flags(data)
     window = parser.add_argument_group('window')

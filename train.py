@@ -137,7 +137,8 @@ def add_validation_flags(group) -> None:
     group.add_argument('--val_split', metavar='SHARE', type=fraction, default=0.0,
                        help='share of the documents to validate on, and not to train on')
     group.add_argument('--val_batch_size', metavar='N', type=positive_int, default=2, help='sequences in a batch')
-    group.add_argument('--val_batch_count', metavar='N', type=positive_int, default=40, help='how many batches, the same each time')
+    group.add_argument('--val_batch_count', metavar='N', type=positive_int, default=40,
+                       help='how many batches, the same each time')
     group.add_argument('--val_every', metavar='N', type=non_negative_int, default=0,
                        help='validate every N steps; 0: never')
     group.add_argument('--keep_best', action='store_true',

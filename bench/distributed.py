@@ -146,7 +146,7 @@ def run_worker(settings: dict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """Where a worker runs: its ports for TensorFlow and the ring, its core, and what starts a process there."""
+    """Where a worker runs: its ports for TensorFlow and the ring, its core, and the command that starts a process there."""
     host: str
     ports: tuple[int, int]
     core: int

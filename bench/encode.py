@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Encoding speed beside the peers, in turns, on the same texts with the same vocabulary.
+"""Measures encoding speed against tiktoken, tokenizers and the encoder of 2019.
 
     pip install -r bench/requirements.txt
     bench/encode.py VOCABULARY_DIR TEXT [--rounds 5] [--only English code Unicode end_to_end] [--memory]
 
-VOCABULARY_DIR has GPT-2's encoder.json and vocab.bpe; TEXT, such as Shakespeare's plays, opens the English one. The script
-makes the texts from what Python brings along; --texts DIR keeps them. In each round every contestant is made anew and goes
-over the text twice, cold and warm; ratios are taken within a round, and the tables have their medians. With the slow ones,
-all get a fifth of the text. end_to_end: 200 MB from file to file, as commands. --memory: the resident memory of encode.py
-on 1 GB.
+VOCABULARY_DIR has GPT-2's encoder.json and vocab.bpe. TEXT, such as Shakespeare's plays, is the beginning of the English
+text; the rest of the texts is made from Python's standard library and documentation, and --texts DIR keeps them. All
+contestants have the same texts and the same vocabulary, and take turns. In each round every contestant is created again and
+encodes the text twice, cold and warm. Ratios are taken within a round; the tables have their medians. In comparisons with slow
+contestants, all get a fifth of the text. end_to_end: 200 MB from file to file, by whole commands. --memory: the resident
+memory of encode.py on 1 GB.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def repeated(parts: list[str]) -> str:
 
 
 def sources(directory: str) -> Iterator[str]:
-    """The text of each Python source below a directory; of the standard library without what was installed into it."""
+    """The text of each Python source below a directory, without installed packages."""
     for path in sorted(glob.glob(os.path.join(glob.escape(directory), '**', '*.py'), recursive=True)):
         if 'site-packages' not in os.path.relpath(path, directory):
             with open(path, encoding='utf-8', errors='ignore') as file:
@@ -172,8 +173,8 @@ def tokenizers(directory: str):
 
 
 class Encoder2019:
-    """As encoders of 2019 went about it: a set of pairs for each merge, a search for the best of them by `min`, a join of
-    the merged tokens as the value of a table without bound."""
+    """The algorithm of the encoders of 2019: for each merge a set of all pairs, from which `min` takes the best; results are
+    kept, as joined strings, in a dict without limit."""
 
     def __init__(self, directory: str):
         with open(os.path.join(directory, 'encoder.json'), encoding='utf-8') as file:
@@ -233,7 +234,7 @@ def cut_up(text: str) -> list[str]:
 
 
 def measure(name: str, size: int, contestants: dict, args: argparse.Namespace) -> str:
-    """Lets all encode the beginning of a text in turns. Returns the table."""
+    """All contestants encode the beginning of a text in turns. Returns the table."""
     parts = cut_up(make_text(name, args).encode()[:size].decode(errors='ignore'))
     size = sum(len(part.encode()) for part in parts)
     rates = {contestant: [] for contestant in contestants}      # of each round: cold and warm, bytes per second
@@ -271,7 +272,7 @@ def tiktoken_file(directory: str, source: str, target: str) -> None:
 
 
 def run(command: list[str], watch: bool = False) -> tuple[float, int, int]:
-    """(seconds; most resident bytes of one process, and of all at once without counting shared pages twice: if watched)."""
+    """Seconds, and, if watched, the peak of resident bytes of one process and of all together (shared pages counted once)."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     one = all_together = 0
@@ -286,7 +287,7 @@ def run(command: list[str], watch: bool = False) -> tuple[float, int, int]:
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and those that it started, and so on."""
+    """The process and all its descendants."""
     yield pid
     try:
         with open(f'/proc/{pid}/task/{pid}/children') as file:
@@ -298,7 +299,7 @@ def family(pid: int) -> Iterator[int]:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """(resident bytes, those with shared pages divided among the processes that share them); 0, 0 when it has ended."""
+    """Resident bytes, and the same with shared pages divided among the processes that share them; 0, 0 after its end."""
     try:
         with open(f'/proc/{pid}/smaps_rollup') as file:
             kilobytes = dict(re.findall(r'^(Rss|Pss):\s+(\d+) kB', file.read(), re.MULTILINE))
@@ -317,7 +318,7 @@ def write_file(path: str, size: int, args: argparse.Namespace) -> None:
 
 
 def our_command(directory: str, source: str, target: str, models: str) -> list[str]:
-    """encode.py with that vocabulary, by way of a model directory that holds it and sizes alone."""
+    """The command of encode.py with that vocabulary, in a model directory without weights."""
     model = os.path.join(models, 'bench')
     if not os.path.exists(model):
         os.mkdir(model)
@@ -349,7 +350,8 @@ def end_to_end(args: argparse.Namespace) -> str:
     ratio = statistics.median(b / a for a, b in seconds)
     ours_median, theirs_median = (statistics.median(column) for column in zip(*seconds))
     return '\n'.join([
-        f'From file to file, {size:.0f} MB, {args.rounds} rounds', '', '| | this toolkit is faster | s | MB/s |', '|---' * 4 + '|',
+        f'From file to file, {size:.0f} MB, {args.rounds} rounds', '',
+        '| | this toolkit is faster | s | MB/s |', '|---' * 4 + '|',
         f'| encode.py | 1.00 | {ours_median:.1f} | {size / ours_median:.1f} |',
         f'| tiktoken, two threads | {ratio:.2f} | {theirs_median:.1f} | {size / theirs_median:.1f} |', ''])
 

@@ -3,8 +3,8 @@
 
     bench/faults.py [--kills 100] [--damages 50] [--seed 0]
 
-Kills a training process that saves at each step, starts it again each time, and at the end compares the weights with those
-of an undisturbed run. Then truncates, or flips a byte of, one of the newest checkpoint's files before each start.
+Kills a training process that saves at each step, starts it again each time, and finally compares the weights with those of an
+undisturbed run. Then, before each further start, truncates one of the newest checkpoint's files or flips a bit of it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The network as the graphs of 2019 had it, op for op, as a peer for the measurements; nothing else uses it."""
+"""The network as the graphs of 2019 had it, op for op: a contestant of the benchmarks. Nothing else uses it."""
 
 import math
 

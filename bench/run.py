@@ -119,7 +119,8 @@ def parse_flags() -> argparse.Namespace:
     parser = Parser(description=__doc__.partition('\n')[0])
     parser.add_argument('--only', metavar='NAME', nargs='+', choices=BENCHMARKS, default=list(BENCHMARKS),
                         help=f'run only these, of {", ".join(BENCHMARKS)} (default: all)')
-    parser.add_argument('--quick', action='store_true', help='few rounds; print the sections, and leave bench/README.md unchanged')
+    parser.add_argument('--quick', action='store_true',
+                        help='few rounds; print the sections, and leave bench/README.md unchanged')
     parser.add_argument('--vocabulary', metavar='DIR', default=os.environ.get('GPT2_VOCABULARY'),
                         help='directory of GPT-2\'s encoder.json and vocab.bpe (default: $GPT2_VOCABULARY)')
     parser.add_argument('--text', metavar='FILE', help='English text file')

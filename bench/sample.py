@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Sampling speed and memory beside the peers, in turns: GPT-2's 124M shapes, random weights, float32, top_k 40.
+"""Measures sampling speed and memory against PyTorch, CTranslate2 and the loop of 2019.
 
     pip install -r bench/requirements.txt
     bench/sample.py [--rounds 3]
 
-Each contestant is a process that stays. In each round all write a text from one token, one after the other, and reading
-large arrays tells what the memory gives. Ratios are taken within a round; the table has their medians.
+All have GPT-2's 124M shapes, random weights, float32, top_k 40. Each contestant is a process that keeps running. In each round
+all write a text from one token, one after the other, and the memory's bandwidth is measured by reading large arrays. Ratios are
+taken within a round; the table has their medians.
 """
 
 import argparse
@@ -34,7 +35,7 @@ START = HPARAMS.n_vocab - 1
 
 
 class Numbers:
-    """Stands for an encoder where only ids matter."""
+    """A stand-in for an encoder where only ids matter."""
     n_vocab, end_of_text = HPARAMS.n_vocab, START
 
     def encode(self, _) -> list[int]:
@@ -185,7 +186,7 @@ CONTESTANTS = {'this toolkit': ours, 'Hugging Face generate': hugging_face, 'CTr
 
 
 def contest(name: str) -> None:
-    """Writes texts as each line of standard input says, and prints the figures as JSON."""
+    """Writes the texts that each line of standard input asks for, and prints the figures as JSON."""
     with tempfile.TemporaryDirectory() as directory:
         write = CONTESTANTS[name](directory)
         for line in sys.stdin:
@@ -200,7 +201,7 @@ def contest(name: str) -> None:
 
 
 class Contestant:
-    """A process that writes a text when told to. texts: the figures of those of each case."""
+    """A process that writes a text for each request. texts: the figures of the texts of each case."""
 
     def __init__(self, name: str):
         self.name, self.texts = name, {case: [] for case in CASES}

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Training speed and memory beside the peers: the same work, each in its own process, in turns.
+"""Measures training speed and memory against PyTorch and the graph of 2019.
 
     pip install -r bench/requirements.txt
     bench/train.py [--rounds 7] [--only peers memory batch size]
 
-The work: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. The contestants of a group
-are started one after the other, and stay; then they take turns of one step each, so that all see the same weather on a
-shared machine, and so does the roof, a large float32 matmul. Ratios are taken within a round; the table has their medians.
-The first two steps of each (compilation, first allocation) are not counted. A group fits in 20 GB of memory.
+The work is the same for all: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. The
+contestants of a group are processes that are started one after the other and keep running. Then they take turns of one step
+each, so that load on the machine affects all alike. The roof, a large float32 matmul, takes its turn too. Ratios are taken
+within a round; the table has their medians. The first two steps of each (compilation, first allocation) are not counted. A
+group fits in 20 GB of memory.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def sizes(work: dict) -> dict:
 
 
 def gigaflops(work: dict) -> float:
-    """Of one step's matmuls: forward, and twice that backward, attention only where it is not masked."""
+    """GFLOPs of one step's matmuls: forward, twice as many backward; attention without its masked half."""
     size, rows, sequence = sizes(work), work['batch'] * work['sequence'], work['sequence']
     weights = 12 * size['n_layer'] * size['n_embd'] ** 2 + size['n_vocab'] * size['n_embd']
     attention = 2 * size['n_layer'] * size['n_embd'] * sequence / 2
@@ -93,7 +94,7 @@ def ours(work: dict):
             step = optimizer.TrainStep(loss, tf.trainable_variables(), memory_saving=recompute)
 
         def initialize(session):
-            for variable in tf.trainable_variables():   # one by one, as from a file: drawn all at once, they leave holes
+            for variable in tf.trainable_variables():   # one by one, as from a file: drawn together, they fragment the memory
                 session.run(variable.initializer)
             step.initialize(session)
         return lambda session, feed: step.run(session, [feed], 2e-5), initialize
@@ -166,7 +167,7 @@ def contest(group: str, name: str) -> None:
 
 
 class Contestant:
-    """A process that makes a step when told to. steps: the figures of each."""
+    """A process that makes a step for each request. steps: the figures of each step."""
 
     def __init__(self, group: str, name: str):
         self.name, self.steps = name, []

@@ -58,7 +58,7 @@ def toy(toy_directory):
 
 @pytest.fixture(scope='session')
 def settings_directory(tmp_path_factory):
-    """What a model directory holds beside its weights: a toy vocabulary, and sizes for two blocks."""
+    """A model directory without weights: a toy vocabulary, and sizes for two blocks."""
     directory = tmp_path_factory.mktemp('settings')
     ids, merges = learn_vocabulary([TEXT], 300)
     write_vocabulary(str(directory), ids, merges)

@@ -19,8 +19,9 @@ from vocabulary.spelling import END_OF_TEXT
 
 safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-huggingface.txt)')
 TINY = f'{ROOT}/models/tiny'
-NASTY = ["it's we'Re\u2019ll  x", ' \u00a0\u3000 \t\n\n  end ', 'e\u0301\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2603\ufe0f',
-         '\u0000\u0001\ufeff\ufffd\u2028', '\u0661\u0662\u2167\u00bd \u0e20\u0e32\u0e29\u0e32 \u4e2d\u6587\u3002', '#version: 0.2\r\n',
+NASTY = ["it's we'Re\u2019ll  x", ' \u00a0\u3000 \t\n\n  end ',
+         'e\u0301\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2603\ufe0f', '\u0000\u0001\ufeff\ufffd\u2028',
+         '\u0661\u0662\u2167\u00bd \u0e20\u0e32\u0e29\u0e32 \u4e2d\u6587\u3002', '#version: 0.2\r\n',
          f'a{END_OF_TEXT}{END_OF_TEXT} b<|endoftext', 'x' * 300]
 
 
@@ -216,7 +217,8 @@ def refused(convert, home, *arguments):
 @pytest.mark.parametrize(('change', 'words'), [
     (lambda d: edit(d / 'config.json', model_type='gpt_neo'), "model_type is 'gpt_neo'"),
     (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), 'damaged'),
-    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'), 'the vocabulary in there is not valid: merges.txt line 2')])
+    (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'),
+     'the vocabulary in there is not valid: merges.txt line 2')])
 def test_an_invalid_directory_is_refused(convert, there, home, change, words):
     change(there)
     assert words in refused(convert, home, 'from_hf', 'there', 'back')

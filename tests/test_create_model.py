@@ -119,7 +119,8 @@ def test_bad_input_is_refused_before_tensorflow_and_leaves_nothing(create, home,
 def test_memory_is_checked_against_the_smallest_vocabulary(create, monkeypatch, available, fits):
     import create_model
     monkeypatch.setattr(create_model, 'available_memory', lambda: available)
-    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=r'needs 0.0 GB for its weights, 0.0 GB are available'):
+    message = r'needs 0.0 GB for its weights, 0.0 GB are available'
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=message):
         create('new', '--dataset', 'corpus.txt', *SIZE)
 
 

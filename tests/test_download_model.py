@@ -150,7 +150,8 @@ def run(tmp_path, monkeypatch, capsys):
 
 def start(server, cwd, **kwargs):
     """Starts a process that runs the script with the sizes and checksums of the toy files."""
-    code = (f'import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\nimport download_model as d\nfrom command import errors\n'
+    code = (f'import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\nimport download_model as d\n'
+            'from command import errors\n'
             f'd.KNOWN_SIZES["124M"] = {len(BODIES[WEIGHTS])}\nd.KNOWN_SHA256 = {SHA256}\nd.CHUNK = 1000\n'
             'errors.run(d.main)')
     return subprocess.Popen([sys.executable, '-c', code, '124M', '--base_url', server.url], cwd=cwd, text=True,
@@ -176,7 +177,8 @@ def test_a_wrong_command_is_one_line(tmp_path, run, args, names):
 
 
 def test_an_unknown_name_is_one_line(tmp_path):
-    result = subprocess.run([sys.executable, SCRIPT, '999M'], check=False, cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    result = subprocess.run([sys.executable, SCRIPT, '999M'], check=False, cwd=tmp_path, text=True, capture_output=True,
+                            timeout=60)
     assert (result.returncode, result.stdout) == (2, '')
     assert result.stderr == ("download_model.py: no published model is called '999M'; there are 124M, 355M, 774M, "
                              "1558M, 117M, 345M\n")

@@ -152,4 +152,5 @@ def test_an_encoder_that_does_not_fit_is_refused_before_tensorflow(mistake, home
     shutil.copytree(model_directory, directory)
     sizes = json.loads((directory / 'hparams.json').read_text())
     (directory / 'hparams.json').write_text(json.dumps(sizes | {'n_vocab': 260}))
-    assert mistake('evaluate.py', '--dataset', 'corpus.txt', '--model_name', 'small').startswith('models/small: encoder.json has ')
+    line = mistake('evaluate.py', '--dataset', 'corpus.txt', '--model_name', 'small')
+    assert line.startswith('models/small: encoder.json has ')

@@ -1,4 +1,4 @@
-"""The rooms of src: imports point up the list of rooms, in no circle; functions fit in the eye; DEVELOPERS.md shows it as it is."""
+"""The rooms of src: imports point up the list of rooms, in no circle; functions are short; DEVELOPERS.md lists the files."""
 
 import ast
 import os

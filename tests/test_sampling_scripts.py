@@ -303,7 +303,8 @@ def test_a_bad_flag_is_one_line_before_tensorflow(without_tensorflow, script_nam
     assert result.stdout == ''
 
 
-@pytest.mark.parametrize('text', ['3.5', '[1, 2]', 'a,b', 'True', "it's", 'a=b', '-', '--', '--length', '-x', '{a: b}', '# a', '\\n'])
+@pytest.mark.parametrize('text', ['3.5', '[1, 2]', 'a,b', 'True', "it's", 'a=b', '-', '--', '--length', '-x', '{a: b}', '# a',
+                                  '\\n'])
 def test_texts_stay_as_they_are_given(parse, text):
     flags = parse(INTERACTIVE, '--prompt', text, '--stop', text, f'--stop={text}!', '--stop', 'c')
     assert (flags.prompt, flags.settings.stop) == (text, (text, f'{text}!', 'c'))

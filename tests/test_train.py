@@ -242,7 +242,8 @@ def test_a_real_lack_of_memory_is_one_line(script):
     """oneDNN's allocator has a limit that can be lowered; TensorFlow's own has none."""
     line = one_line_error(script('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1,
                                  '--batch_size', 512, env=os.environ | {'TF_MKL_ALLOC_MAX_BYTES': '20000000'}))
-    assert 'out of memory in step 1 (models/toy/model.ckpt is safe); try, in this order, each with those before it: --batch_size 1' in line
+    assert ('out of memory in step 1 (models/toy/model.ckpt is safe); '
+            'try, in this order, each with those before it: --batch_size 1') in line
 
 
 BAD_FLAGS = [
@@ -261,7 +262,9 @@ BAD_FLAGS = [
     (['--model_name', 'broken_hparams'], 'hparams.json is not JSON'),
     (['--model_name', 'broken_encoder'], 'encoder.json'),
     (['--model_name', 'broken_vocab'], 'vocab.bpe'),
-    (['--model_name', 'no_weights'], "no checkpoint 'models/no_weights'; models/no_weights/checkpoint is missing, or does not name one that is there; checkpoints there: models/no_weights/model.ckpt"),
+    (['--model_name', 'no_weights'],
+     ("no checkpoint 'models/no_weights'; models/no_weights/checkpoint is missing, or does not name one that is there; "
+      'checkpoints there: models/no_weights/model.ckpt')),
     (['--restore_from', 'nowhere'], "no checkpoint 'nowhere'"),
     (['--optimizer', 'lion'], "argument --optimizer: invalid choice: 'lion'"),
     (['--batch_size', '0'], "argument --batch_size: expected a whole number above 0, not '0'"),

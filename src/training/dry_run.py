@@ -41,7 +41,8 @@ def _model(job: Job, step: Step) -> list[str]:
     parts = memory.parameters(job.model.hparams)
     lines = [f'model: {job.model.directory}', *(_row(part, count) for part, count in parts.items()),
              _row('parameters', sum(parts.values())),
-             _row('trained', memory.trained_parameters(step), f'with {job.settings.optimizer}, from {job.checkpoint or "worker 0"}')]
+             _row('trained', memory.trained_parameters(step),
+                  f'with {job.settings.optimizer}, from {job.checkpoint or "worker 0"}')]
     if owner := training_process(job.settings.run_directory):
         lines.append(f'  another process (number {owner}) trains in {job.settings.run_directory}: no run can start until it ends')
     if why := job.finished():

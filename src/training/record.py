@@ -68,7 +68,8 @@ def changes(before: dict, now: dict) -> list[str]:
                 # Earlier versions recorded None for a default that depends on the model.
                 and not (before['flags'][flag] is None and flag in ('seq_length', 'weight_decay'))]
     if now['flags']['learning_rate_schedule'] != 'constant':
-        compared.append(('--max_steps, where the learning rate ends', before['flags'].get('max_steps'), now['flags']['max_steps']))
+        compared.append(('--max_steps, where the learning rate ends', before['flags'].get('max_steps'),
+                         now['flags']['max_steps']))
     compared.append(('the number of workers, each with --batch_size sequences', before.get('workers', 1), now['workers']))
     changed = [f'{name}: {old} before, {new} now' for name, old, new in compared if old != new]
     if before['corpus'].get('sha256') != now['corpus']['sha256']:

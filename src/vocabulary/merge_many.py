@@ -60,7 +60,8 @@ class PairRanks:
         return ranks
 
 
-def merge_many(parts: Sequence[bytes], byte_ids: np.ndarray, ranks: PairRanks, merged_ids: np.ndarray, dtype: np.dtype) -> list[bytes]:
+def merge_many(parts: Sequence[bytes], byte_ids: np.ndarray, ranks: PairRanks, merged_ids: np.ndarray, dtype: np.dtype
+               ) -> list[bytes]:
     """Merges each part, of 1 to MOST_ROWS - 2 bytes, as merge.merge does; returns the ids as bytes of an array of `dtype`.
 
     byte_ids [256]: of single bytes; merged_ids [n_pairs]: by rank; both uint64. Sort the parts by length: the longest of

@@ -179,8 +179,9 @@ def test_unreadable_directory(tmp_path, monkeypatch):
     os.chmod('corpus/locked', 0o700)    # so that it can be removed
 
 
-@pytest.mark.parametrize('pattern', ['*', '*.npz', '**', '**/*.npz', 'sub/*', './sub/**', 'sub/../*.npz', '*/*.npz', '?ub/**/*', '.*',
-                                     '.hidden/*', '**/.*', '**/deep/*', '*/deep/*.txt', '[o]ut.npz', '{tmp_path}/*/*', '**/**', '*/**'])
+@pytest.mark.parametrize('pattern', ['*', '*.npz', '**', '**/*.npz', 'sub/*', './sub/**', 'sub/../*.npz', '*/*.npz', '?ub/**/*',
+                                     '.*', '.hidden/*', '**/.*', '**/deep/*', '*/deep/*.txt', '[o]ut.npz', '{tmp_path}/*/*',
+                                     '**/**', '*/**'])
 def test_would_match_predicts_what_find_files_finds(tmp_path, monkeypatch, pattern):
     monkeypatch.chdir(tmp_path)
     pattern = pattern.format(tmp_path=tmp_path)

@@ -126,7 +126,8 @@ def test_well_compressed_text_is_decompressed_in_pieces(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('suffix', 'kind'), [('.gz', 'gzip'), ('.zst', 'zstd')])
 def test_compressed_files_cut_off_or_damaged(tmp_path, block, suffix, kind):
-    path, whole, again = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode()), '; copy, download or make it again'
+    path, whole = tmp_path / f'a{suffix}', packed(suffix, os.urandom(20).hex().encode())
+    again = '; copy, download or make it again'
     cut, damaged = f' is cut off: its {kind} data ends too early{again}', f' is damaged: its {kind} data is corrupt{again}'
     for size in (1, 3, 11, len(whole) - 1):
         assert error_of(path, whole[:size]) == cut

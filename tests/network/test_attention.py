@@ -45,7 +45,8 @@ def test_the_weights_of_only_one_block_exist_at_a_time(tf, session, monkeypatch)
     weights = ops_of(session.graph, 'Softmax')
     assert len(weights) == 6        # three blocks, forwards and backwards
     for before, after in itertools.pairwise(weights):
-        assert before in ancestors(after) or before is weights[2]       # the gradient's weights need not wait for the last block's
+        # the gradient's weights need not wait for the last block's
+        assert before in ancestors(after) or before is weights[2]
 
 
 def test_a_mask_of_later_queries_lets_them_see_all_earlier_keys(tf, session):

@@ -38,8 +38,8 @@ def test_draws_follow_the_truncated_distribution(tf, session, temperature, top_k
 
 def test_temperature_0_is_greedy(tf, session):
     import sample
-    tokens = session.run(sample.next_token(tf.constant([[0.0, 3, 1], [5, 3, 1]]), tf.constant([0.99, 0.99]), temperature=0, top_k=0,
-                                           top_p=0.0))
+    tokens = session.run(sample.next_token(tf.constant([[0.0, 3, 1], [5, 3, 1]]), tf.constant([0.99, 0.99]), temperature=0,
+                                           top_k=0, top_p=0.0))
     assert tokens.tolist() == [1, 0]
 
 

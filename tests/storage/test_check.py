@@ -68,7 +68,8 @@ def test_missing_and_truncated_files_are_named(prefix, tmp_path):
     data.write_bytes(content + b'more')
     check_checkpoint(prefix, SHAPES)
     data.write_bytes(content[:-1])
-    assert refusal(prefix, SHAPES).endswith(f'data-00000-of-00001 is cut off: it has {len(content) - 1:,} bytes of {len(content):,}; '
+    assert refusal(prefix, SHAPES).endswith('data-00000-of-00001 is cut off: '
+                                            f'it has {len(content) - 1:,} bytes of {len(content):,}; '
                                             'copy, download or make it again')
     data.unlink()
     assert refusal(prefix, SHAPES).endswith('model-7.data-00000-of-00001: No such file or directory')

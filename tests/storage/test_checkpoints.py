@@ -87,7 +87,8 @@ def test_without_any_run(write):
 def test_a_checkpoint_file_that_names_none(write):
     write('run/model-3')
     os.remove('run/checkpoint')
-    with pytest.raises(UserError, match='run/checkpoint is missing, or does not name one that is there; checkpoints there: run/model-3'):
+    with pytest.raises(UserError, match='run/checkpoint is missing, or does not name one that is there; checkpoints there: '
+                                        'run/model-3'):
         checkpoints.find_checkpoint('run')
 
 

@@ -60,7 +60,8 @@ def read(directory):
 
 
 def same(weights, arrays):
-    return weights.keys() == arrays.keys() and all(np.array_equal(weights[name], arrays[name].astype(np.float32)) for name in arrays)
+    return weights.keys() == arrays.keys() and all(np.array_equal(weights[name], array.astype(np.float32))
+                                                   for name, array in arrays.items())
 
 
 def test_names_and_shapes(hparams):
@@ -86,7 +87,7 @@ def test_the_settings(there, hparams, settings_directory):
         'vocab_size': hparams.n_vocab, 'n_positions': 32, 'n_ctx': 32, 'n_embd': 24, 'n_head': 3, 'n_layer': 2}
     assert {config['bos_token_id'], config['eos_token_id'], *generation.values()} == {end_of_text}
     assert config['tie_word_embeddings'] is True
-    assert (tokenizer['tokenizer_class'], tokenizer['model_max_length'], tokenizer['eos_token']) == ('GPT2Tokenizer', 32, END_OF_TEXT)
+    assert [tokenizer[key] for key in ('tokenizer_class', 'model_max_length', 'eos_token')] == ['GPT2Tokenizer', 32, END_OF_TEXT]
     assert tokenizer['add_prefix_space'] is tokenizer['clean_up_tokenization_spaces'] is False
 
 
@@ -212,7 +213,8 @@ def test_another_network_is_refused(there, setting, value, words):
     (lambda d: (d / 'config.json').unlink(), 'cannot read .*/config.json: No such file'),
     (lambda d: (d / 'merges.txt').unlink(), 'cannot read .*/merges.txt: No such file'),
     (lambda d: save(d, load(d) | {'score.weight': np.zeros(2, np.float32)}), 'holds score.weight, which is no weight'),
-    (lambda d: save(d, load(d) | {'transformer.wpe.weight': np.zeros([32, 24])}), 'wpe.weight holds F64; expected F32, F16, BF16')])
+    (lambda d: save(d, load(d) | {'transformer.wpe.weight': np.zeros([32, 24])}),
+     'wpe.weight holds F64; expected F32, F16, BF16')])
 def test_an_invalid_directory_is_refused(there, change, words):
     change(there)
     with pytest.raises(UserError, match=words) as error:

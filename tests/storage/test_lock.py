@@ -15,7 +15,8 @@ def test_a_run_has_one_process(tmp_path):
     with lock.lock(directory):
         for _ in range(2):      # a probe does not disturb the next
             assert lock.training_process(directory) == str(os.getpid())
-        with pytest.raises(UserError, match=rf'another process \(number {os.getpid()}\) trains in .*run: give another --run_name'):
+        with pytest.raises(UserError, match=rf'another process \(number {os.getpid()}\) trains in .*run: '
+                                            'give another --run_name'):
             lock.lock(directory)
     assert lock.training_process(directory) is None
     (tmp_path / 'checkpoint/run/lock').write_text('a longer text than a process number\n')
@@ -33,7 +34,8 @@ def test_a_directory_that_cannot_be_created(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot write to .*file/run: Not a directory'):
         lock.lock(str(tmp_path / 'file/run'))
-    with pytest.raises(UserError, match='cannot write to .*file/run: Not a directory'), lock.one_at_a_time(str(tmp_path / 'file/run/x')):
+    with (pytest.raises(UserError, match='cannot write to .*file/run: Not a directory'),
+          lock.one_at_a_time(str(tmp_path / 'file/run/x'))):
         pass
 
 

@@ -100,7 +100,8 @@ def test_a_model_is_opened_without_weights_where_they_are_not_needed(home):
 
 
 @pytest.mark.parametrize(('name', 'harm', 'words'), [
-    ('hparams.json', lambda path: path.unlink(), 'bad holds no file hparams.json: copy hparams.json, encoder.json, vocab.bpe into'),
+    ('hparams.json', lambda path: path.unlink(),
+     'bad holds no file hparams.json: copy hparams.json, encoder.json, vocab.bpe into'),
     ('hparams.json', replace_by_directory, 'bad holds no file hparams.json'),
     ('hparams.json', lambda path: cut(path, 0), 'bad/hparams.json is not JSON'),
     ('hparams.json', lambda path: without(path, 'n_head'), 'bad/hparams.json lacks n_head'),
@@ -113,7 +114,8 @@ def test_a_model_is_opened_without_weights_where_they_are_not_needed(home):
     ('vocab.bpe', lambda path: path.unlink(), 'cannot read {}: No such file or directory'),
     ('vocab.bpe', lambda path: cut(path, 0), "{} line 1: expected '#version: 0.2', not ''"),
     ('vocab.bpe', lambda path: cut_lines(path, 20), '{} ends after 19 merges, none of which makes '),
-    ('checkpoint', lambda path: path.unlink(), 'bad/checkpoint is missing, or does not name one that is there; checkpoints there:'),
+    ('checkpoint', lambda path: path.unlink(),
+     'bad/checkpoint is missing, or does not name one that is there; checkpoints there:'),
     ('checkpoint', replace_by_directory, 'bad/checkpoint is missing, or does not name one that is there; checkpoints there:'),
     ('checkpoint', lambda path: path.write_text('x'), 'bad/checkpoint is missing, or does not name one that is there'),
     ('model.ckpt.index', lambda path: path.unlink(), 'bad holds no checkpoints'),

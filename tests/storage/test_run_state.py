@@ -36,7 +36,8 @@ def test_a_changed_number_is_damage(prefix, tmp_path):
         run_state.read(prefix)
 
 
-@pytest.mark.parametrize('content', ['', '{', '[]', '3', '{}', '{"sha256": "", "state": {}}', '{"sha256": "", "state": {"no": 1}}',
+@pytest.mark.parametrize('content', ['', '{', '[]', '3', '{}', '{"sha256": "", "state": {}}', 
+                                     '{"sha256": "", "state": {"no": 1}}',
                                      '{"sha256": "", "state": {}, "files": 3}'])
 def test_other_content_is_damage(prefix, tmp_path, content):
     (tmp_path / 'model-12.json').write_text(content)

@@ -11,7 +11,8 @@ from command.errors import UserError
 from storage import checkpoints, run_state
 from storage.run_state import RunState
 
-ARRAYS = {'model/wte': np.float32([[1, 2]]), 'model/b': np.float32([3]), 'model/c': np.float32(6), 'model/b/Adam': np.float32([4]), 'step': np.float32(5)}
+ARRAYS = {'model/wte': np.float32([[1, 2]]), 'model/b': np.float32([3]), 'model/c': np.float32(6),
+          'model/b/Adam': np.float32([4]), 'step': np.float32(5)}
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def test_all_variables_are_restored(session, variables, weights, tmp_path):
 
 
 @pytest.mark.parametrize('changes', [{'step': None}, {'model/b/Adam': np.float32([4, 4])}])
-def test_weights_alone_are_restored_if_something_else_is_missing_or_of_another_shape(session, variables, weights, tmp_path, changes):
+def test_weights_alone_are_restored_if_something_else_is_missing_or_of_another_shape(
+        session, variables, weights, tmp_path, changes):
     from storage import saver
     write_checkpoint(tmp_path / 'm', {name: array for name, array in (ARRAYS | changes).items() if array is not None})
     assert not saver.restore(session, str(tmp_path / 'm'), weights)
@@ -61,7 +63,8 @@ def test_another_model_and_damage_are_named(session, variables, weights, tmp_pat
 def test_the_cause_is_the_line_above_the_node():
     from storage import saver
     assert saver._cause(ValueError('one\ntwo')) == 'one'
-    assert saver._cause(RuntimeError('2 root errors\n  (0) Data loss: short\n\t [[{{node save/RestoreV2}}]]\nmore')) == '  (0) Data loss: short'
+    error = RuntimeError('2 root errors\n  (0) Data loss: short\n\t [[{{node save/RestoreV2}}]]\nmore')
+    assert saver._cause(error) == '  (0) Data loss: short'
 
 
 @pytest.fixture
@@ -99,7 +102,8 @@ def test_how_many_checkpoints_stay(session, run, tmp_path, flags, expected):
         saver.save(session, RunState(step=step, best_step=1))
     assert kept(tmp_path / 'run') == expected
     named = (tmp_path / 'run/checkpoint').read_text().splitlines()
-    assert named == ['model_checkpoint_path: "model-6"', *(f'all_model_checkpoint_paths: "model-{step}"' for step in sorted(expected))]
+    assert named == ['model_checkpoint_path: "model-6"',
+                     *(f'all_model_checkpoint_paths: "model-{step}"' for step in sorted(expected))]
 
 
 def test_a_failed_save_leaves_what_was_there(session, run, tmp_path, monkeypatch):

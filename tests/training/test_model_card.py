@@ -25,7 +25,8 @@ def test_a_run(run):
     assert head == ('library_name: transformers\npipeline_tag: text-generation\ntags: [gpt2]\n'
                     'base_model: openai-community/gpt2')
     assert body.startswith('\n# my_run, a GPT-2 fine-tuned on a text\n\n- base model: 117M\n- corpus: `corpus.txt`, 1234 tokens\n'
-                           '- steps: 4\n- validation loss: 2.2500 nats per token, at step 4\n\nConverted from a TensorFlow checkpoint.')
+                           '- steps: 4\n- validation loss: 2.2500 nats per token, at step 4\n\n'
+                           'Converted from a TensorFlow checkpoint.')
     assert 'secret' not in card
 
 

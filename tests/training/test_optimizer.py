@@ -102,7 +102,7 @@ def decayed(params, rate, decay):
             for name, value in params.items()}
 
 
-def test_adamw_shrinks_matrices_beside_the_step_of_adam(tf, session):
+def test_adamw_shrinks_matrices_in_addition_to_the_step_of_adam(tf, session):
     _, weights = train_steps(tf, session, BATCHES[:1], optimizer='adamw', weight_decay=0.5)
     _, gradients = reference.loss_and_gradients(BATCHES[0], PARAMS, HPARAMS)
     params = reference.adam(decayed(PARAMS, 0.1, 0.5), gradients, {}, 1, 0.1)

@@ -91,7 +91,8 @@ def test_broken_encoder_json(tmp_path, content, fault):
     (b'#version: 0.2\nl o\nlow er\n', "vocab.bpe line 3: 'low' is neither a byte nor made by an earlier line"),
     (b'#version: 0.2\nl o\nlo 0x\n', "vocab.bpe line 3: '0x' is neither a byte nor made by an earlier line"),
     (b'#version: 0.2\nlo w\nl o\n', "vocab.bpe line 2: 'lo' is neither a byte nor made by an earlier line"),
-    (b'#version: 0.2\nl o\n', "vocab.bpe ends after 1 merges, none of which makes the token 'low' of encoder.json: the file is incomplete"),
+    (b'#version: 0.2\nl o\n',
+     "vocab.bpe ends after 1 merges, none of which makes the token 'low' of encoder.json: the file is incomplete"),
     (b'#version: 0.2\nl o\nlo w\nl o\n', "vocab.bpe line 4: 'l o' repeats line 2"),
 ])
 def test_broken_vocab_bpe(tmp_path, content, fault):
