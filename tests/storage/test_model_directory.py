@@ -13,7 +13,7 @@ from command import errors, models
 from conftest import TEXT
 from network.hparams import HParams, load_hparams
 from storage import run_state
-from storage.model_directory import open_model
+from storage.model_directory import new_directory, open_model
 from storage.run_state import RunState
 
 WEIGHTS = 'model.ckpt.data-00000-of-00001'
@@ -206,3 +206,21 @@ def test_an_interrupted_download_is_to_be_resumed(home):
     (home / 'models/124M').mkdir()
     with pytest.raises(errors.UserError, match=r"no model '124M' in models: ./download_model.py 124M fetches it"):
         models.find_model('124M')
+
+
+def test_a_new_directory_appears_when_it_is_complete(tmp_path):
+    (tmp_path / 'new.part').mkdir()
+    (tmp_path / 'new.part' / 'left over').touch()       # by a process that was killed
+    (tmp_path / 'new').mkdir()
+    with new_directory(f'{tmp_path}/new/') as unfinished:
+        (tmp_path / 'new.part' / 'file').write_text('text')
+        assert unfinished == f'{tmp_path}/new.part'
+        assert os.listdir(tmp_path / 'new') == []
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')] == ['new', 'new/file']
+
+
+def test_a_new_directory_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match='wrong'), new_directory(f'{tmp_path}/new'):
+        (tmp_path / 'new.part' / 'file').touch()
+        raise ValueError('wrong')
+    assert os.listdir(tmp_path) == []
