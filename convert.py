@@ -31,9 +31,10 @@ def parse_flags() -> argparse.Namespace:
     export = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
                                  description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
                                              'and AutoTokenizer load.')
-    export.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in checkpoint/, or the path of '
-                        'either')
+    export.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in --checkpoint_dir, or '
+                        'the path of either')
     export.add_argument('output', metavar='OUT', help='the directory to write; it must not exist, or be empty')
+    export.add_argument('--checkpoint_dir', metavar='DIR', default=models.CHECKPOINT_DIR, help='the directory of the runs')
     export.set_defaults(convert=to_hf)
     import_ = commands.add_parser('from_hf', help='DIR NAME: make a model from a Hugging Face directory',
                                   description='Makes a model from a Hugging Face directory of GPT-2; needs the safetensors '
@@ -47,12 +48,12 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def find_source(name: str, models_dir: str) -> str:
+def find_source(name: str, models_dir: str, checkpoint_dir: str) -> str:
     """The directory of a model or run, by its path or its name. Raises UserError if there is none, or one of each."""
     if os.path.isfile(os.path.join(name, 'hparams.json')):
         return name
     directories, errors = [], []
-    for find in (lambda: models.find_model(name, models_dir), lambda: models.find_run(name)):
+    for find in (lambda: models.find_model(name, models_dir), lambda: models.find_run(name, checkpoint_dir)):
         try:
             directories.append(find())
         except UserError as error:
@@ -69,7 +70,7 @@ def progress_bar(tensors: list) -> tqdm:
 
 
 def to_hf(args: argparse.Namespace) -> None:
-    source = open_model(find_source(args.source, args.models_dir))
+    source = open_model(find_source(args.source, args.models_dir, args.checkpoint_dir))
     tensors = sorted(huggingface.tensors(source.hparams), key=lambda tensor: tensor.hf_name)
     with new_directory(args.output) as unfinished:
         for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):

@@ -30,11 +30,12 @@ def parse_flags() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
     parser.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
+    parser.add_argument('--checkpoint_dir', metavar='DIR', default=models.CHECKPOINT_DIR, help='the directory of the runs')
     source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
     source.add_argument('--dataset', metavar='PATH',
                         help='text to learn the vocabulary from: a file, a directory, or a glob in quotes (text also as .gz, '
                              '.zst, .jsonl, .csv)')
-    source.add_argument('--from_run', metavar='RUN', help='instead take the newest weights of this run in checkpoint/, '
+    source.add_argument('--from_run', metavar='RUN', help='instead take the newest weights of this run in --checkpoint_dir, '
                         'without the optimizer\'s state')
     add_text_flags(parser.add_argument_group('text', 'with --dataset'))
     size = parser.add_argument_group('size', 'with --dataset; by default that of 124M')
@@ -108,7 +109,7 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
 def main() -> None:
     args = parse_flags()
     target = os.path.join(args.models_dir, args.name)
-    run = open_model(models.find_run(args.from_run)) if args.from_run else None
+    run = open_model(models.find_run(args.from_run, args.checkpoint_dir)) if args.from_run else None
     with new_directory(target) as unfinished:
         hparams = settings_from_run(run, unfinished) if run else settings_from_text(args, unfinished)
         write_hparams(unfinished, hparams)

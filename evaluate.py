@@ -28,8 +28,9 @@ def parse_flags() -> argparse.Namespace:
     what = parser.add_argument_group('model')
     which = what.add_mutually_exclusive_group()
     which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')
-    which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run, in checkpoint/RUN, instead')
+    which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run in --checkpoint_dir instead')
     what.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
+    what.add_argument('--checkpoint_dir', metavar='DIR', default=models.CHECKPOINT_DIR, help='the directory of the runs')
     data = parser.add_argument_group('data')
     data.add_argument('--dataset', metavar='PATH', required=True,
                       help='text or .npz to predict (required): a file, a directory, or a glob in quotes (text also '
@@ -60,7 +61,7 @@ def window_sizes(args: argparse.Namespace, hparams: HParams) -> tuple[int, int]:
 
 def main() -> None:
     args = parse_flags()
-    model = open_model(models.find_run(args.run_name) if args.run_name is not None
+    model = open_model(models.find_run(args.run_name, args.checkpoint_dir) if args.run_name is not None
                        else models.find_model(args.model_name, args.models_dir))
     length, stride = window_sizes(args, model.hparams)
     chunks = load_files(model.encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)

@@ -17,7 +17,7 @@ from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_text_flags, add_token_flags
 from training.dry_run import plan
-from training.prepare import Job, prepare
+from training.prepare import DEFAULT_MODEL, Job, prepare
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
@@ -50,8 +50,9 @@ def add_data_flags(group) -> None:
 
 
 def add_model_flags(group) -> None:
-    group.add_argument('--model_name', metavar='NAME', default='117M',
-                       help='the model to fine-tune, a directory in --models_dir')
+    group.add_argument('--model_name', metavar='NAME',
+                       help='the model to fine-tune, a directory in --models_dir (default: that of the run if it continues, else '
+                            f'{DEFAULT_MODEL})')
     group.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
     group.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
                        help='length of a training sequence; a shorter one takes less memory (default: the model\'s window)')
@@ -101,11 +102,14 @@ def add_machine_flags(group) -> None:
 
 def add_run_flags(group) -> None:
     group.add_argument('--run_name', metavar='NAME', default='run1',
-                       help=f'name of the run, which is kept in {CHECKPOINT_DIR}/NAME, its samples in {SAMPLE_DIR}/NAME')
+                       help='name of the run, which is kept in the directory NAME of --checkpoint_dir')
+    group.add_argument('--checkpoint_dir', metavar='DIR', default=CHECKPOINT_DIR, help='the directory of the runs')
     group.add_argument('--restore_from', metavar='latest|fresh|WHERE', default='latest',
                        help='latest: continue the run; fresh: start from the model; else start from a checkpoint: a step of '
                             'this run, the name of a run, or a path')
-    group.add_argument('--overwrite', action='store_true', help='remove the existing run of this name, and start from scratch')
+    group.add_argument('--overwrite', action='store_true',
+                       help='start from scratch, and remove the existing run of this name when the new '
+                            'one has a checkpoint')
     group.add_argument('--save_every', metavar='N', type=non_negative_int, default=1000,
                        help='save a checkpoint every N steps; 0: only at the end')
     group.add_argument('--save_secs', metavar='SECONDS', type=non_negative_float, default=0.0,
@@ -118,6 +122,8 @@ def add_run_flags(group) -> None:
 
 
 def add_sample_flags(group) -> None:
+    group.add_argument('--sample_dir', metavar='DIR', default=SAMPLE_DIR,
+                       help='where samples are written, in a directory NAME for the run')
     group.add_argument('--sample_every', metavar='N', type=non_negative_int, default=100,
                        help='generate samples every N steps; 0: never')
     group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,

@@ -112,7 +112,7 @@ def damages(times: int, rng: random.Random) -> str:
     noticed = 0
     for i in range(times):
         step = newest('damaged')
-        suffix = rng.choice(['.index', '.data-00000-of-00001', '.meta', '.json'])
+        suffix = rng.choice(['.index', '.data-00000-of-00001', '.json'])
         path = os.path.join('checkpoint', 'damaged', f'model-{step}{suffix}')
         what = damage(path, rng)
         output = finish('damaged', '--max_steps', str(step + 2), '--save_every', '1')

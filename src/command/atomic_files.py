@@ -1,14 +1,18 @@
 """Atomic writes, checksums, and checks for write permission."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from command.errors import UserError, reason
+from command.notes import print_once
 
 CHUNK = 1 << 20
+# What fsync raises where the file system cannot do it, as opposed to a disk that is full or broken.
+NOT_SUPPORTED = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -28,7 +32,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno(), path)
         os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):      # after success it no longer exists
@@ -42,12 +46,43 @@ def write_text(path: str, text: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Waits until a file's bytes, or the names in a directory, are on disk."""
+    """Waits until a file's bytes are on disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_file(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def sync_file(descriptor: int, path: str) -> None:
+    """Waits until the bytes of an open file are on disk; prints it if the file system cannot do that. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+        _print_not_synced(path, error)
+
+
+def sync_directory(path: str) -> None:
+    """Waits until the names in a directory are on disk; prints it if that fails, because its files are complete without it.
+
+    Docker on Windows and macOS, WSL and some network file systems refuse it, each with another error.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _print_not_synced(path, error)
+
+
+def _print_not_synced(path: str, error: OSError) -> None:
+    """One line for the first path of each process."""
+    print_once('sync', f'the file system of {path} cannot sync it to disk ({reason(error)}): if the power fails, what was '
+                       'written last may be lost')
 
 
 def sha256(path: str) -> str:

@@ -24,11 +24,22 @@ def visible_gpus() -> list[str]:
 
 def available_memory() -> int | None:
     """Bytes that a new process can use without swapping; None where the system does not report it."""
+    return _memory('MemAvailable')
+
+
+def total_memory() -> int | None:
+    """Bytes of memory and swap space, which no process can exceed; None where the system does not report it."""
+    return _memory('MemTotal', 'SwapTotal')
+
+
+def _memory(*entries: str) -> int | None:
+    """The sum of some entries of /proc/meminfo, in bytes; without them the physical memory, None if that is unknown too."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             values = dict(line.split(':') for line in file)
-        return int(values['MemAvailable'].split()[0]) * 1024
+        return sum(int(values[entry].split()[0]) * 1024 for entry in entries)
     except (OSError, KeyError):     # not Linux, or a kernel before 3.14
-        if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= os.sysconf_names.keys():
+        names = getattr(os, 'sysconf_names', {})
+        if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= names.keys():
             return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
         return None

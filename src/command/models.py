@@ -54,6 +54,18 @@ def find_model(name: str, models_dir: str = 'models') -> str:
     raise UserError(f'no model {name!r} in {models_dir}; {known}; ./download_model.py fetches {", ".join(PUBLISHED)}')
 
 
+def run_path(parent: str, run_name: str) -> str:
+    """The path of a run in a directory of runs: ('checkpoint', 'exp/b') -> 'checkpoint/exp/b'.
+
+    Raises UserError for a name that would be `parent` itself or lie outside of it.
+    """
+    name = os.path.normpath(run_name)
+    if name == '.' or os.path.isabs(name) or name.split(os.sep)[0] == '..':
+        raise UserError(f'--run_name {run_name!r} is not the name of a directory in {parent}: give a name like run1 or exp/run1; '
+                        '--checkpoint_dir names another directory of runs')
+    return os.path.join(parent, name)
+
+
 def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
     """The directory of a training run. Raises UserError that lists the runs here."""
     directory = os.path.join(checkpoint_dir, run_name)

@@ -23,8 +23,9 @@ HELP = {
     'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time.',
     'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
     'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
-    'run_name': 'sample from the newest checkpoint of this training run in checkpoint/, instead of a model.',
+    'run_name': 'sample from the newest checkpoint of this training run in --checkpoint_dir, instead of a model.',
     'models_dir': 'the directory of the models.',
+    'checkpoint_dir': 'the directory of the runs.',
     'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start.',
     'stop': 'a text that ends a sample; may be given several times.',
     'stop_at_eot': 'whether the end-of-text token ends a sample; --nostop_at_eot continues after it.',
@@ -52,6 +53,7 @@ class Flags:
     top_p: float = 0.0
     run_name: str | None = None
     models_dir: str = 'models'
+    checkpoint_dir: str = models.CHECKPOINT_DIR
     repetition_penalty: float = 1
     stop: list[str] | None = None
     stop_at_eot: bool = True
@@ -73,7 +75,7 @@ class Flags:
         except UserError as error:
             raise UserError(f'--{error}') from None
         self.model = open_model(models.find_model(str(self.model_name), self.models_dir) if self.run_name is None
-                                else models.find_run(self.run_name))
+                                else models.find_run(self.run_name, self.checkpoint_dir))
 
 
 @dataclasses.dataclass

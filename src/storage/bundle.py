@@ -40,12 +40,13 @@ def write_bundle(data: BinaryIO, index: BinaryIO, shapes: dict[str, list[int]], 
 
 
 class Entry(NamedTuple):
-    """A tensor's entry in an index: its shape, its tensorflow.DataType, and the bytes it takes in a data file."""
+    """A tensor's entry in an index: its shape, its tensorflow.DataType, the bytes it takes in a data file, their checksum."""
     shape: list[int]
     dtype: int
     shard: int
     offset: int
     size: int
+    checksum: bytes | None
 
 
 def read_index(prefix: str) -> tuple[dict[str, Entry], int]:
@@ -71,7 +72,7 @@ def _entry(message: bytes) -> Entry:
     fields = dict(_fields(message))
     # The size of a dimension (TensorShapeProto.Dim) is field 1, which is omitted if 0.
     shape = [dict(_fields(dimension)).get(1, 0) for number, dimension in _fields(fields.get(2, b'')) if number == 2]
-    return Entry(shape, *(fields.get(number, 0) for number in (1, 3, 4, 5)))
+    return Entry(shape, *(fields.get(number, 0) for number in (1, 3, 4, 5)), fields.get(6))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -182,6 +183,10 @@ def _block(entries: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _checksum(content: bytes | np.ndarray) -> bytes:
-    """CRC-32C (RFC 3720) of bytes, masked as LevelDB stores it: rotated by 15 bits, plus a constant."""
-    crc = google_crc32c.value(content)
+    """The CRC-32C (RFC 3720) of bytes, as it is stored."""
+    return mask(google_crc32c.value(content))
+
+
+def mask(crc: int) -> bytes:
+    """A CRC-32C as LevelDB stores it: rotated by 15 bits, plus a constant."""
     return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)

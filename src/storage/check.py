@@ -2,9 +2,13 @@
 
 import os
 
+import google_crc32c
+
 from command import models
 from command.errors import UserError, reason
-from storage.bundle import FLOAT32, REMEDY, read_index
+from storage.bundle import FLOAT32, REMEDY, Entry, mask, read_index
+
+CHUNK = 1 << 20
 
 
 def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
@@ -28,6 +32,34 @@ def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
         if size < expected:
             raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off: it has {size:,} bytes of {expected:,}; '
                             f'{REMEDY}')
+
+
+def is_sound(prefix: str) -> bool:
+    """Whether a checkpoint's files are complete and match the checksums that TensorFlow stores of each tensor. Reads them all.
+
+    Tensors of other types than float32, like strings, have checksums of another kind; they are not compared.
+    """
+    try:
+        stored, n_shards = read_index(prefix)
+        shards = [open(f'{prefix}.data-{shard:05}-of-{n_shards:05}', 'rb') for shard in range(n_shards)]    # noqa: SIM115
+    except (UserError, OSError):
+        return False
+    try:
+        return all(_matches(entry, shards[entry.shard]) for entry in stored.values() if entry.dtype == FLOAT32)
+    except (LookupError, OSError):
+        return False
+    finally:
+        for file in shards:
+            file.close()
+
+
+def _matches(entry: Entry, file) -> bool:
+    """Whether the bytes of a tensor match its checksum; True for one without a checksum, whose parts are entries themselves."""
+    file.seek(entry.offset)
+    crc, left = 0, entry.size
+    while left and (piece := file.read(min(left, CHUNK))):
+        crc, left = google_crc32c.extend(crc, piece), left - len(piece)
+    return not left and entry.checksum in (None, mask(crc))
 
 
 def check_shapes(prefix: str, stored: dict[str, list[int]], weights: dict[str, list[int]]) -> None:

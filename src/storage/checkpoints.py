@@ -7,7 +7,13 @@ import shutil
 
 from command.errors import UserError
 from command.models import list_models
-from storage.run_state import RunState, read
+from storage.check import is_sound
+from storage.run_state import OtherCheckpoint, RunState, read
+
+ASIDE = '.overwritten'      # a run's subdirectory: the run that --overwrite replaces, until the new one has a checkpoint
+# What an interrupted save, removal or write leaves: files, and directories that TensorFlow makes.
+UNFINISHED = re.compile(r'model-\d+(_temp|\..*(\.part|\.tempstate\d*))|(checkpoint|counter|(settings|hparams|encoder)\.json|'
+                        r'vocab\.bpe|metrics\.jsonl|(val_)?dataset\.(npz|json))\.part')
 
 
 def latest_checkpoint(directory: str) -> str | None:
@@ -52,6 +58,8 @@ def find_checkpoint(path: str) -> str:
         return prefix
     here = list_checkpoints(directory) if os.path.isdir(directory) else []
     known = f'checkpoints there: {", ".join(here)}' if here else f'{directory} holds no checkpoints'
+    if os.path.isdir(aside := os.path.join(directory, ASIDE)):
+        known += f'; {aside} holds the run before --overwrite, which the next ./train.py puts back'
     if here and os.path.isdir(path):
         known = f'{os.path.join(path, "checkpoint")} is missing, or does not name one that is there; {known}'
     raise UserError(f'no checkpoint {path!r}; {known}')
@@ -77,7 +85,9 @@ def find_start(name: str, run_directory: str, checkpoint_dir: str = 'checkpoint'
 def newest_sound(directory: str) -> tuple[str | None, RunState | None]:
     """The checkpoint a run continues from, and its state: the one its `checkpoint` file names, or the last undamaged before it.
 
-    Prints a line for each damaged one. (None, None) for a directory without checkpoints. Raises UserError if all are damaged.
+    If all are damaged, the last whose weights are sound. The state is None where only the weights can be used. Prints a line
+    for each that is skipped or is without its state. (None, None) for a directory without checkpoints. Raises UserError if
+    none can be used.
     """
     prefixes = sorted({_prefix(path) for path in checkpoint_files(directory)}, key=checkpoint_step)
     if not prefixes:
@@ -88,12 +98,30 @@ def newest_sound(directory: str) -> tuple[str | None, RunState | None]:
     errors = []
     for prefix in reversed(prefixes):
         try:
-            return prefix, read(prefix)
+            return prefix, read_state(prefix)
         except UserError as error:
             errors.append(str(error))
             print(f'{error}: skipping this checkpoint', flush=True)
-    raise UserError(f'every checkpoint in {directory} is damaged: {"; ".join(errors)}; --restore_from fresh --overwrite starts '
-                    'the run again')
+    for prefix in reversed(prefixes):
+        if is_sound(prefix):
+            print(f'the weights of {prefix} are sound', flush=True)
+            return prefix, None
+    raise UserError(f'every checkpoint in {directory} is damaged: {"; ".join(errors)}; copy an undamaged one there, or start '
+                    'another run with another --run_name')
+
+
+def read_state(prefix: str) -> RunState | None:
+    """The state of a checkpoint; None, after a line about it, if it has none of its own but sound weights. Raises as `read`."""
+    try:
+        state = read(prefix)
+    except OtherCheckpoint:
+        if not is_sound(prefix):
+            raise
+        print(f'{prefix}.json is not the state of {prefix}: another program has written over the checkpoint', flush=True)
+        return None
+    if state is None:
+        print(f'{prefix}.json, the state of the run, is missing', flush=True)
+    return state
 
 
 def checkpoint_files(directory: str) -> list[str]:
@@ -131,9 +159,12 @@ def remove_checkpoint(prefix: str) -> None:
 
 def clean(directory: str) -> None:
     """Removes what an interrupted save or removal left: unfinished files, and incomplete checkpoints."""
-    for pattern in ('*.part', '*.tempstate*', 'model-*_temp'):
-        for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    for name in filter(UNFINISHED.fullmatch, os.listdir(directory)):
+        path = os.path.join(directory, name)
+        if not os.path.isdir(path):
+            os.remove(path)
+        elif name.startswith('model-'):
+            shutil.rmtree(path)
     for path in checkpoint_files(directory):
         prefix = _prefix(path)
         complete = os.path.exists(f'{prefix}.index') and os.path.exists(f'{prefix}.data-00000-of-00001')

@@ -10,8 +10,7 @@ from command import atomic_files
 from command.errors import UserError, reason
 from encoder import Encoder, load_encoder
 from network.hparams import HParams, check_vocabulary, load_hparams
-from storage import run_state
-from storage.check import check_checkpoint
+from storage import check, run_state
 from storage.checkpoints import find_checkpoint
 
 
@@ -35,9 +34,18 @@ def open_model(directory: str, weights: bool = True) -> Model:
     prefix = None
     if weights:
         prefix = find_checkpoint(directory)
-        run_state.read(prefix)      # compares the checksums
-        check_checkpoint(prefix, hparams.shapes())
+        check_files(prefix)
+        check.check_checkpoint(prefix, hparams.shapes())
     return Model(directory, hparams, encoder, prefix)
+
+
+def check_files(prefix: str) -> None:
+    """Raises UserError if the files of a run's checkpoint do not match the checksums of its state, nor TensorFlow's own."""
+    try:
+        run_state.read(prefix)
+    except UserError:
+        if not check.is_sound(prefix):
+            raise
 
 
 @contextlib.contextmanager

@@ -30,6 +30,10 @@ class RunState:
     warned: bool = False                # that the corpus has been repeated often
 
 
+class OtherCheckpoint(UserError):
+    """A checkpoint's files are damaged, or another program has written over them: their checksums are not the state's."""
+
+
 def write(prefix: str, state: RunState) -> None:
     """Writes the state of the checkpoint `prefix`, with checksums of the checkpoint's files and of the state itself."""
     content = {'state': dataclasses.asdict(state),
@@ -40,7 +44,8 @@ def write(prefix: str, state: RunState) -> None:
 def read(prefix: str) -> RunState | None:
     """The state of a checkpoint; None without one, as for a model's checkpoint.
 
-    Raises UserError that names the file if one of the checkpoint's files is missing or does not match its checksum.
+    Raises UserError that names the file if it is damaged, or if the checkpoint's index or data is missing or does not match its
+    checksum; for that, OtherCheckpoint. The graph in .meta is not compared: no tool needs it to restore weights.
     """
     path = f'{prefix}.json'
     if not os.path.exists(path):
@@ -56,12 +61,14 @@ def read(prefix: str) -> RunState | None:
     if digest != _digest(content):
         raise UserError(f'{path} is damaged')
     for suffix, expected in files.items():
+        if suffix == '.meta':
+            continue
         try:
             actual = atomic_files.sha256(prefix + suffix)
         except OSError:
             raise UserError(f'{prefix}{suffix} is missing') from None
         if actual != expected:
-            raise UserError(f'{prefix}{suffix} is damaged: its checksum does not match')
+            raise OtherCheckpoint(f'{prefix}{suffix} is damaged: its checksum does not match')
     return state
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import shutil
 
 import tensorflow.compat.v1 as tf
 
 from command import atomic_files, models
 from command.errors import UserError, reason
+from command.read_files import read_bytes
 from storage import check, checkpoints, run_state
 from storage.run_state import RunState
 
@@ -40,7 +40,9 @@ def named_in_errors(prefix: str):
 
 
 def _cause(error: Exception) -> str:
-    """The line of TensorFlow's message that gives the cause: the one above the node in which it happened."""
+    """The system's text of an OSError; of TensorFlow's message the line above the node in which it happened."""
+    if isinstance(error, OSError):
+        return reason(error)
     lines = str(getattr(error, 'message', error)).splitlines()
     node = next((i for i, line in enumerate(lines) if line.startswith('\t [[{{node')), 1)
     return lines[node - 1]
@@ -59,7 +61,7 @@ def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
 
 
 class RunSaver:
-    """Writes a training run's numbered checkpoints, and copies the files that make its directory a model directory too.
+    """Writes a training run's numbered checkpoints, and the files that make its directory a model directory too.
 
     keep: how many checkpoints stay, the last written; 0 for all. keep_best: that of the best validation stays in addition.
     """
@@ -67,14 +69,20 @@ class RunSaver:
     def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
         self.directory, self._keep, self._keep_best = directory, keep, keep_best
         self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
-        for name in models.SETTING_FILES:
-            if not os.path.exists(os.path.join(directory, name)):
-                shutil.copyfile(os.path.join(from_model_dir, name), os.path.join(directory, name))
+        self._setting_files = {name: read_bytes(os.path.join(from_model_dir, name)) for name in models.SETTING_FILES}
+
+    def write_setting_files(self) -> None:
+        """Writes the model's sizes and vocabulary into the directory, where they are missing. Raises UserError or OSError."""
+        for name, content in self._setting_files.items():
+            if not os.path.exists(path := os.path.join(self.directory, name)):
+                with atomic_files.replacing(path) as file:
+                    file.write(content)
 
     def save(self, session: tf.Session, state: RunState) -> None:
         """Writes a checkpoint completely to disk, then names it in `checkpoint`, then removes older ones.
 
-        Raises UserError if it cannot be written; the earlier checkpoint then stays the newest.
+        Raises UserError if that fails. The earlier checkpoint then stays the newest, and this one is removed unless it is
+        complete.
         """
         prefix = os.path.join(self.directory, f'model-{state.step}')
         try:
@@ -82,17 +90,20 @@ class RunSaver:
             for suffix in run_state.SUFFIXES:
                 atomic_files.sync(prefix + suffix)
             run_state.write(prefix, state)
-            atomic_files.sync(self.directory)
-            self._make_newest(state)
         except (OSError, UserError, tf.errors.OpError) as error:
             with contextlib.suppress(OSError):
                 checkpoints.clean(self.directory)
                 if checkpoints.latest_checkpoint(self.directory) != prefix:
                     checkpoints.remove_checkpoint(prefix)
-            cause = reason(error) if isinstance(error, OSError) else _cause(error)
             kept = checkpoints.latest_checkpoint(self.directory)
-            raise UserError(f'cannot save {prefix}: {cause}; '
+            raise UserError(f'cannot save {prefix}: {_cause(error)}; '
                             f'{f"{kept} is unchanged" if kept else "there is no earlier checkpoint"}') from None
+        atomic_files.sync_directory(self.directory)
+        try:
+            self._make_newest(state)
+        except (OSError, UserError) as error:
+            raise UserError(f'{prefix} is complete, but the earlier checkpoints cannot be replaced: {_cause(error)}; '
+                            f'--restore_from {state.step} continues from it') from None
 
     def _make_newest(self, state: RunState) -> None:
         """Names the state's checkpoint in `checkpoint` and `counter`, then removes outdated ones."""

@@ -1,7 +1,6 @@
 """The graph of a training run: updates, validation loss, samples."""
 
 import contextlib
-import os
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -9,7 +8,7 @@ import tensorflow.compat.v1 as tf
 import model
 import sample
 from network.gradients import compiling
-from storage import saver
+from storage import checkpoints, saver
 from training.optimizer import TrainStep
 from training.prepare import Job
 from workers.collectives import Workers
@@ -64,7 +63,7 @@ class TrainingGraph:
         print(f'Loading checkpoint {checkpoint}', flush=True)
         self._step.initialize(self.session)
         complete = saver.restore(self.session, checkpoint, self._weights)
-        if not complete and os.path.dirname(checkpoint) != self._job.model.directory:
+        if not complete and checkpoints.checkpoint_step(checkpoint):        # a model's checkpoint holds none anyway
             print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts from scratch')
 
     def broadcast(self) -> None:

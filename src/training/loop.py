@@ -13,6 +13,7 @@ from command.errors import UserError
 from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
 from storage import run_directory, saver
+from storage.lock import is_locked, lock
 from training import memory, metrics, plot, record
 from training.graph import TrainingGraph
 from training.optimizer import learning_rate
@@ -22,15 +23,19 @@ from workers.collectives import Workers
 
 def train(job: Job, workers: Workers) -> None:
     """Continues a run until it ends or a signal stops it, and saves it. Raises UserError if memory runs out."""
-    with StopSignal() as signal, Training(job, workers, signal) as training:
-        print('Training...', flush=True)
-        try:
-            why = run_to_the_end(training)
-        except tf.errors.ResourceExhaustedError:
-            raise UserError(training.out_of_memory()) from None
-        training.print(why)
-        if training.unsaved():
-            training.save()
+    try:
+        with StopSignal() as signal, Training(job, workers, signal) as training:
+            training.print('Training...')
+            try:
+                why = run_to_the_end(training)
+            except tf.errors.ResourceExhaustedError:
+                raise UserError(training.out_of_memory()) from None
+            training.print(why)
+            if training.unsaved():
+                training.save()
+    finally:
+        if workers.leads and job.settings.overwrite:
+            run_directory.settle(job.settings.run_directory)
     if job.settings.plot and workers.leads:
         print(f'Loss curve: {plot.plot_losses(job.settings.run_directory)}', flush=True)
 
@@ -72,12 +77,13 @@ class Training:
     def _restore_and_open_records(self) -> None:
         settings, directory = self._settings, self._settings.run_directory
         self._graph.restore()
-        if settings.overwrite:
-            run_directory.clear(directory)
-        record.write_record(directory, self._job.record)
         with self._graph.session.graph.as_default():
             self._run = saver.RunSaver(directory, self._job.model.directory, settings.keep, settings.keep_best)
-        self._log = metrics.Log(directory, self._state, settings.max_steps)
+        if settings.overwrite:
+            run_directory.set_aside(directory)
+        record.write_record(directory, self._job.record)
+        self._run.write_setting_files()
+        self._log = metrics.Log(directory, self._state, settings.max_steps, self._signal.output_closed)
 
     def __enter__(self):
         return self
@@ -181,6 +187,7 @@ class Training:
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
         text = ''.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
         self.print(text)
+        os.makedirs(settings.sample_directory, exist_ok=True)       # it may have been moved or removed
         atomic_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)
         self._state.sampled = self._state.step
 
@@ -204,10 +211,28 @@ class Training:
         state = self._state
         state.generators = {name: generator.bit_generator.state for name, generator in self._job.generators().items()}
         state.generators |= self._batches.states()
+        self._complete_directory()
         self.print(f'Saving {self._settings.run_directory}/model-{state.step}')
         with self._workers.exit_lock:
             self._run.save(self._graph.session, state)
+        if self._settings.overwrite:
+            run_directory.settle(self._settings.run_directory)
         self._saved, self._saved_at = state.step, time.time()
+
+    def _complete_directory(self) -> None:
+        """Writes again what the run's directory lacks, if it or a file of it was moved or removed since the start.
+
+        Raises UserError if that fails, or if another process trains there now.
+        """
+        directory = self._settings.run_directory
+        if not os.path.isdir(directory):
+            self.print(f'{directory} was moved or removed: writing it again')
+        if not is_locked(directory):
+            self._job.lock = lock(directory)
+        if not os.path.exists(os.path.join(directory, run_directory.SETTINGS)):
+            record.write_record(directory, self._job.record)
+        self._run.write_setting_files()
+        self._log.write_again(self._state.step)
 
     def _every(self, steps: int) -> bool:
         """Whether what happens every so many steps, or never if 0, happens at this one."""

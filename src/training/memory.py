@@ -4,6 +4,9 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
+from command.errors import UserError
+from command.machine import total_memory, visible_gpus
+from corpus.token_files import token_dtype
 from network.block_sizes import HEAD_ROWS, QUERY_BLOCK
 from network.hparams import HParams
 from training.settings import Settings
@@ -13,6 +16,7 @@ PROCESS = 680e6             # bytes of Python, TensorFlow and the graph, rounded
 COMPILED = 70e6             # bytes of code that XLA compiles, which it does if nothing is recomputed
 UNUSED = 0.09               # memory that the allocator holds but cannot use, as a share of what is allocated for good
 MARGIN = 1.2                # a step fits for certain if so many times the formula's result is available
+FAR = 4                     # a step certainly does not fit if the formula's result is so many times what the machine has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,3 +131,59 @@ def remedies(step: Step) -> Iterator[tuple[str, Step]]:
         if total(smaller) < total(step) and smaller.seq_length > 1:
             step = smaller
             yield flag_text(name, value), step
+
+
+def check(settings: Settings, hparams: HParams) -> None:
+    """Raises UserError for a run that this machine certainly has no memory for, which would take all of it before it failed.
+
+    The tokens of batches, and the texts of samples, are always in the machine's own memory. A step may be on a GPU: without one,
+    it is refused if it needs FAR times the memory that there is.
+    """
+    existing = total_memory()
+    if existing is None:
+        return
+    here = settings.local_workers or 1
+    for flags, needed in _token_memory(settings, hparams).items():
+        if here * needed > existing:
+            raise UserError(f'{flags}: {_gigabytes(here * needed)} are needed for the tokens alone, this machine has '
+                            f'{_gigabytes(existing)}: give smaller numbers')
+    if settings.dry_run:        # whose plan names flags that take less
+        return
+    for flags, needed in _step_memory(settings, hparams).items():
+        if here * needed > FAR * existing and not visible_gpus():
+            raise UserError(f'{flags}: about {_gigabytes(here * needed)} are needed, this machine has {_gigabytes(existing)} and '
+                            'no GPU: give smaller numbers (--dry_run prints how much a run needs)')
+
+
+def _gigabytes(size: float) -> str:
+    return f'{size / 1e9:,.1f} GB'
+
+
+def _token_memory(settings: Settings, hparams: HParams) -> dict[str, int]:
+    """Flags, with values, and the bytes that the tokens or texts which they ask for take at least."""
+    size, sequence = settings.batch_size, settings.seq_length * token_dtype(hparams.n_vocab).itemsize
+    batches = settings.accumulate_gradients + settings.worker_count - 1     # a worker draws the rows of the others too
+    needed = {_values(settings, 'batch_size', 'accumulate_gradients'): size * batches * sequence}
+    if settings.val_every:
+        needed[_values(settings, 'val_batch_size', 'val_batch_count')] = (
+            settings.val_batch_size * settings.val_batch_count * sequence)
+    if settings.sample_every:
+        needed[_values(settings, 'sample_num', 'sample_length')] = settings.sample_num * settings.sample_length
+    return needed
+
+
+def _step_memory(settings: Settings, hparams: HParams) -> dict[str, float]:
+    """Flags, with values, and the bytes of a training step, and at least of a validation batch and of samples made together."""
+    row, together = FLOAT * hparams.n_embd, min(settings.batch_size, settings.sample_num)
+    needed = {_values(settings, 'batch_size', 'seq_length', 'local_workers'): total(step_of(settings, hparams))}
+    if settings.val_every:      # the residual stream and the middle of an mlp
+        needed[_values(settings, 'val_batch_size', 'seq_length')] = 5 * row * settings.val_batch_size * settings.seq_length
+    if settings.sample_every:   # keys and values
+        needed[_values(settings, 'batch_size', 'sample_num', 'sample_length')] = (
+            2 * row * hparams.n_layer * together * settings.sample_length)
+    return needed
+
+
+def _values(settings: Settings, *flags: str) -> str:
+    """'--batch_size 4, --seq_length 1024', without flags that are not given."""
+    return ', '.join(flag_text(flag, value) for flag in flags if (value := getattr(settings, flag)) is not None)

@@ -1,9 +1,11 @@
 """What a run reports: a line per step, metrics.jsonl, TensorBoard scalars."""
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -50,33 +52,47 @@ class NoLog:
     def _ignore(self, *_, **__) -> None:
         pass
 
-    train = validation = print = close = _ignore
+    train = validation = print = close = write_again = _ignore
 
 
 class Log:
     """Prints `[step | seconds] loss=… avg=…`; writes metrics.jsonl and TensorBoard's scalars into the run directory.
 
     Continues from `state`: drops rows of later steps, which no checkpoint holds. With last_step, shows a bar with the time
-    left on a terminal.
+    left on a terminal. output_closed: is called once when printing fails.
     """
 
-    def __init__(self, directory: str, state, last_step: int = 0):
+    def __init__(self, directory: str, state, last_step: int = 0, output_closed: Callable[[], None] = lambda: None):
         import tensorflow.compat.v1 as tf
-        self._tf, self._start = tf, time.time()
+        self._tf, self._start, self._output_closed = tf, time.time(), output_closed
         self._average = Average(state.average)
         self._path = os.path.join(directory, run_directory.METRICS)
         rows = [row for row in read_metrics(self._path)
                 if row['step'] <= (state.validated if 'val_loss' in row else state.step)]
-        try:
-            atomic_files.write_text(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
-            self._file = open(self._path, 'a', encoding='utf-8')    # noqa: SIM115  (open until close)
-            self._writer = tf.summary.FileWriter(directory)
-            # Makes TensorBoard drop what an earlier process wrote about later steps.
-            self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), global_step=state.step + 1)
-        except OSError as error:
-            raise UserError(f'cannot write {self._path}: {reason(error)}') from None
+        self._open(''.join(json.dumps(row) + '\n' for row in rows), state.step)
         terminal = last_step > 0 and sys.stdout.isatty()
         self._bar = tqdm(total=last_step, initial=state.step, unit='step', file=sys.stdout) if terminal else None
+
+    def _open(self, rows: str, step: int) -> None:
+        """Writes these rows to metrics.jsonl, and opens it and a file for TensorBoard for the steps after `step`."""
+        try:
+            atomic_files.write_text(self._path, rows)
+            self._file = open(self._path, 'a+', encoding='utf-8')    # noqa: SIM115  (open until close)
+            self._writer = self._tf.summary.FileWriter(os.path.dirname(self._path))
+            # Makes TensorBoard drop what an earlier process wrote about later steps.
+            self._writer.add_session_log(self._tf.SessionLog(status=self._tf.SessionLog.START), global_step=step + 1)
+        except OSError as error:
+            raise UserError(f'cannot write {self._path}: {reason(error)}') from None
+
+    def write_again(self, step: int) -> None:
+        """Writes metrics.jsonl again, if it was moved or removed; its rows are read from the open file. Raises UserError."""
+        if not os.path.exists(self._path):
+            self._file.seek(0)
+            rows = self._file.read()
+            with contextlib.suppress(OSError, self._tf.errors.OpError):     # its file is gone too
+                self._writer.close()
+            self._file.close()
+            self._open(rows, step)
 
     def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
               epoch: float) -> None:
@@ -94,10 +110,13 @@ class Log:
 
     def print(self, text: str) -> None:
         """Prints a text, above the bar if there is one."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text, file=sys.stdout)
+        try:
+            if self._bar is None:
+                print(text, flush=True)
+            else:
+                self._bar.write(text, file=sys.stdout)
+        except OSError:     # a closed pipe or terminal
+            self._output_closed()
 
     def close(self) -> None:
         if self._bar is not None:

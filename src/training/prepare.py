@@ -18,16 +18,17 @@ from corpus.flags import text_format
 from corpus.hold_out import hold_out
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
-from storage import checkpoints, run_directory, run_state
+from storage import checkpoints, run_directory
 from storage.check import check_checkpoint
-from storage.lock import lock, one_at_a_time
-from storage.model_directory import Model, open_model
+from storage.lock import one_at_a_time
+from storage.model_directory import Model, check_files, open_model
 from storage.run_state import RunState
-from training import record
+from training import memory, record
 from training.settings import Settings, check_flags, make_settings
 from workers.agreement import agree
 from workers.cluster import ONE_WORKER, Cluster
 
+DEFAULT_MODEL = '117M'
 # Flags that all workers must share: those that change what a run computes, or by which each decides what to do next.
 ALIKE = (*(flag for flag in record.MATHEMATICS if flag != 'model_name'), 'memory_saving_gradients', 'max_steps', 'epochs',
          'patience', 'val_every', 'val_batch_size', 'val_batch_count', 'reduce_precision')
@@ -94,12 +95,17 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
     workers, only worker 0 takes the lock and chooses the checkpoint.
     """
     check_flags(args)
-    model = open_model(models.find_model(args.model_name, args.models_dir), weights=False)
-    settings = make_settings(args, model.hparams, args.local_workers or cluster.count)
+    directory = models.run_path(args.checkpoint_dir, args.run_name)
     held, checkpoint, state = None, None, RunState()
     with contextlib.ExitStack() as undo:        # gives the directory back if anything below fails
+        if cluster.index == 0 and not args.dry_run:
+            held = run_directory.take(directory, undo)
+            run_directory.settle(directory)
+        model_name, model = choose_model(args, directory)
+        settings = make_settings(argparse.Namespace(**vars(args) | {'model_name': model_name}), model.hparams,
+                                 args.local_workers or cluster.count)
+        memory.check(settings, model.hparams)
         if cluster.index == 0:
-            held = None if settings.dry_run else lock_directory(settings.run_directory, undo)
             checkpoint, state = starting_point(settings, model)
             check_checkpoint(checkpoint, model.hparams.shapes())
         train, validation, corpus_key = read_corpus(settings, model, cluster)
@@ -107,7 +113,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             atomic_files.check_writable(settings.run_directory)
             atomic_files.check_writable(settings.sample_directory)
         elif cluster.index == 0:
-            make_writable(settings.sample_directory)
+            make_writable(settings.sample_directory, undo)
             checkpoints.clean(settings.run_directory)
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(settings.seed).spawn(4)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
@@ -120,13 +126,28 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
     return job
 
 
-def lock_directory(directory: str, undo: contextlib.ExitStack) -> TextIO:
-    """The lock on a run's directory. `undo` releases it, and removes the directory if it is new."""
-    new = not os.path.isdir(directory)
-    held = undo.enter_context(lock(directory))
-    if new:
-        undo.callback(run_directory.remove, directory)
-    return held
+def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:
+    """The name of the model that a run is made from, and the opened model: for a run that continues, its own directory.
+
+    That holds sizes and vocabulary, so --model_name need not be there any more. Raises UserError if it is there, but of
+    another size.
+    """
+    continues = (not args.overwrite and args.restore_from != 'fresh' and os.path.isdir(directory)
+                 and checkpoints.checkpoint_files(directory)
+                 and all(os.path.isfile(os.path.join(directory, name)) for name in models.SETTING_FILES))
+    if not continues:
+        name = args.model_name or DEFAULT_MODEL
+        return name, open_model(models.find_model(name, args.models_dir), weights=False)
+    flags = (record.read_record(directory) or {'flags': {}})['flags']
+    name = args.model_name or flags.get('model_name') or DEFAULT_MODEL
+    try:
+        base = models.find_model(name, args.models_dir)
+    except UserError:
+        print(f'no model {name!r} in {args.models_dir}: {directory} continues with its own sizes and vocabulary', flush=True)
+    else:
+        if args.model_name:
+            check_size(directory, args.model_name, load_hparams(base))
+    return name, open_model(directory, weights=False)
 
 
 def print_changes(job: Job) -> None:
@@ -139,32 +160,39 @@ def print_changes(job: Job) -> None:
 def starting_point(settings: Settings, model: Model) -> tuple[str, RunState]:
     """The prefix of the checkpoint to start from, and its state if it is one of this run, else a new run's state."""
     directory = settings.run_directory
-    check_size(settings, model.hparams)
+    check_size(directory, settings.model_name, model.hparams)
     if settings.restore_from == 'latest' and not settings.overwrite:
         prefix, state = checkpoints.newest_sound(directory)
         if prefix:
-            return prefix, state or RunState(step=checkpoints.checkpoint_step(prefix))
+            return prefix, state or state_without_file(prefix)
     if settings.restore_from in ('latest', 'fresh'):
         prefix = checkpoints.find_checkpoint(model.directory)
     else:
-        prefix = checkpoints.find_start(settings.restore_from, directory, models.CHECKPOINT_DIR)
-        state = run_state.read(prefix)
+        prefix = checkpoints.find_start(settings.restore_from, directory, settings.checkpoint_dir)
         if os.path.realpath(os.path.dirname(prefix)) == os.path.realpath(directory):
             if settings.overwrite:
                 raise UserError(f'--overwrite would remove {prefix}, which --restore_from names')
-            return prefix, state or RunState(step=checkpoints.checkpoint_step(prefix))
+            return prefix, checkpoints.read_state(prefix) or state_without_file(prefix)
+        check_files(prefix)
     if not settings.overwrite and os.path.isdir(directory) and checkpoints.checkpoint_files(directory):
         raise UserError(f'--restore_from {settings.restore_from} would overwrite the run in {directory}: give another '
                         '--run_name, or --overwrite')
     return prefix, RunState()
 
 
-def check_size(settings: Settings, hparams: HParams) -> None:
-    """Raises UserError if the run's directory holds a model of another size."""
-    directory = settings.run_directory
+def state_without_file(prefix: str) -> RunState:
+    """The state of a run whose checkpoint has none of its own, which is printed: its step is all that is known."""
+    print(f'continuing with the weights of {prefix} alone: the order of the data, the running average, the best validation loss '
+          'and the tokens that --epochs counts start from scratch', flush=True)
+    step = checkpoints.checkpoint_step(prefix)
+    return RunState(step=step, validated=step, sampled=step)    # so that the run keeps its earlier metrics
+
+
+def check_size(directory: str, model_name: str, hparams: HParams) -> None:
+    """Raises UserError if a run's directory holds a model of another size."""
     if os.path.isfile(os.path.join(directory, 'hparams.json')) and load_hparams(directory) != hparams:
-        raise UserError(f'{directory} is a run of a model of another size than {settings.model_name}: give the --model_name '
-                        'of that run, or another --run_name')
+        raise UserError(f'{directory} is a run of a model of another size than {model_name}: give the --model_name of that run, '
+                        'or another --run_name')
 
 
 def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[list[np.ndarray], list[np.ndarray], str | None]:
@@ -172,8 +200,9 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[lis
     def load(flag: str) -> tuple[list[np.ndarray], str | None]:
         cache_path = None if settings.no_cache else os.path.join(settings.run_directory, flag)
         shared = cache_path and cluster.count > 1 and not settings.dry_run
-        with one_at_a_time(cache_path) if shared else contextlib.nullcontext():
-            return load_chunks(settings, getattr(settings, flag), model, cache_path)
+        with one_at_a_time(cache_path) if shared else contextlib.nullcontext(True) as alone:
+            return load_chunks(settings, getattr(settings, flag), model, cache_path,
+                               write=not settings.dry_run and (alone or cluster.index == 0))
 
     chunks, key = load('dataset')
     held_out = []
@@ -194,20 +223,24 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[lis
     return chunks, validation, key
 
 
-def load_chunks(settings: Settings, path: str, model: Model, cache_path: str | None) -> tuple[list[np.ndarray], str | None]:
-    """The chunks of a corpus, and its key. cache_path: how the names of its cache files begin; None for no cache."""
+def load_chunks(settings: Settings, path: str, model: Model, cache_path: str | None, *,
+                write: bool) -> tuple[list[np.ndarray], str | None]:
+    """The chunks of a corpus, and its key. cache_path: how the names of its cache files begin; None for no cache.
+
+    write: whether to write the cache; an existing one is read in any case.
+    """
     print(f'Loading dataset {path}', flush=True)
     vocabulary = cache.checksum(os.path.join(model.directory, name) for name in ('encoder.json', 'vocab.bpe'))
     chunks, key = cache.load_corpus(model.encoder, path, settings.combine, text_format(settings), settings.processes,
-                                    prefix=cache_path, vocabulary=vocabulary, write=not settings.dry_run)
+                                    prefix=cache_path, vocabulary=vocabulary, write=write)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
     return chunks, key
 
 
-def make_writable(directory: str) -> None:
-    """Makes a directory. Raises UserError if files cannot be written there."""
+def make_writable(directory: str, undo: contextlib.ExitStack) -> None:
+    """Makes a directory, which `undo` removes. Raises UserError if files cannot be written there."""
     try:
-        os.makedirs(directory, exist_ok=True)
+        run_directory.make(directory, undo)
         probe = os.path.join(directory, f'.writable-{os.getpid()}')
         open(probe, 'w').close()
         os.remove(probe)

@@ -2,10 +2,9 @@
 
 import argparse
 import dataclasses
-import os
 
 from command.errors import UserError
-from command.models import CHECKPOINT_DIR, SAMPLE_DIR
+from command.models import run_path
 from network.hparams import HParams
 from training import plot
 
@@ -51,6 +50,7 @@ class Settings:
     precision: str
     # run
     run_name: str
+    checkpoint_dir: str
     restore_from: str
     overwrite: bool
     save_every: int
@@ -59,6 +59,7 @@ class Settings:
     plot: bool
     dry_run: bool
     # samples
+    sample_dir: str
     sample_every: int
     sample_length: int
     sample_num: int
@@ -85,11 +86,11 @@ class Settings:
 
     @property
     def run_directory(self) -> str:
-        return os.path.join(CHECKPOINT_DIR, self.run_name)
+        return run_path(self.checkpoint_dir, self.run_name)
 
     @property
     def sample_directory(self) -> str:
-        return os.path.join(SAMPLE_DIR, self.run_name)
+        return run_path(self.sample_dir, self.run_name)
 
 
 def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:

@@ -12,7 +12,8 @@ import time
 
 from command.errors import WORKER_LOST, UserError
 from command.machine import available_processors, visible_gpus
-from command.models import CHECKPOINT_DIR
+from command.models import run_path
+from command.stop_signal import stop_signals
 from storage import checkpoints
 from workers.cluster import PARENT
 
@@ -37,7 +38,7 @@ def run_workers(args: argparse.Namespace, command: list[str], devices: list[tupl
         if restarts < most_restarts:
             print(f'{group.cause()}: starting all {args.local_workers} again, restart {restarts + 1} of '
                   f'{most_restarts}', file=sys.stderr, flush=True)
-            flags = _resuming_flags(flags, os.path.join(CHECKPOINT_DIR, args.run_name), started)
+            flags = _resuming_flags(flags, run_path(args.checkpoint_dir, args.run_name), started)
     return status
 
 
@@ -76,7 +77,7 @@ def assign_devices(count: int) -> list[tuple[dict, set[int]]]:
 class _Group:
     """The processes of one start. Only worker 0's output is shown, and the errors of another that fails by itself.
 
-    SIGINT and SIGTERM are forwarded: each worker has its own process group, which Ctrl-C does not reach.
+    Signals to stop are forwarded: each worker has its own process group, which Ctrl-C does not reach.
     """
 
     def __init__(self, command: list[str], devices: list[tuple[dict, set[int]]]):
@@ -85,7 +86,7 @@ class _Group:
         environment[PARENT] = str(os.getpid())
         self.stopped = False
         self._errors = [None, *(tempfile.TemporaryFile() for _ in devices[1:])]    # noqa: SIM115  (of their stderr)
-        self._handlers = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {number: signal.signal(number, self._forward) for number in stop_signals()}
         self._processes = [
             subprocess.Popen([*command, '--workers', addresses, '--worker_index', str(i)], env=environment | extra,
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if i else None, stderr=self._errors[i],

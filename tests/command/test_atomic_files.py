@@ -49,8 +49,8 @@ def test_sync_and_checksum(tmp_path, monkeypatch):
     assert atomic_files.sha256(str(tmp_path / 'file')) == hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(os, 'fsync', lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     open_before = os.listdir('/proc/self/fd')
-    for path in (tmp_path, tmp_path / 'file'):
-        atomic_files.sync(str(path))
+    atomic_files.sync_directory(str(tmp_path))
+    atomic_files.sync(str(tmp_path / 'file'))
     assert synced == [path.stat().st_ino for path in (tmp_path, tmp_path / 'file')]
     assert os.listdir('/proc/self/fd') == open_before
 

@@ -82,7 +82,7 @@ def test_an_index_of_several_blocks(tmp_path):
     write_index(tmp_path / 'a.index', 100, keys_per_block=30)
     index, shards = bundle.read_index(str(tmp_path / 'a'))
     assert shards == 2
-    assert index == {f'w{i:04}': Entry([], FLOAT32, i % 2, 4 * i, 4) for i in range(100)}
+    assert index == {f'w{i:04}': Entry([], FLOAT32, i % 2, 4 * i, 4, None) for i in range(100)}
 
 
 def test_compressed_blocks_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from checkpoint_files import write_checkpoint, write_index, zeros
 from command.errors import UserError
 from conftest import ROOT
 from network.hparams import load_hparams
-from storage.check import check_checkpoint
+from storage.check import check_checkpoint, is_sound
 
 SHAPES = {f'model/h{i}/b': [1 + i] for i in range(40)} | {'model/wte': [2, 3]}
 
@@ -28,6 +28,31 @@ def refusal(prefix, weights):
 def test_the_model_that_ships_is_complete():
     directory = f'{ROOT}/models/tiny'
     check_checkpoint(f'{directory}/model.ckpt', load_hparams(directory).shapes())
+
+
+def test_checksums_of_tensors(prefix, tmp_path):
+    assert is_sound(f'{ROOT}/models/tiny/model.ckpt')       # which TensorFlow wrote
+    assert is_sound(prefix)
+    assert not is_sound(str(tmp_path / 'nothing'))
+    for suffix, offset in (('.data-00000-of-00001', 0), ('.data-00000-of-00001', -1), ('.index', 20)):
+        path = tmp_path / f'model-7{suffix}'
+        content = bytearray(path.read_bytes())
+        content[offset] ^= 1
+        path.write_bytes(content)
+        assert not is_sound(prefix)
+        content[offset] ^= 1
+        path.write_bytes(content[:-1])
+        assert not is_sound(prefix)
+        path.write_bytes(content)
+        assert is_sound(prefix)
+    (tmp_path / 'model-7.data-00000-of-00001').unlink()
+    assert not is_sound(prefix)
+
+
+def test_a_tensor_larger_than_a_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr('storage.check.CHUNK', 100)
+    write_checkpoint(tmp_path / 'm', {'w': np.arange(99)})
+    assert is_sound(str(tmp_path / 'm'))
 
 
 def test_variables_that_the_model_lacks_are_accepted(prefix):

@@ -2,8 +2,10 @@
 
 import os
 
+import numpy as np
 import pytest
 
+from checkpoint_files import write_checkpoint
 from command.errors import UserError
 from storage import checkpoints, run_state
 from storage.run_state import RunState
@@ -92,7 +94,7 @@ def test_a_checkpoint_file_that_names_none(write):
         checkpoints.find_checkpoint('run')
 
 
-@pytest.mark.parametrize('suffix', [*run_state.SUFFIXES, '.json'])
+@pytest.mark.parametrize('suffix', ['.index', '.data-00000-of-00001', '.json'])
 @pytest.mark.parametrize('harm', ['cut', 'flip', 'remove'])
 def test_a_damaged_checkpoint_is_named_and_skipped(write, harm, suffix, capsys):
     write('run/model-1', 'run/model-2', state=True)
@@ -112,14 +114,61 @@ def test_a_damaged_checkpoint_is_named_and_skipped(write, harm, suffix, capsys):
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(path) and line.endswith(': skipping this checkpoint')
     checkpoints.remove_checkpoint('run/model-1')
-    with pytest.raises(UserError, match='every checkpoint in run is damaged: run/model-2.*--restore_from fresh --overwrite'):
+    with pytest.raises(UserError, match='every checkpoint in run is damaged: run/model-2.*; copy an undamaged one there, or'):
         checkpoints.newest_sound('run')
+
+
+@pytest.mark.parametrize('harm', ['remove', 'flip'])
+def test_weights_need_no_graph(write, harm):
+    write('run/model-1', 'run/model-2', state=True)
+    os.remove('run/model-2.meta')
+    if harm == 'flip':
+        open('run/model-2.meta', 'w').close()
+    assert checkpoints.newest_sound('run') == ('run/model-2', RunState(step=2))
+
+
+def test_a_checkpoint_that_another_program_wrote_over_is_used_without_its_state(write, capsys):
+    write('run/model-1', 'run/model-2', state=True)
+    write_checkpoint('run/model-2', {'w': np.arange(9)})
+    assert checkpoints.newest_sound('run') == ('run/model-2', None)
+    assert capsys.readouterr().out == ('run/model-2.json is not the state of run/model-2: another program has written over the '
+                                       'checkpoint\n')
+    with open('run/model-2.data-00000-of-00001', 'r+b') as file:
+        file.write(b'other')
+    assert checkpoints.newest_sound('run') == ('run/model-1', RunState(step=1))
+
+
+def test_weights_are_used_where_no_state_can_be_read(write, capsys):
+    """With an earlier checkpoint that has its state, the run continues exactly; without one, the weights are what there is."""
+    write('run/model-1', 'run/model-2', state=True)
+    write_checkpoint('run/model-2', {'w': np.arange(9)})
+    run_state.write('run/model-2', RunState(step=2))
+    os.truncate('run/model-2.json', 40)
+    assert checkpoints.newest_sound('run') == ('run/model-1', RunState(step=1))
+    checkpoints.remove_checkpoint('run/model-1')
+    capsys.readouterr()
+    assert checkpoints.newest_sound('run') == ('run/model-2', None)
+    assert capsys.readouterr().out == ('run/model-2.json is damaged: skipping this checkpoint\n'
+                                       'the weights of run/model-2 are sound\n')
+
+
+def test_a_missing_state_is_printed(write, capsys):
+    write('run/model-2')
+    assert checkpoints.newest_sound('run') == ('run/model-2', None)
+    assert capsys.readouterr().out == 'run/model-2.json, the state of the run, is missing\n'
+
+
+def test_the_run_before_overwrite_is_named(write):
+    os.makedirs('run/.overwritten')
+    with pytest.raises(UserError, match="run holds no checkpoints; run/.overwritten holds the run before --overwrite, which the "
+                                        "next ./train.py puts back"):
+        checkpoints.find_checkpoint('run')
 
 
 def test_only_earlier_checkpoints_replace_a_damaged_one(write):
     """After a return to step 2, steps 9 and 10 belong to the part of the run that was given up."""
     write('run/model-1', 'run/model-9', 'run/model-10', 'run/model-2', state=True)
-    os.remove('run/model-2.meta')
+    os.remove('run/model-2.data-00000-of-00001')
     assert checkpoints.newest_sound('run')[0] == 'run/model-1'
     os.remove('run/checkpoint')     # now the highest step is the newest
     assert checkpoints.newest_sound('run')[0] == 'run/model-10'
@@ -147,8 +196,17 @@ def test_leftovers_are_cleaned(write, tmp_path):
                  'model-5.meta'):
         (tmp_path / 'run' / name).write_text('half')
     (tmp_path / 'run/model-3_temp').mkdir()
+    for name in ('mine.part', 'model.part'):
+        (tmp_path / 'run' / name).write_text('not of this project')
+    for name in ('counter.part', 'v2.part', 'model-a_temp'):
+        (tmp_path / 'run' / name).unlink(missing_ok=True)
+        (tmp_path / 'run' / name).mkdir()       # the names of other runs, like exp/v2.part
     checkpoints.clean('run')
-    assert set(os.listdir('run')) == kept
+    assert set(os.listdir('run')) == {*kept, 'mine.part', 'model.part', 'counter.part', 'v2.part', 'model-a_temp'}
+    os.rmdir('run/counter.part')
+    (tmp_path / 'run/counter.part').write_text('half')
+    checkpoints.clean('run')
+    assert 'counter.part' not in os.listdir('run')
 
 
 @pytest.mark.parametrize('removed', range(4))

@@ -1,10 +1,14 @@
 """storage/lock.py: one process at a time, and who it is."""
 
+import errno
+import fcntl
 import os
+import sys
 import threading
 
 import pytest
 
+from command import notes
 from command.errors import UserError
 from storage import lock
 
@@ -39,6 +43,48 @@ def test_a_directory_that_cannot_be_created(tmp_path):
         pass
 
 
+@pytest.mark.parametrize('error', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, None])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, error):
+    """error: flock's; None for a system that has no flock, like Windows."""
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+    if error is None:
+        monkeypatch.setitem(sys.modules, 'fcntl', None)
+    else:
+        monkeypatch.setattr('fcntl.flock', refuse)
+    monkeypatch.setattr(notes, '_printed', set())
+    directory = str(tmp_path / 'run')
+    for _ in range(2):
+        with lock.lock(directory), lock.one_at_a_time(f'{directory}/dataset') as alone:
+            assert not alone
+            assert lock.is_locked(directory)
+            assert lock.training_process(directory) is None
+    cause = os.strerror(error) if error else 'this system has no flock'
+    assert capsys.readouterr().out == (f'{directory} cannot be locked ({cause}): two processes that train in the same directory '
+                                       'there are not noticed, and harm each other\n')
+
+
+def test_a_lock_file_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
+    """Its process gives the directory back, after a failed start, between our opening of the file and our lock on it."""
+    directory, path, flock = str(tmp_path / 'run'), tmp_path / 'run/lock', fcntl.flock
+
+    def give_back_first(*arguments):
+        monkeypatch.setattr(fcntl, 'flock', flock)
+        path.unlink()
+        flock(*arguments)
+    monkeypatch.setattr(fcntl, 'flock', give_back_first)
+    with lock.lock(directory):
+        assert lock.training_process(directory) == str(os.getpid())
+
+
+def test_whose_lock_it_is(tmp_path):
+    assert not lock.is_locked(str(tmp_path / 'run'))
+    with lock.lock(str(tmp_path / 'run')):
+        assert lock.is_locked(str(tmp_path / 'run'))
+        (tmp_path / 'run/lock').write_text('1\n')
+        assert not lock.is_locked(str(tmp_path / 'run'))
+
+
 def test_one_at_a_time(tmp_path):
     path = str(tmp_path / 'run' / 'dataset')
     order = []
@@ -47,7 +93,8 @@ def test_one_at_a_time(tmp_path):
         with lock.one_at_a_time(path):
             order.append('second')
 
-    with lock.one_at_a_time(path):
+    with lock.one_at_a_time(path) as alone:
+        assert alone
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.2)

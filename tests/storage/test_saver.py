@@ -1,12 +1,15 @@
 """storage/saver.py: what is restored of a checkpoint, and which files a run's directory has after each save."""
 
+import contextlib
 import errno
 import os
+import stat
 
 import numpy as np
 import pytest
 
 from checkpoint_files import read_checkpoint, write_checkpoint
+from command import notes
 from command.errors import UserError
 from storage import checkpoints, run_state
 from storage.run_state import RunState
@@ -78,13 +81,59 @@ def run(variables, tmp_path):
     return lambda **keep: saver.RunSaver(str(tmp_path / 'run'), str(tmp_path / 'model'), **keep)
 
 
+class Refused:
+    """Makes os.fsync of directories, and of files if asked, raise an error."""
+
+    def __init__(self, monkeypatch, error, files=False):
+        def fsync(descriptor, _fsync=os.fsync):
+            if files or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(error, os.strerror(error))
+            _fsync(descriptor)
+        monkeypatch.setattr(os, 'fsync', fsync)
+        monkeypatch.setattr(notes, '_printed', set())
+
+
+@pytest.mark.parametrize('error', [errno.EINVAL, errno.EBADF, errno.EIO, errno.EOPNOTSUPP])
+def test_a_directory_that_cannot_be_synced_costs_no_checkpoint(session, run, tmp_path, monkeypatch, capsys, error):
+    Refused(monkeypatch, error)
+    saver = run()
+    for step in (1, 2):
+        saver.save(session, RunState(step=step))
+        assert run_state.read(str(tmp_path / f'run/model-{step}')) == RunState(step=step)
+    assert capsys.readouterr().out == (f'the file system of {tmp_path}/run cannot sync it to disk ({os.strerror(error)}): if the '
+                                       'power fails, what was written last may be lost\n')
+
+
+@pytest.mark.parametrize(('error', 'fatal'), [(errno.EINVAL, False), (errno.EIO, True), (errno.ENOSPC, True)])
+def test_files_that_cannot_be_synced(session, run, tmp_path, monkeypatch, capsys, error, fatal):
+    Refused(monkeypatch, error, files=True)
+    with pytest.raises(UserError, match=f'model-1: {os.strerror(error)}; there is no e') if fatal else contextlib.nullcontext():
+        run().save(session, RunState(step=1))
+    assert kept(tmp_path / 'run') == (set() if fatal else {1})
+    assert capsys.readouterr().out.count('cannot sync') == (not fatal)
+
+
+def test_a_complete_checkpoint_that_cannot_be_named_stays(session, run, tmp_path):
+    saver = run()
+    saver.save(session, RunState(step=1))
+    (tmp_path / 'run/checkpoint.part').mkdir()
+    with pytest.raises(UserError, match='model-2 is complete, but the earlier checkpoints cannot be replaced: cannot write .*'
+                                        'remove .*checkpoint.part; --restore_from 2 continues from it'):
+        saver.save(session, RunState(step=2))
+    assert run_state.read(str(tmp_path / 'run/model-2')) == RunState(step=2)
+    assert checkpoints.latest_checkpoint(str(tmp_path / 'run')) == str(tmp_path / 'run/model-1')
+
+
 def kept(directory):
     return {checkpoints.checkpoint_step(prefix) for prefix in checkpoints.list_checkpoints(str(directory))}
 
 
 def test_a_run_directory_is_a_model_directory(session, run, tmp_path):
     (tmp_path / 'run/vocab.bpe').write_text('is already there')
-    run().save(session, RunState(step=7, tokens=70))
+    saver = run()
+    (tmp_path / 'model/hparams.json').unlink()      # the model may be removed after the start
+    saver.write_setting_files()
+    saver.save(session, RunState(step=7, tokens=70))
     assert {path.name for path in (tmp_path / 'run').iterdir()} == {
         'hparams.json', 'encoder.json', 'vocab.bpe', 'checkpoint', 'counter', 'model-7.index', 'model-7.data-00000-of-00001',
         'model-7.meta', 'model-7.json'}

@@ -1,10 +1,14 @@
 """What a run reads and checks before TensorFlow: its job, its directory, and what workers compare before they start."""
 
 import dataclasses
+import errno
 import fcntl
+import glob
 import json
 import os
 import re
+import shutil
+import signal
 import sys
 
 import numpy as np
@@ -14,8 +18,11 @@ from command.errors import UserError
 from conftest import ROOT, TEXT
 from load_dataset import Sampler
 from network.hparams import HParams
+from storage import run_directory
 from storage.model_directory import Model
 from storage.run_state import RunState
+from training import prepare as prepare_module
+from training import record
 from training.prepare import ALIKE, Job, prepare
 from training.settings import Settings, make_settings
 from workers.cluster import ONE_WORKER, Cluster
@@ -23,7 +30,8 @@ from workers.cluster import ONE_WORKER, Cluster
 HPARAMS = HParams(n_vocab=9, n_ctx=8, n_embd=6, n_head=2, n_layer=1)
 # Flags that workers need not share. Any other is in ALIKE: a new flag belongs to one of them.
 OWN = {'dataset', 'processes', 'no_cache', 'model_name', 'models_dir', 'warn_epochs', 'seed', 'run_name', 'restore_from',
-       'overwrite', 'save_every', 'save_secs', 'keep', 'plot', 'dry_run', 'sample_every', 'sample_length', 'sample_num', 'top_k',
+       'overwrite', 'checkpoint_dir', 'sample_dir', 'save_every', 'save_secs', 'keep', 'plot', 'dry_run', 'sample_every',
+       'sample_length', 'sample_num', 'top_k',
        'top_p', 'val_dataset', 'keep_best', 'local_workers', 'max_restarts', 'workers', 'worker_index', 'slurm', 'dist_timeout',
        'dist_startup_timeout', 'worker_count'}
 
@@ -146,28 +154,137 @@ def test_a_resumed_run_restores_its_generators_and_prints_what_changed(prepared,
     job.set_generators()
     assert states(job) == before
     job.state.step = 1
-    from training import prepare as module
-    from training import record
     changed = json.loads(json.dumps(job.record)) | {'workers': 2}
     record.write_record('checkpoint/run1', changed)
     capsys.readouterr()
-    module.print_changes(job)
+    prepare_module.print_changes(job)
     assert capsys.readouterr().out == ('This run continues with other settings: the number of workers, each with --batch_size '
                                        'sequences: 2 before, 1 now\n')
     job.state.step = 0
-    module.print_changes(job)
+    prepare_module.print_changes(job)
     assert capsys.readouterr().out == ''
 
 
 def test_a_mistake_gives_the_directory_back(prepared):
     with pytest.raises(UserError, match='two documents'):
         prepared('--val_split', 0.5)
-    assert not os.path.exists('checkpoint') and not os.path.exists('samples')
-    os.makedirs('checkpoint/run1')
+    assert not os.path.exists('samples')
+    assert sorted(os.listdir('checkpoint/run1')) == ['dataset.json', 'dataset.npz']     # as is printed
+    with pytest.raises(UserError, match='two documents'):
+        prepared('--val_split', 0.5, '--no_cache', '--run_name', 'exp/b')
+    assert os.listdir('checkpoint') == ['run1']
+    open('checkpoint/run1/lock', 'w').close()
     with pytest.raises(UserError, match='two documents'):
         prepared('--val_split', 0.5)
     with open('checkpoint/run1/lock', encoding='utf-8') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)        # raises BlockingIOError while it is locked
+
+
+@pytest.mark.parametrize('number', [None, signal.SIGINT])
+def test_a_start_that_fails_leaves_a_run_that_was_made_below_it(prepared, monkeypatch, number):
+    """number: a signal while the corpus is read; None: a mistake in the corpus."""
+    def read(*_, read_corpus=prepare_module.read_corpus):
+        monkeypatch.setattr(prepare_module, 'read_corpus', read_corpus)
+        prepared('--no_cache', '--run_name', 'exp/b')
+        open('checkpoint/exp/b/model-3.index', 'w').close()
+        if number:
+            signal.raise_signal(number)
+        raise UserError('bad byte')
+    monkeypatch.setattr(prepare_module, 'read_corpus', read)
+    with pytest.raises(KeyboardInterrupt if number else UserError):
+        prepared('--no_cache', '--run_name', 'exp')
+    assert os.listdir('checkpoint/exp') == ['b']
+    assert sorted(os.listdir('checkpoint/exp/b')) == ['lock', 'model-3.index']
+
+
+@pytest.mark.parametrize('name', ['', '.', './', '..', '../run1', '/run1', 'a/../..', 'a/..'])
+def test_a_name_that_is_no_directory_of_its_own(prepared, name):
+    with pytest.raises(UserError, match='is not the name of a directory in runs: give a name like run1 or exp/run1; --checkp'):
+        prepared('--run_name', name, '--checkpoint_dir', 'runs')
+    assert os.listdir() == ['corpus.txt']
+
+
+def test_other_directories(prepared):
+    job = prepared('--checkpoint_dir', 'runs', '--sample_dir', 'texts', '--run_name', 'exp/b/')
+    assert (job.settings.run_directory, job.settings.sample_directory) == ('runs/exp/b', 'texts/exp/b')
+    assert sorted(os.listdir()) == ['corpus.txt', 'runs', 'texts']
+    assert os.path.exists('runs/exp/b/dataset.npz')
+    with pytest.raises(UserError, match="no checkpoint 'x'; this run has none; runs in runs: none"):
+        prepared('--checkpoint_dir', 'runs', '--restore_from', 'x')
+
+
+def run_of_seven_steps(model):
+    """A run `checkpoint/run1` with a checkpoint of a model's weights, without their state."""
+    shutil.copytree(os.path.join(ROOT, 'models', model), 'checkpoint/run1')
+    for path in glob.glob('checkpoint/run1/model.ckpt*'):
+        os.rename(path, path.replace('model.ckpt', 'model-7'))
+    with open('checkpoint/run1/checkpoint', 'w', encoding='utf-8') as file:
+        file.write('model_checkpoint_path: "model-7"\n')
+
+
+def test_a_run_continues_without_the_model_that_it_is_made_from(prepared, parse, capsys):
+    run_of_seven_steps('tiny')
+    job = prepared('--models_dir', 'nowhere')
+    assert job.model.directory == 'checkpoint/run1' and job.checkpoint == 'checkpoint/run1/model-7'
+    assert (job.state.step, job.settings.model_name) == (7, 'tiny')
+    assert ('no model \'tiny\' in nowhere: checkpoint/run1 continues with its own sizes and vocabulary\n'
+            in capsys.readouterr().out)
+    for flags in (['--overwrite'], ['--restore_from', 'fresh'], ['--run_name', 'new']):
+        with pytest.raises(UserError, match="no model 'tiny' in nowhere"):
+            prepared('--models_dir', 'nowhere', *flags)
+
+
+def test_a_run_has_its_own_model_if_none_is_named(prepared, parse, capsys):
+    """Also if the default, 117M, is there."""
+    run_of_seven_steps('tiny')
+    shutil.copytree(os.path.join(ROOT, 'models/tiny'), 'models/124M')
+    shutil.copytree(os.path.join(ROOT, 'models/tiny'), 'models/tiny')
+    change_size('models/124M')
+    job = prepare(parse('--seq_length', 16))
+    job.lock.close()
+    assert job.model.directory == 'checkpoint/run1' and job.settings.model_name == '117M'       # nothing says which it was
+    record.write_record('checkpoint/run1', {**job.record, 'flags': {**job.record['flags'], 'model_name': 'tiny'}})
+    job = prepare(parse('--seq_length', 16))
+    job.lock.close()
+    assert job.settings.model_name == 'tiny'
+    assert 'continues with its own' not in capsys.readouterr().out
+    with pytest.raises(UserError, match='run1 is a run of a model of another size than 124M'):
+        prepare(parse('--seq_length', 16, '--model_name', '124M'))
+
+
+def change_size(directory):
+    with open(f'{directory}/hparams.json', encoding='utf-8') as file:
+        hparams = json.load(file)
+    with open(f'{directory}/hparams.json', 'w', encoding='utf-8') as file:
+        json.dump(hparams | {'n_layer': hparams['n_layer'] + 1}, file)
+
+
+@pytest.mark.parametrize('where', ['latest', '7', 'checkpoint/run1/model-7'])
+def test_a_state_that_was_not_copied_along_is_printed(prepared, capsys, where):
+    run_of_seven_steps('tiny')
+    job = prepared('--restore_from', where)
+    assert job.state == RunState(step=7, validated=7, sampled=7)
+    assert ('checkpoint/run1/model-7.json, the state of the run, is missing\n'
+            'continuing with the weights of checkpoint/run1/model-7 alone: the order of the data, the running average, the best '
+            'validation loss and the tokens that --epochs counts start from scratch\n') in capsys.readouterr().out
+
+
+def test_a_start_after_an_overwrite_that_had_no_checkpoint(prepared, capsys):
+    run_of_seven_steps('tiny')
+    run_directory.set_aside('checkpoint/run1')
+    job = prepared()
+    assert (job.state.step, job.checkpoint) == (7, 'checkpoint/run1/model-7')
+    assert 'checkpoint/run1: the run that --overwrite was to replace is back' in capsys.readouterr().out
+
+
+def test_workers_that_cannot_lock_the_cache_leave_it_to_worker_0(prepared, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    prepared(cluster=Cluster(('a:1', 'b:1'), 1))
+    assert not os.path.exists('checkpoint/run1/dataset.npz')
+    prepared(cluster=Cluster(('a:1', 'b:1'), 0))
+    assert os.path.exists('checkpoint/run1/dataset.npz')
 
 
 def test_only_worker_0_takes_the_directory_and_the_checkpoint(prepared):
