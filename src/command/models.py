@@ -10,7 +10,7 @@ SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # with them, a r
 SIZES = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}    # n_layer, n_embd
 PUBLISHED = tuple(SIZES)
 ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, from a wrong count of the parameters
-PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
 
