@@ -2,7 +2,7 @@
 
 import os
 
-from command.errors import UserError
+from command.errors import UserError, check_utf8
 
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
          'model.ckpt.meta', 'vocab.bpe')
@@ -45,7 +45,7 @@ def find_model(name: str, models_dir: str = 'models') -> str:
     for directory in directories:
         for candidate in (name, other_names.get(name)):
             if candidate in list_models(directory):
-                return os.path.join(directory, candidate)
+                return check_utf8(os.path.join(directory, candidate))
     _check_settings(os.path.join(models_dir, name))
     here = sorted({model for directory in directories for model in list_models(directory)})
     known = f'models here: {", ".join(here)}' if here else 'no models are here'
@@ -56,7 +56,7 @@ def find_model(name: str, models_dir: str = 'models') -> str:
 
 def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
     """The directory of a training run. Raises UserError that lists the runs here."""
-    directory = os.path.join(checkpoint_dir, run_name)
+    directory = check_utf8(os.path.join(checkpoint_dir, run_name))
     if os.path.isfile(os.path.join(directory, 'hparams.json')):
         return directory
     _check_settings(directory)
