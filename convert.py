@@ -10,13 +10,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
 import numpy as np
 from tqdm import tqdm
 
 from command import atomic_files, models
-from command.errors import UserError, run
+from command.errors import UserError, check_utf8, run
 from command.flags import Parser
 from encoder import load_encoder
 from network.hparams import HParams, check_vocabulary, write_hparams
@@ -106,7 +106,7 @@ def from_hf(args: argparse.Namespace) -> None:
     vocabulary = huggingface.read_tokenizer(args.source)
     weights = huggingface.Weights(args.source, hparams)
     tensors = sorted(huggingface.tensors(hparams))
-    target = os.path.join(args.models_dir, args.output)
+    target = check_utf8(os.path.join(args.models_dir, args.output))
     with new_directory(target) as unfinished:
         huggingface.copy_vocabulary(vocabulary, unfinished)
         check_encoder(unfinished, args.source, hparams)

@@ -10,10 +10,10 @@ import os
 import shutil
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
 from command import models
-from command.errors import UserError, run
+from command.errors import UserError, check_utf8, run
 from command.flags import Parser, non_negative_int, positive_int
 from command.machine import available_memory
 from corpus.flags import add_text_flags, text_format
@@ -108,7 +108,7 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
 
 def main() -> None:
     args = parse_flags()
-    target = os.path.join(args.models_dir, args.name)
+    target = check_utf8(os.path.join(args.models_dir, args.name))
     run = open_model(models.find_run(args.from_run, args.checkpoint_dir)) if args.from_run else None
     with new_directory(target) as unfinished:
         hparams = settings_from_run(run, unfinished) if run else settings_from_text(args, unfinished)

@@ -23,7 +23,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 from command import atomic_files, errors, flags, models
 from command.errors import UserError, reason
 

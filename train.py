@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'src'))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
-from command.errors import run
+from command.errors import check_utf8, run
 from command.flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
@@ -101,7 +101,7 @@ def add_machine_flags(group) -> None:
 
 
 def add_run_flags(group) -> None:
-    group.add_argument('--run_name', metavar='NAME', default='run1',
+    group.add_argument('--run_name', metavar='NAME', type=check_utf8, default='run1',
                        help='name of the run, which is kept in the directory NAME of --checkpoint_dir')
     group.add_argument('--checkpoint_dir', metavar='DIR', default=CHECKPOINT_DIR, help='the directory of the runs')
     group.add_argument('--restore_from', metavar='latest|fresh|WHERE', default='latest',
@@ -232,7 +232,7 @@ def only_worker_0_prints(cluster: Cluster) -> Iterator[None]:
         yield
     else:
         print(f'{cluster.name(cluster.index)} of {cluster.count}: {cluster.name(0)} reports the progress', flush=True)
-        with open(os.devnull, 'w', encoding='utf-8') as nowhere, contextlib.redirect_stdout(nowhere):
+        with open(os.devnull, 'w', encoding='utf-8', errors='replace') as nowhere, contextlib.redirect_stdout(nowhere):
             yield
 
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 from command.errors import UserError, run
 from sampling.flags import PromptFlags, parse

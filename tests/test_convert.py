@@ -263,3 +263,7 @@ def test_mistakes_are_found_before_tensorflow(without_tensorflow, there, home):
     (there / 'model.safetensors').rename(there / 'pytorch_model.bin')
     assert 'pytorch_model.bin, a pickle' in one_line_error(without_tensorflow('convert.py', 'from_hf', 'there', 'back'))
     assert 'COMMAND' in one_line_error(without_tensorflow('convert.py'))
+
+
+def test_a_name_that_tensorflow_cannot_use_is_refused(convert, there, home):
+    assert refused(convert, home, 'from_hf', 'there', 'r\udce9').startswith("the name 'models/r\\udce9' is not UTF-8")

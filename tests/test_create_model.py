@@ -103,6 +103,7 @@ def test_memory_that_runs_out_is_reported(tf, create, home, monkeypatch):
     (['--dataset', 'corpus.txt', *SIZE, '--n_layer', '0'], 'argument --n_layer: expected a whole number above 0'),
     (['--dataset', 'corpus.txt', *SIZE, '--n_embd', '9000000000'], 'a model of these sizes needs '),
     (['--from_run', 'nowhere'], "no run 'nowhere' in checkpoint"),
+    (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'r\udce9'], "the name 'r\\udce9/new' is not UTF-8"),
     ([], 'one of the arguments --dataset --from_run is required'),
     (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'corpus.txt'], 'cannot write corpus.txt/new')])
 def test_bad_input_is_refused_before_tensorflow_and_leaves_nothing(create, home, monkeypatch, flags, words):

@@ -286,6 +286,7 @@ BAD_FLAGS = [
     (['--clip_norm', '-1'], "argument --clip_norm: expected a number, 0 or more, not '-1'"),
     (['--precision', 'float8'], "argument --precision: invalid choice: 'float8'"),
     (['--run_name', 'file'], 'cannot write to checkpoint/file: File exists'),
+    (['--run_name', 'r\udce9'], "the name 'r\\udce9' is not UTF-8, which TensorFlow needs: choose another one"),
 ]
 
 
@@ -323,6 +324,25 @@ def test_a_process_with_a_mistake_ends_so(without_tensorflow, home):
     line = one_line_error(without_tensorflow('train.py', '--model_name', 'toy', '--dataset', 'nowhere.txt'))
     assert line.startswith("train.py: cannot find 'nowhere.txt'")
     assert not (home / 'checkpoint').exists()
+
+
+def test_an_output_that_is_not_utf_8_does_not_end_a_run(script, home):
+    """A vocabulary of bytes writes many U+FFFD; and the corpus's name is not UTF-8."""
+    (home / 'corpus.txt').rename(home / 'caf\udce9.txt')
+    result = script('train.py', '--model_name', 'toy', '--dataset', 'caf\udce9.txt', '--max_steps', 1, '--sample_every', 1,
+                    '--sample_length', 30, '--seed', 1, env=os.environ | {'PYTHONIOENCODING': 'ascii'})
+    assert (result.returncode, result.stderr) == (0, '')
+    assert '\\ufffd' in result.stdout and 'Loading dataset caf\\udce9.txt' in result.stdout
+    assert '\ufffd' in (home / 'samples/run1/samples-1').read_text(encoding='utf-8')
+    assert json.loads((home / 'checkpoint/run1/settings.json').read_text())['corpus']['name'] == 'caf\udce9.txt'
+
+
+def test_what_other_workers_print_is_discarded_whatever_it_is(capsys):
+    import train
+    from workers.cluster import Cluster
+    with train.only_worker_0_prints(Cluster(('a:1', 'b:2'), index=1)):
+        print('caf\udce9.txt', flush=True)
+    assert capsys.readouterr().out == 'worker 1 (b:2) of 2: worker 0 (a:1) reports the progress\n'
 
 
 def test_no_dataset_is_one_line(mistake):

@@ -40,9 +40,9 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Writes UTF-8 text atomically. Lone surrogates, as in file names that are not UTF-8, are escaped: \\udce9."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors='backslashreplace'))
 
 
 def sync(path: str) -> None:

@@ -1,6 +1,7 @@
 """Errors that the user can fix: one line on stderr, and an exit status."""
 
 import errno
+import io
 import os
 import sys
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+SURROGATES = 'surrogates not allowed'       # Python's reason: a surrogate stands for a byte that is not UTF-8
 WORKER_LOST = 75    # EX_TEMPFAIL of sysexits.h: the same command may succeed another time
 
 
@@ -42,15 +44,30 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def check_utf8(name: str) -> str:
+    """The name of a file or directory that TensorFlow reads or writes. Raises UserError if it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(_not_utf8(name)) from None
+    return name
+
+
+def _not_utf8(name: str) -> str:
+    return f'the name {name[:200]!r} is not UTF-8, which TensorFlow needs: choose another one'
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a script's main function and turns errors that a user can cause into an exit status.
 
-    UserError, or a disk that is full or fails: one line on stderr and status 2. WorkerLost: the same with status 75.
-    Ctrl-C: status 130. Output to a closed pipe (`| head`): status 141, as the shell reports a SIGPIPE.
+    UserError, a disk that is full or fails, or a name that TensorFlow cannot use: one line on stderr and status 2.
+    WorkerLost: the same with status 75. Ctrl-C: status 130. Output to a closed pipe (`| head`): status 141, as the shell
+    reports a SIGPIPE.
     """
+    _escape_output()
     try:
         main()
-        sys.stdout.flush()
+        print(end='', flush=True)
     except UserError as error:
         if error.skip_cleanup:
             exit_now(str(error), 2)
@@ -63,10 +80,21 @@ def run(main: Callable[[], None]) -> None:
         # Python flushes standard output again at exit, which would fail again: replace it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except UnicodeEncodeError as error:
+        if error.reason != SURROGATES:
+            raise
+        _fail(_not_utf8(error.object))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         _fail(f'cannot write {error.filename or "to the disk"}: {reason(error)}')
+
+
+def _escape_output() -> None:
+    """Makes stdout and stderr print what their encoding lacks as an escape such as \\u2019, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 import os
 
-from command.errors import UserError
+from command.errors import UserError, check_utf8
 
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
          'model.ckpt.meta', 'vocab.bpe')
@@ -10,7 +10,7 @@ SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # with them, a r
 SIZES = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}    # n_layer, n_embd
 PUBLISHED = tuple(SIZES)
 ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, from a wrong count of the parameters
-PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
 
@@ -45,7 +45,7 @@ def find_model(name: str, models_dir: str = 'models') -> str:
     for directory in directories:
         for candidate in (name, other_names.get(name)):
             if candidate in list_models(directory):
-                return os.path.join(directory, candidate)
+                return check_utf8(os.path.join(directory, candidate))
     _check_settings(os.path.join(models_dir, name))
     here = sorted({model for directory in directories for model in list_models(directory)})
     known = f'models here: {", ".join(here)}' if here else 'no models are here'
@@ -68,7 +68,7 @@ def run_path(parent: str, run_name: str) -> str:
 
 def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
     """The directory of a training run. Raises UserError that lists the runs here."""
-    directory = os.path.join(checkpoint_dir, run_name)
+    directory = check_utf8(os.path.join(checkpoint_dir, run_name))
     if os.path.isfile(os.path.join(directory, 'hparams.json')):
         return directory
     _check_settings(directory)

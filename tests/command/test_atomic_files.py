@@ -70,3 +70,8 @@ def test_directories_that_can_be_written_to_or_created(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f'^cannot write to a/b: there is no permission to write to {tmp_path}$'):
         atomic_files.check_writable('a/b')
     assert asked == [(str(tmp_path), os.W_OK | os.X_OK)]
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_written_into_a_file(tmp_path):
+    atomic_files.write_text(str(tmp_path / 'file'), 'é caf\udce9')
+    assert (tmp_path / 'file').read_text(encoding='utf-8') == 'é caf\\udce9'

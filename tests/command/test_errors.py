@@ -1,6 +1,7 @@
 """How a process ends: with one line, and an exit status."""
 
 import errno
+import io
 import sys
 import threading
 
@@ -101,3 +102,27 @@ def test_a_mistake_among_several_workers_ends_without_cleanup(tf, status, capsys
 
     assert status(main) == (1002 if count > 1 else 2)
     assert capsys.readouterr().err == 'prog.py: a mistake\n'
+
+
+def test_text_that_the_output_cannot_encode_is_escaped(monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding='latin-1', newline='\n') for _ in range(2)]
+    monkeypatch.setattr(sys, 'stdout', streams[0])
+    monkeypatch.setattr(sys, 'stderr', streams[1])
+    errors.run(lambda: print('é’\udce9', file=sys.stdout) or print('’', file=sys.stderr, flush=True))
+    assert [stream.buffer.getvalue() for stream in streams] == [b'\xe9\\u2019\\udce9\n', b'\\u2019\n']
+
+
+def test_a_process_without_standard_output(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', None)        # closed by `>&-`
+    errors.run(lambda: print('nothing'))
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(status, capsys):
+    assert status(lambda: 'run\udce9'.encode()) == 2      # as TensorFlow does
+    line = "prog.py: the name 'run\\udce9' is not UTF-8, which TensorFlow needs: choose another one\n"
+    assert capsys.readouterr().err == line
+    assert status(lambda: errors.check_utf8('run\udce9')) == 2
+    assert capsys.readouterr().err == line
+    assert errors.check_utf8('café’') == 'café’'
+    with pytest.raises(UnicodeEncodeError, match='ordinal not in range'):       # a fault of the program
+        errors.run(lambda: 'é'.encode('ascii'))

@@ -68,3 +68,11 @@ def test_a_checkpoint_without_settings_names_the_files_to_copy(home):
     for find, directory in ((models.find_model, 'models/old'), (models.find_run, 'checkpoint/old')):
         with pytest.raises(UserError, match=f'^{directory} holds no file hparams.json: copy hparams.json, encoder.json, '):
             find('old')
+
+
+def test_a_name_that_is_not_utf_8_is_refused(home):
+    for find, path in ((models.find_model, 'models/t\udce9'), (models.find_run, 'checkpoint/t\udce9')):
+        (home / path).mkdir()
+        (home / path / 'hparams.json').touch()
+        with pytest.raises(UserError, match='is not UTF-8, which TensorFlow needs'):
+            find('t\udce9')
