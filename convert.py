@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from command import atomic_files, models
 from command.errors import UserError, check_utf8, run
-from command.flags import Parser
+from command.flags import Parser, path
 from encoder import load_encoder
 from network.hparams import HParams, check_vocabulary, write_hparams
 from storage import bundle, huggingface, safetensors
@@ -31,20 +31,21 @@ def parse_flags() -> argparse.Namespace:
     export = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
                                  description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
                                              'and AutoTokenizer load.')
-    export.add_argument('source', metavar='MODEL_OR_RUN', help='a model in --models_dir, a run in --checkpoint_dir, or '
-                        'the path of either')
-    export.add_argument('output', metavar='OUT', help='the directory to write; it must not exist, or be empty')
-    export.add_argument('--checkpoint_dir', metavar='DIR', default=models.CHECKPOINT_DIR, help='the directory of the runs')
+    export.add_argument('source', metavar='MODEL_OR_RUN', type=path, help='a model in --models_dir, a run in '
+                        '--checkpoint_dir, or the path of either')
+    export.add_argument('output', metavar='OUT', type=path, help='the directory to write; it must not exist, or be empty')
+    export.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
+                        help='the directory of the runs')
     export.set_defaults(convert=to_hf)
     import_ = commands.add_parser('from_hf', help='DIR NAME: make a model from a Hugging Face directory',
                                   description='Makes a model from a Hugging Face directory of GPT-2; needs the safetensors '
                                               'package.')
-    import_.add_argument('source', metavar='DIR', help='a directory with config.json, model.safetensors, and the tokenizer\'s '
-                         'files')
+    import_.add_argument('source', metavar='DIR', type=path,
+                         help='a directory with config.json, model.safetensors, and the tokenizer\'s files')
     import_.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')
     import_.set_defaults(convert=from_hf)
     for command in (export, import_):
-        command.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
+        command.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
     return parser.parse_args()
 
 

@@ -14,9 +14,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'sr
 
 from command import models
 from command.errors import UserError, check_utf8, run
-from command.flags import Parser, non_negative_int, positive_int
+from command.flags import Parser, non_negative_int, path, positive_int
 from command.machine import available_memory
-from corpus.flags import add_text_flags, text_format
+from corpus.flags import add_dataset_flag, add_text_flags, text_format
 from load_dataset import read_texts
 from network.hparams import HParams, default_hparams, write_hparams
 from storage.model_directory import Model, new_directory, open_model
@@ -29,12 +29,11 @@ def parse_flags() -> argparse.Namespace:
     default = default_hparams()
     parser = Parser(description=__doc__)
     parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
-    parser.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
-    parser.add_argument('--checkpoint_dir', metavar='DIR', default=models.CHECKPOINT_DIR, help='the directory of the runs')
+    parser.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
+    parser.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
+                        help='the directory of the runs')
     source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
-    source.add_argument('--dataset', metavar='PATH',
-                        help='text to learn the vocabulary from: a file, a directory, or a glob in quotes (text also as .gz, '
-                             '.zst, .jsonl, .csv)')
+    add_dataset_flag(source, 'text to learn the vocabulary from')
     source.add_argument('--from_run', metavar='RUN', help='instead take the newest weights of this run in --checkpoint_dir, '
                         'without the optimizer\'s state')
     add_text_flags(parser.add_argument_group('text', 'with --dataset'))

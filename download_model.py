@@ -238,7 +238,8 @@ def http_url(text: str) -> str:
 def parse_args() -> argparse.Namespace:
     parser = flags.Parser(description=__doc__)
     parser.add_argument('name', metavar='NAME', help=f'{", ".join(models.PUBLISHED)}; or the old names 117M, 345M')
-    parser.add_argument('--models_dir', metavar='DIR', default='models', help='directory in which to create the directory NAME')
+    parser.add_argument('--models_dir', metavar='DIR', type=flags.path, default='models',
+                        help='directory in which to create the directory NAME')
     network = parser.add_argument_group('network')
     network.add_argument('--base_url', metavar='URL', type=http_url, default=BASE_URL,
                          help='server to fetch from: it has models/NAME/FILE')

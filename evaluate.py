@@ -11,11 +11,12 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'sr
 
 from command import models
 from command.errors import UserError, run
-from command.flags import Parser, positive_int
-from corpus.find_files import find_files
-from corpus.flags import add_text_flags, add_token_flags, text_format
+from command.flags import Parser, path, positive_int
+from corpus.data_sets import DataSet, find_texts, in_words, one_or_list
+from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags, text_format
+from corpus.read_text import check_text_column
 from evaluation import windows
-from load_dataset import load_files
+from load_dataset import load_sets
 from network.hparams import HParams
 from storage.model_directory import open_model
 
@@ -29,12 +30,11 @@ def parse_flags() -> argparse.Namespace:
     which = what.add_mutually_exclusive_group()
     which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')
     which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run in --checkpoint_dir instead')
-    what.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
-    what.add_argument('--checkpoint_dir', metavar='DIR', default=models.CHECKPOINT_DIR, help='the directory of the runs')
+    what.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
+    what.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
+                      help='the directory of the runs')
     data = parser.add_argument_group('data')
-    data.add_argument('--dataset', metavar='PATH', required=True,
-                      help='text or .npz to predict (required): a file, a directory, or a glob in quotes (text also '
-                           'as .gz, .zst, .jsonl, .csv)')
+    add_dataset_flag(data, 'text or .npz to predict (required)', required=True)
     add_text_flags(data)
     add_token_flags(data)
     window = parser.add_argument_group('window')
@@ -64,10 +64,12 @@ def main() -> None:
     model = open_model(models.find_run(args.run_name, args.checkpoint_dir) if args.run_name is not None
                        else models.find_model(args.model_name, args.models_dir))
     length, stride = window_sizes(args, model.hparams)
-    chunks = load_files(model.encoder, args.dataset, find_files(args.dataset), args.combine, text_format(args), args.processes)
+    name, files, format = in_words(args.dataset), find_texts(args.dataset), text_format(args)
+    check_text_column(format, files)
+    chunks = load_sets(model.encoder, name, [DataSet(files)], args.combine, format, args.processes).chunks
     tokens = windows.scored_tokens(chunks)
     if not tokens:
-        raise UserError(f'the corpus {args.dataset} is too short: no chunk of it has 2 tokens')
+        raise UserError(f'the corpus {name} is too short: no chunk of it has 2 tokens')
     n_bytes, words = windows.measure_text(model.encoder, chunks)
     start = time.perf_counter()
     # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
@@ -78,8 +80,9 @@ def main() -> None:
     evaluation = Evaluation(model, length=min(length, longest), stride=min(stride, longest), batch_size=args.batch_size)
     result = figures(evaluation.total_loss(chunks), tokens=tokens, words=words, n_bytes=n_bytes)
     report(args, result | {'tokens': tokens, 'words': words, 'bytes': n_bytes, 'chunks': len(chunks),
-                           'dataset': args.dataset, 'checkpoint': model.checkpoint, 'seq_length': length, 'stride': stride,
-                           'batch_size': args.batch_size, 'seconds': round(time.perf_counter() - start, 2)})
+                           'dataset': one_or_list(args.dataset), 'checkpoint': model.checkpoint,
+                           'seq_length': length, 'stride': stride, 'batch_size': args.batch_size,
+                           'seconds': round(time.perf_counter() - start, 2)})
 
 
 def report(args: argparse.Namespace, result: dict) -> None:
@@ -87,6 +90,7 @@ def report(args: argparse.Namespace, result: dict) -> None:
     if args.json:
         print(json.dumps(result))
         return
+    result['dataset'] = in_words(args.dataset)
     print('{checkpoint} on {dataset}: {tokens} tokens, {words} words, {bytes} bytes; window {seq_length}, stride {stride}, '
           '{seconds} s'.format(**result))
     for name, unit in FIGURES:

@@ -12,10 +12,10 @@ from typing import NoReturn
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
 from command.errors import check_utf8, run
-from command.flags import Parser, fraction, non_negative_float, non_negative_int, positive_float, positive_int
+from command.flags import Parser, fraction, non_negative_float, non_negative_int, path, positive_float, positive_int
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
-from corpus.flags import add_text_flags, add_token_flags
+from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
 from training.dry_run import plan
 from training.prepare import DEFAULT_MODEL, Job, prepare
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
@@ -38,9 +38,8 @@ def parse_flags() -> argparse.Namespace:
 
 
 def add_data_flags(group) -> None:
-    group.add_argument('--dataset', metavar='PATH', required=True,
-                       help='text or .npz to train on (required): a file, a directory, or a glob in quotes (text also as '
-                            '.gz, .zst, .jsonl, .csv)')
+    add_dataset_flag(group, 'text or .npz to train on (required); with =N after a path, its tokens are drawn N times as often',
+                     required=True)
     add_text_flags(group)
     add_token_flags(group)
     group.add_argument('--no_cache', action='store_true',
@@ -53,7 +52,7 @@ def add_model_flags(group) -> None:
     group.add_argument('--model_name', metavar='NAME',
                        help='the model to fine-tune, a directory in --models_dir (default: that of the run if it continues, else '
                             f'{DEFAULT_MODEL})')
-    group.add_argument('--models_dir', metavar='DIR', default='models', help='the directory of the models')
+    group.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
     group.add_argument('--seq_length', metavar='TOKENS', type=positive_int,
                        help='length of a training sequence; a shorter one takes less memory (default: the model\'s window)')
 
@@ -103,8 +102,9 @@ def add_machine_flags(group) -> None:
 def add_run_flags(group) -> None:
     group.add_argument('--run_name', metavar='NAME', type=check_utf8, default='run1',
                        help='name of the run, which is kept in the directory NAME of --checkpoint_dir')
-    group.add_argument('--checkpoint_dir', metavar='DIR', default=CHECKPOINT_DIR, help='the directory of the runs')
-    group.add_argument('--restore_from', metavar='latest|fresh|WHERE', default='latest',
+    group.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=CHECKPOINT_DIR,
+                       help='the directory of the runs')
+    group.add_argument('--restore_from', metavar='latest|fresh|WHERE', type=path, default='latest',
                        help='latest: continue the run; fresh: start from the model; else start from a checkpoint: a step of '
                             'this run, the name of a run, or a path')
     group.add_argument('--overwrite', action='store_true',
@@ -122,7 +122,7 @@ def add_run_flags(group) -> None:
 
 
 def add_sample_flags(group) -> None:
-    group.add_argument('--sample_dir', metavar='DIR', default=SAMPLE_DIR,
+    group.add_argument('--sample_dir', metavar='DIR', type=path, default=SAMPLE_DIR,
                        help='where samples are written, in a directory NAME for the run')
     group.add_argument('--sample_every', metavar='N', type=non_negative_int, default=100,
                        help='generate samples every N steps; 0: never')
@@ -137,9 +137,8 @@ def add_sample_flags(group) -> None:
 
 
 def add_validation_flags(group) -> None:
-    group.add_argument('--val_dataset', metavar='PATH',
-                       help='text or .npz to validate on, as for --dataset (default: what --val_split holds out, or the '
-                            'training data)')
+    add_dataset_flag(group, 'text or .npz to validate on (default: what --val_split holds out, or the training data)',
+                     '--val_dataset')
     group.add_argument('--val_split', metavar='SHARE', type=fraction, default=0.0,
                        help='share of the documents to validate on, and not to train on')
     group.add_argument('--val_batch_size', metavar='N', type=positive_int, default=2, help='sequences in a batch')

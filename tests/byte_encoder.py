@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from command.errors import UserError
+from corpus.data_sets import DataSet
 from corpus.find_files import find_files
 from corpus.read_text import TextFormat
 from corpus.token_files import token_dtype
-from load_dataset import load_dataset, save_files
+from load_dataset import load_dataset, save_sets
 
 END = 256
 
@@ -44,7 +45,8 @@ def load(path, combine=50000, enc=ENC, **kwargs):
 
 
 def save(output, path, combine=50000, enc=ENC, processes=1, **format):
-    return save_files(output, enc, str(path), find_files(path), combine, TextFormat(**format), processes)
+    totals = save_sets(output, enc, str(path), [DataSet(find_files(path))], combine, TextFormat(**format), processes)
+    return sum(totals.chunks), totals
 
 
 def error_of(function, *args, **kwargs):

@@ -108,8 +108,11 @@ def test_runs_as_a_program(workdir):
 
 @pytest.mark.parametrize('arguments, message', [
     (['corpus'], 'the following arguments are required: OUT.npz (see encode.py --help)'),
-    (['corpus', 'out.txt'], "the output must end in .npz, not 'out.txt'"),
-    (['corpus', 'out'], "the output must end in .npz, not 'out'"),
+    (['corpus', 'corpus/'], 'the output corpus/ is a directory; expected the name of a file'),
+    (['corpus', 'corpus/sub/out'], 'the output corpus/sub/out.npz lies in the directory to encode, corpus:'),
+    (['old.npz', 'old'], 'the output old.npz is one of the files to encode; choose another name'),
+    (['corpus', 'directory'], 'the output directory.npz is a directory; expected the name of a file'),
+    (['corpus', 'out.npz', '--text_column', 'text'], '--text_column text has no effect: no file of the corpus ends in .json, '),
     (['corpus', 'no/out.npz'], 'cannot write into the directory no: No such file or directory'),
     (['corpus', '/proc/out.npz'], 'cannot write into the directory /proc: '),
     (['corpus', 'corpus/a.txt/out.npz'], 'the output corpus/a.txt/out.npz lies in the directory to encode, corpus:'),
@@ -129,9 +132,9 @@ def test_runs_as_a_program(workdir):
     (['corpus', 'out.npz', '--encoding', 'utf8x'], "unknown text encoding 'utf8x'; expected a name such as utf-8"),
     (['corpus', 'out.npz', '--encoding_errors', 'x'], "argument --encoding_errors: invalid choice: 'x'"),
     (['corpus', 'out.npz', '--processes', '0'], "argument --processes: expected a whole number above 0, not '0' "),
-    (['records', 'out.npz'], 'records/a.jsonl holds records: name the column of its text (--text_column)'),
+    (['records', 'out.npz'], 'records/a.jsonl line 1 holds a record: name the column of its text (--text_column), '),
     (['records', 'out.npz', '--text_column', 'text'], "records/a.jsonl line 2 has no column 'text' (--text_column); it has "),
-    (['records/b.csv', 'out.npz', '--text_column', 'text'], 'records/b.csv line 3 has 1 columns, but the header 2'),
+    (['records/b.csv', 'out.npz', '--text_column', 'text'], 'records/b.csv line 3 has 1 columns, but the first row 2'),
     (['records/c.jsonl', 'out.npz', '--text_column', 'text'], 'records/c.jsonl line 1 is not JSON: '),
     (['packed.gz', 'out.npz'], 'packed.gz is cut off: its gzip data ends too early; copy, download or make it again'),
     (['long.gz', 'out.npz'], 'long.gz is damaged: its gzip data is corrupt; '),
@@ -234,6 +237,33 @@ def test_formats_and_options(workdir, encode, settings_directory):
         'one<|endoftext|>two<|endoftext|>three', 'four<|endoftext|>five')]
     assert ' files=3 ' in result.stdout and ' bytes=19 ' in result.stdout
     assert result.stderr == 'skipping in/pipe: it is a FIFO\n'
+
+
+def test_bad_records_are_skipped_and_counted(workdir, encode, settings_directory):
+    (workdir / 'in').mkdir()
+    (workdir / 'in/a.ndjson').write_text('{"text": "one"}\n{"text": 2}\n')
+    np.savez(workdir / 'in/b.npz', np.array([1]))
+    (workdir / 'in/c.tsv').write_text('text\tid\nthree\nfour\t4\n')
+    flags = ('--text_column', 'text', '--combine', '1')
+    assert one_line_error(encode('in', 'out.npz', *flags)).startswith("encode.py: in/a.ndjson line 2: the column 'text' holds 2")
+    result = encode('in', 'out.npz', *flags, '--skip_bad_records')
+    enc = load_encoder(str(settings_directory))
+    assert read(workdir / 'out.npz') == [enc.encode('one'), [1], enc.encode('four')] and result.returncode == 0
+    assert result.stderr == ("skipped bad records: 2; the first: in/a.ndjson line 2: the column 'text' holds 2; expected text\n")
+    (workdir / 'in/a.ndjson').write_text('{}\n')
+    line = one_line_error(encode('in/a.ndjson', 'none.npz', *flags, '--skip_bad_records'))
+    assert line.endswith('0 tokens in in/a.ndjson; skipped bad records: 1; the first: in/a.ndjson line 1 has no column '
+                         "'text' (--text_column); it has none")
+    assert not (workdir / 'none.npz').exists()
+
+
+def test_names_are_completed(workdir, encode, monkeypatch):
+    """.npz, as numpy does; and the home directory, which the shell does not see in quotes."""
+    monkeypatch.setenv('HOME', str(workdir))
+    (workdir / 'out.txt').write_text('text')
+    result = encode('~/c*/a.txt', '~/out.txt', '--models_dir', '~/models')
+    assert result.stdout.startswith(f'{workdir}/out.txt.npz files=1 ')
+    assert read(workdir / 'out.txt.npz') and (workdir / 'out.txt').read_text() == 'text'
 
 
 def test_interrupted(workdir):

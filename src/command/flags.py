@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 
 from command.errors import UserError
@@ -37,6 +38,11 @@ def number(kind: type, expected: str, accept: Callable[[float], bool]) -> Callab
             raise argparse.ArgumentTypeError(f'expected {expected}, not {text!r}')
         return value
     return parse
+
+
+def path(text: str) -> str:
+    """An argparse type for paths: a ~ at the beginning is the home directory, which the shell does not see in quotes."""
+    return os.path.expanduser(text)
 
 
 positive_int = number(int, 'a whole number above 0', lambda value: value > 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from corpus.chunks import Corpus
 from load_dataset import Sampler
 
 
@@ -40,9 +41,9 @@ class DrawAhead:
         return {name: generator.bit_generator.state for name, generator in self._generators.items()}
 
 
-def validation_batches(chunks: list[np.ndarray], count: int, batch_size: int, length: int) -> list[np.ndarray]:
+def validation_batches(corpus: Corpus, count: int, batch_size: int, length: int) -> list[np.ndarray]:
     """`count` batches [batch, sequence] of the same samples every time: the seed is fixed."""
-    sampler = Sampler(chunks, seed=1)
+    sampler = Sampler(corpus.chunks, seed=1, weights=corpus.weights)
     return [draw_batch(sampler, batch_size, length) for _ in range(count)]
 
 

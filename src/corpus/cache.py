@@ -7,60 +7,67 @@ not copied: its note only records that their tokens have been checked.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import stat
 from collections.abc import Iterable
 
-import numpy as np
-
 from command import atomic_files
 from command.errors import UserError, reason
-from corpus.find_files import find_files
+from corpus.chunks import Corpus
+from corpus.data_sets import DataSet
 from corpus.read_text import TextFormat
-from corpus.token_files import TokenArray, read_npz
-from load_dataset import load_files, save_files
+from corpus.token_files import read_npz
+from load_dataset import corpus_of, load_sets, save_sets
 
-VERSION = 1     # to be raised when the same files and flags give other tokens
+VERSION = 2     # to be raised when the same files and flags give other tokens
 
 
-def load_corpus(enc, path: str, combine: int, format: TextFormat, processes: int, *, prefix: str | None,
-                vocabulary: str, write: bool = True) -> tuple[list[np.ndarray | TokenArray], str | None]:
-    """The chunks of load_dataset, and a key of the files and flags they come from; None for the key of a pipe.
+def load_corpus(enc, name: str, sets: list[DataSet], combine: int, format: TextFormat, processes: int, *,
+                prefix: str | None, vocabulary: str, write: bool = True) -> tuple[Corpus, str | None]:
+    """The corpus of load_sets, and a key of the files and flags it comes from; None for the key of a pipe.
 
     prefix: of the cache's two files (checkpoint/run1/dataset); None for no cache. vocabulary: a checksum of the
     encoder's files. write: whether to write a cache; an existing one is read in any case. Raises UserError as
-    `load_dataset`.
+    `load_sets`.
     """
-    files = find_files(path)
-    key = _key(files, combine, format, vocabulary)
+    key = _key(sets, combine, format, vocabulary)
+    load = functools.partial(load_sets, enc, name, sets, combine, format, processes)
     if prefix is None or key is None:
-        return load_files(enc, path, files, combine, format, processes), key
+        return load(), key
     note_file, cache = f'{prefix}.json', f'{prefix}.npz'
     note = _read_note(note_file)
     same = note.get('key') == key
-    if all(file.endswith('.npz') for file in files):
+    if all(file.endswith('.npz') for data_set in sets for file in data_set.files):
         if same:
-            return [array for file in files for array in read_npz(file, enc.n_vocab, check=False)], key
-        chunks = load_files(enc, path, files, combine, format)
+            return _read_token_files(sets, enc.n_vocab), key
+        corpus = load()
         if write:
             _write_note(note_file, {'key': key})
             with contextlib.suppress(FileNotFoundError):
                 os.remove(cache)        # of an earlier corpus
-        return chunks, key
+        return corpus, key
     if same and note.get('cache') == _size_and_time(cache):
         with contextlib.suppress(UserError):        # damaged: encode again
-            chunks = list(read_npz(cache, enc.n_vocab, check=False))
+            corpus = corpus_of(list(read_npz(cache, enc.n_vocab, check=False)), sets, note.get('chunks', []))
             print(f'reading its tokens from {cache}', flush=True)
-            return chunks, key
+            return corpus, key
     if not write:
-        return load_files(enc, path, files, combine, format, processes), key
+        return load(), key
     why = 'again, as it is damaged or has changed' if same else 'for later starts too (--no_cache: for this one only)'
     print(f'encoding it into {cache}, {why}', flush=True)
-    save_files(cache, enc, path, files, combine, format, processes)
-    _write_note(note_file, {'key': key, 'cache': _size_and_time(cache)})
-    return list(read_npz(cache, enc.n_vocab, check=False)), key
+    totals = save_sets(cache, enc, name, sets, combine, format, processes)
+    _write_note(note_file, {'key': key, 'cache': _size_and_time(cache), 'chunks': totals.chunks})
+    return corpus_of(list(read_npz(cache, enc.n_vocab, check=False)), sets, totals.chunks), key
+
+
+def _read_token_files(sets: list[DataSet], n_vocab: int) -> Corpus:
+    """The corpus of .npz files whose tokens have been checked before."""
+    arrays = [[array for file in data_set.files for array in read_npz(file, n_vocab, check=False)] for data_set in sets]
+    return corpus_of(list(itertools.chain.from_iterable(arrays)), sets, list(map(len, arrays)))
 
 
 def checksum(paths: Iterable[str]) -> str:
@@ -68,13 +75,15 @@ def checksum(paths: Iterable[str]) -> str:
     return hashlib.sha256(''.join(map(atomic_files.sha256, paths)).encode()).hexdigest()
 
 
-def _key(files: list[str], combine: int, format: TextFormat, vocabulary: str) -> str | None:
+def _key(sets: list[DataSet], combine: int, format: TextFormat, vocabulary: str) -> str | None:
     """A checksum of all that the tokens depend on: of files, name, size and modification time. None for a pipe."""
     described = []
-    for file in files:
-        if (size_and_time := _size_and_time(file)) is None:
-            return None
-        described.append([os.path.realpath(file), *size_and_time])
+    for data_set in sets:
+        described.append([])
+        for file in data_set.files:
+            if (size_and_time := _size_and_time(file)) is None:
+                return None
+            described[-1].append([os.path.realpath(file), *size_and_time])
     content = [VERSION, vocabulary, combine, dataclasses.astuple(format), described]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

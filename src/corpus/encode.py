@@ -20,9 +20,11 @@ import numpy as np
 from tqdm import tqdm
 
 from command.errors import UserError
+from corpus.chunks import Chunk
 from corpus.find_files import file_size
 from corpus.read_text import TextFormat, read_documents
-from corpus.token_files import TokenArray, read_npz
+from corpus.records import Skipped
+from corpus.token_files import read_npz
 from vocabulary.pieces import cut
 from vocabulary.spelling import END_OF_TEXT
 
@@ -33,10 +35,12 @@ _pool_encoder = None        # in a process of the pool: what it encodes with
 
 @dataclasses.dataclass
 class Totals:
-    """Bytes of the encoded text in UTF-8, tokens that come from text, and all tokens."""
+    """Bytes of the encoded text in UTF-8, tokens that come from text, all tokens, and the chunks of each data set."""
     text_bytes: int = 0
     text_tokens: int = 0
     tokens: int = 0
+    chunks: list[int] = dataclasses.field(default_factory=list)
+    skipped: Skipped = dataclasses.field(default_factory=Skipped)
 
 
 @dataclasses.dataclass
@@ -44,21 +48,21 @@ class _Task:
     """Pieces of text to encode, or an array of an .npz; `begins` says of each whether a chunk begins with it."""
     texts: list[str]
     begins: list[bool]
-    arrays: list[np.ndarray | TokenArray] | None = None
+    arrays: list[Chunk] | None = None
     text_bytes: int = 0
 
 
 def encode_files(enc, files: list[str], combine: int, format: TextFormat, processes: int = 1,
-                 totals: Totals | None = None) -> Iterator[tuple[np.ndarray | TokenArray, bool]]:
+                 totals: Totals | None = None) -> Iterator[tuple[Chunk, bool]]:
     """Pieces (tokens, whether a chunk begins with them) of a corpus, in order. Shows progress on a terminal.
 
     Each array of an .npz is a chunk. Documents of other files are joined, the end-of-text token between them, until
     they have `combine` characters: that is a chunk. What is left at the end, or before an .npz, is a chunk too. Empty
-    documents are left out. Adds to `totals`. Raises UserError that names the file and what is wrong with it.
+    documents are left out. Adds to `totals` (but no chunks). Raises UserError that names the file and what is wrong with it.
     """
     totals = totals or Totals()
     bar = tqdm(total=sum(map(file_size, files)), unit='B', unit_scale=True, delay=1, leave=False, disable=None)
-    encoded = _encoded(_tasks(enc.n_vocab, files, combine, format, bar.update), enc, processes)
+    encoded = _encoded(_tasks(enc.n_vocab, files, combine, format, bar.update, totals.skipped), enc, processes)
     with bar, contextlib.closing(encoded) as tasks:
         for task in tasks:
             for array, begins in zip(task.arrays, task.begins):
@@ -68,8 +72,8 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
             totals.text_bytes += task.text_bytes
 
 
-def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, read: Callable[[int], None]
-           ) -> Iterator[_Task]:
+def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, read: Callable[[int], None],
+           skipped: Skipped) -> Iterator[_Task]:
     """The corpus in tasks of about TASK characters, or one array. Calls `read` with the bytes read, each time."""
     for is_text, run in itertools.groupby(files, lambda file: not file.endswith('.npz')):
         if not is_text:
@@ -79,7 +83,7 @@ def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, rea
                 read(file_size(file))
             continue
         task, characters = _Task([], []), 0
-        events = itertools.chain.from_iterable(read_documents(file, format, read) for file in run)
+        events = itertools.chain.from_iterable(read_documents(file, format, read, skipped) for file in run)
         for text, begins in cut_chunks(events, combine, TASK):
             task.texts.append(text)
             task.begins.append(begins)

@@ -2,9 +2,17 @@
 
 import argparse
 
-from command.flags import positive_int
+from command.flags import path, positive_int
 from command.machine import available_processors
 from corpus.read_text import ERRORS, TextFormat
+
+FORMATS = 'text also as .gz, .zst, and records as .json, .jsonl, .ndjson, .csv, .tsv'
+
+
+def add_dataset_flag(group, purpose: str, name: str = '--dataset', **settings) -> None:
+    """The flag for one data set or several. purpose: what its help begins with."""
+    group.add_argument(name, metavar='PATH', type=path, nargs='+',
+                       help=f'{purpose}: files, directories, or globs in quotes ({FORMATS})', **settings)
 
 
 def add_text_flags(group) -> None:
@@ -14,8 +22,12 @@ def add_text_flags(group) -> None:
                        help='how to handle bytes that cannot be decoded: stop with their offset, replace them with '
                             'U+FFFD, or drop them')
     group.add_argument('--text_column', metavar='NAME',
-                       help='column of the text in .jsonl and .csv files, each record a document (without it, a .csv '
-                            'is read as plain text)')
+                       help='column of the text in files of records (.json, .jsonl, .ndjson, .csv, .tsv), each record a '
+                            'document; in a .csv or .tsv without a header, its number from 1. Without it, a .csv or .tsv is '
+                            'read as plain text, and the others must hold texts')
+    group.add_argument('--skip_bad_records', action='store_true',
+                       help='leave out records that are damaged or have no text, and print how many (default: stop at the '
+                            'first one)')
     group.add_argument('--document_per_line', action='store_true',
                        help='each line of a text file is a document (default: the file is one)')
 
@@ -30,4 +42,5 @@ def add_token_flags(group) -> None:
 
 def text_format(args: argparse.Namespace) -> TextFormat:
     """The values of add_text_flags. Raises UserError for an unknown encoding."""
-    return TextFormat(args.encoding, args.encoding_errors, args.text_column, args.document_per_line)
+    return TextFormat(args.encoding, args.encoding_errors, args.text_column, args.document_per_line,
+                      args.skip_bad_records)

@@ -1,47 +1,22 @@
 """Splits a corpus into documents for training and for validation."""
 
+import collections
+import itertools
+
 import numpy as np
 
 from command.errors import UserError
-from corpus.token_files import PIECE, TokenArray
+from corpus.chunks import Chunk, Corpus, Joined
+from corpus.token_files import PIECE
 
 
-class Joined:
-    """Parts of arrays of tokens as one, with a separator between them; a slice is copied when it is taken.
-
-        Joined([([1, 2, 3], 0, 2), ([4], 0, 1)], 9)[:] -> [1, 2, 9, 4]
-
-    parts: (array, start, stop), of 1-D arrays of one dtype.
-    """
-
-    def __init__(self, parts: list[tuple[np.ndarray | TokenArray, int, int]], separator: int):
-        self.parts, self.dtype = parts, parts[0][0].dtype
-        self._separator = np.array([separator], self.dtype)
-        self._ends = np.cumsum([stop - start + 1 for _, start, stop in parts])   # of each part with its separator
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) - 1
-
-    def __getitem__(self, where: slice) -> np.ndarray:
-        start, stop, _ = where.indices(len(self))
-        found = [self._separator[:0]]
-        for index in range(self._ends.searchsorted(start, 'right'), self._ends.searchsorted(stop, 'left') + 1):
-            array, first, last = self.parts[index]
-            end = int(self._ends[index]) - 1        # of the part: position `end` here is `last` in the array
-            found.append(array[max(last - end + start, first):max(min(last - end + stop, last), first)])
-            if end < stop:
-                found.append(self._separator)
-        return np.concatenate(found)
-
-
-def hold_out(chunks: list[np.ndarray | TokenArray], end_of_text: int, share: float
-             ) -> tuple[list[Joined], list[Joined]]:
-    """Chunks to train on, and a chunk of the documents that are held out: a random `share` of them, at least one.
+def hold_out(corpus: Corpus, end_of_text: int, share: float) -> tuple[Corpus, Corpus]:
+    """The corpus to train on, and a random `share` of the documents, at least one, in one chunk for each weight.
 
     The choice is the same every time. Documents are what end_of_text separates; they are not copied. Raises UserError
     if there is only one.
     """
-    documents = [_documents(chunk, end_of_text) for chunk in chunks]
+    documents = [_documents(chunk, end_of_text) for chunk in corpus.chunks]
     total = sum(map(len, documents))
     if total < 2:
         raise UserError('--val_split needs a corpus of two documents or more (files, or texts with <|endoftext|> '
@@ -49,16 +24,20 @@ def hold_out(chunks: list[np.ndarray | TokenArray], end_of_text: int, share: flo
     count = min(max(round(share * total), 1), total - 1)
     chosen = np.zeros(total, bool)
     chosen[np.random.default_rng(1).permutation(total)[:count]] = True
-    train, held_out = [], []
+    train, weights, held_out = [], [], collections.defaultdict(list)
     chosen = np.split(chosen, np.cumsum([len(bounds) for bounds in documents]))
-    for chunk, bounds, out in zip(chunks, documents, chosen):
-        held_out += _runs(chunk, bounds[out])
+    for chunk, weight, bounds, out in zip(corpus.chunks, corpus.weights or itertools.repeat(1.0), documents, chosen):
+        if leave := _runs(chunk, bounds[out]):
+            held_out[weight] += leave
         if stay := _runs(chunk, bounds[~out]):
             train.append(Joined(stay, end_of_text))
-    return train, [Joined(held_out, end_of_text)]
+            weights.append(weight)
+    joined = [Joined(parts, end_of_text) for parts in held_out.values()]
+    weighted = corpus.weights is not None
+    return Corpus(train, weights if weighted else None), Corpus(joined, list(held_out) if weighted else None)
 
 
-def _documents(chunk: np.ndarray | TokenArray, end_of_text: int) -> np.ndarray:
+def _documents(chunk: Chunk, end_of_text: int) -> np.ndarray:
     """Start and stop of each document that is not empty, [documents, 2]: 1 2 9 9 3, split at 9 -> [[0, 2], [4, 5]]."""
     ends = [np.empty(0, np.intp)]
     for start in range(0, len(chunk), PIECE):
@@ -68,7 +47,7 @@ def _documents(chunk: np.ndarray | TokenArray, end_of_text: int) -> np.ndarray:
     return bounds[bounds[:, 0] < bounds[:, 1]]
 
 
-def _runs(chunk: np.ndarray | TokenArray, bounds: np.ndarray) -> list[tuple[np.ndarray | TokenArray, int, int]]:
+def _runs(chunk: Chunk, bounds: np.ndarray) -> list[tuple[Chunk, int, int]]:
     """The documents of a chunk with these bounds, as parts of it; neighbours become one part."""
     runs = np.split(bounds, np.flatnonzero(bounds[1:, 0] != bounds[:-1, 1] + 1) + 1) if len(bounds) else []
     return [(chunk, int(run[0, 0]), int(run[-1, 1])) for run in runs]

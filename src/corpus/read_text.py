@@ -1,15 +1,13 @@
 """Reads documents from files in pieces: decompresses, decodes, splits.
 
-A document is a complete file, each of its lines (--document_per_line), or each record of a .jsonl or .csv
-(--text_column). Events (text, ends) describe documents: a piece of the current one, and whether the piece ends it.
+A document is a complete file, each of its lines (--document_per_line), or each of its records (see records.py). Events
+(text, ends) describe documents: a piece of the current one, and whether the piece ends it.
 """
 
 import codecs
-import csv
 import dataclasses
 import io
 import itertools
-import json
 import os
 import stat
 import sys
@@ -17,12 +15,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 from command.errors import UserError, reason
+from corpus.records import JSON, TABLES, Skipped, json_texts, table_texts
 from vocabulary.pieces import cut
-from vocabulary.spelling import well_formed
 
 BLOCK = 1 << 18         # bytes read at a time
 LONGEST_WORD = 1 << 20      # characters; a word cannot be cut, and encoding one takes 130 bytes or more for each
-LONGEST_RECORD = 1 << 25    # characters; memory holds a complete record, in several copies
 ERRORS = ('strict', 'replace', 'ignore')
 _MARKS = {'utf-16': (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), 'utf-32': (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}
 # Bytes given to a decompressor at a time, so that the output fits into memory even for a file of zeros: a byte of gzip
@@ -38,11 +35,12 @@ _WINDOW = 1 << 31       # bytes of memory that a .zst may need: zstd --long=31, 
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """The format of text files. text_column: of .jsonl and .csv files. Raises UserError for an unknown encoding."""
+    """The format of text files. text_column: of files with records. Raises UserError for an unknown encoding."""
     encoding: str = 'utf-8'
     encoding_errors: str = 'strict'
     text_column: str | None = None
     document_per_line: bool = False
+    skip_bad_records: bool = False
 
     def __post_init__(self):
         check_encoding(self.encoding)
@@ -60,32 +58,43 @@ def check_encoding(encoding: str) -> None:
                         'cp1252 (--encoding)') from None
 
 
-def read_documents(path: str, format: TextFormat, read: Callable[[int], None] = lambda count: None
-                   ) -> Iterator[tuple[str, bool]]:
+def check_text_column(format: TextFormat, files: Iterable[str]) -> None:
+    """Raises UserError if there is a text_column, but none of the files can have it."""
+    if format.text_column is not None and not any(_unpacked(file)[0].endswith((*JSON, *TABLES)) for file in files):
+        raise UserError(f'--text_column {format.text_column} has no effect: no file of the corpus ends in '
+                        f'{", ".join((*JSON, *TABLES))} (or one of them with .gz, .zst); leave it out, or rename the files')
+
+
+def read_documents(path: str, format: TextFormat, read: Callable[[int], None] = lambda count: None,
+                   skipped: Skipped | None = None) -> Iterator[tuple[str, bool]]:
     """Events (text, ends) of a file's documents. Calls `read` with the number of bytes of each read from the disk.
 
-    A byte order mark is dropped, lines end in \\n. Raises UserError that names the file, what is wrong with it, and the
-    line or the byte's offset in the decompressed file.
+    A byte order mark is dropped, lines end in \\n. skipped: to which bad records are added, if the format allows them.
+    Raises UserError that names the file, what is wrong with it, and the line or the byte's offset in the decompressed file.
     """
-    name = path.lower()
-    packed = next((suffix for suffix in _STEPS if name.endswith(suffix)), '')
+    name, packed = _unpacked(path)
     blocks = _blocks(path, read)
     if packed:
-        name = name.removesuffix(packed)
         blocks = _decompressed(blocks, path, packed)
-        return _prefer_damage(_documents(name, path, blocks, format), blocks)
-    return _documents(name, path, blocks, format)
+    events = _documents(name, path, blocks, format, skipped or Skipped(format.skip_bad_records))
+    return _prefer_damage(events, blocks) if packed else events
 
 
-def _documents(name: str, path: str, blocks: Iterable[bytes], format: TextFormat) -> Iterator[tuple[str, bool]]:
-    """Events of the documents in the bytes of the file `path`. name: in small letters, which says the format."""
-    pieces = _decoded(blocks, path, format)
-    if name.endswith('.jsonl'):
-        if format.text_column is None:
-            raise UserError(f'{path} holds records: name the column of its text (--text_column)')
-        return _jsonl(pieces, path, format.text_column)
-    if name.endswith('.csv') and format.text_column is not None:
-        return _csv(pieces, path, format.text_column)
+def _unpacked(path: str) -> tuple[str, str]:
+    """A file's name in small letters without the suffix of a compressed file, and that suffix: 'A.CSV.gz' -> 'a.csv', '.gz'."""
+    name = path.lower()
+    packed = next((suffix for suffix in _STEPS if name.endswith(suffix)), '')
+    return name.removesuffix(packed), packed
+
+
+def _documents(name: str, path: str, blocks: Iterable[bytes], format: TextFormat, skipped: Skipped
+               ) -> Iterator[tuple[str, bool]]:
+    """Events of the documents in the bytes of the file `path`. name: as _unpacked gives it, which says the format."""
+    pieces, column = _decoded(blocks, path, format), format.text_column
+    if name.endswith(JSON):
+        return json_texts(pieces, path, column, skipped, array_or_lines=name.endswith('.json'))
+    if column is not None and name.endswith(tuple(TABLES)):
+        return table_texts(pieces, path, column, TABLES[name[-4:]], skipped)
     return _lines_as_documents(pieces) if format.document_per_line else _one_document(pieces)
 
 
@@ -248,67 +257,3 @@ def _lines_as_documents(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
             yield line, True
         yield rest, False
     yield '', True
-
-
-def _lines(pieces: Iterable[str], path: str) -> Iterator[str]:
-    """Complete lines, each with its \\n. Raises UserError for one that is too long."""
-    parts, held, number = [], 0, 1
-    for piece in pieces:
-        *lines, rest = piece.split('\n')
-        for line in lines:
-            yield ''.join([*parts, line, '\n'])
-            parts.clear()
-        number += len(lines)
-        held = len(rest) if lines else held + len(rest)
-        if held > LONGEST_RECORD:
-            raise UserError(f'{path} line {number} has more than {LONGEST_RECORD} characters, too many for one record: '
-                            'split it')
-        parts.append(rest)
-    if last := ''.join(parts):
-        yield last + '\n'
-
-
-def _jsonl(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str, bool]]:
-    """The text of each line, which is a JSON object."""
-    for number, line in enumerate(_lines(pieces, path), start=1):
-        if line.isspace():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path} line {number} is not JSON: {error}') from None
-        if not isinstance(record, dict):
-            raise UserError(f'{path} line {number} must hold an object, with the column {column!r}')
-        if column not in record:
-            raise _no_column(path, number, column, record)
-        text = record[column]
-        if not isinstance(text, str):
-            raise UserError(f'{path} line {number}: the column {column!r} holds {json.dumps(text)[:40]}; expected text')
-        yield well_formed(text).replace('\r\n', '\n').replace('\r', '\n'), True
-
-
-def _csv(pieces: Iterable[str], path: str, column: str) -> Iterator[tuple[str, bool]]:
-    """The text of each row; the first row names the columns."""
-    csv.field_size_limit(LONGEST_RECORD)        # by default a text of 131,072 characters would be too long
-    reader = csv.reader(_lines(pieces, path), strict=True)
-    header = None
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if header is None:
-                header = row
-                if column not in header:
-                    raise _no_column(path, reader.line_num, column, header)
-                index = header.index(column)
-            elif len(row) != len(header):
-                raise UserError(f'{path} line {reader.line_num} has {len(row)} columns, but the header {len(header)}')
-            else:
-                yield row[index], True
-    except csv.Error as error:
-        raise UserError(f'{path} line {reader.line_num} is not CSV: {error}') from None
-
-
-def _no_column(path: str, number: int, column: str, columns: Iterable[str]) -> UserError:
-    return UserError(f'{path} line {number} has no column {column!r} (--text_column); it has '
-                     f'{", ".join(map(repr, itertools.islice(columns, 10))) or "none"}')

@@ -3,13 +3,13 @@
 import itertools
 import math
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import model
 from command.errors import UserError
 from command.tensorflow_setup import ctrl_c_held_back, session_config
+from corpus.chunks import Chunk
 from evaluation import windows
 from network import block_sizes
 from network.head_loss import head_loss
@@ -48,7 +48,7 @@ class Evaluation:
             losses.append(tf.cast(loss, tf.float64))
         return tf.add_n(losses)
 
-    def total_loss(self, chunks: list[np.ndarray]) -> float:
+    def total_loss(self, chunks: list[Chunk]) -> float:
         """Sum of the losses of all scored tokens of a corpus: minus the logarithm of their probability, in nats.
 
         Shows a bar if standard error is a terminal. Raises UserError if memory runs out, or the loss is NaN or infinite.

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from corpus.chunks import Chunk
 from encoder import Encoder
 
 BLOCK = 2 ** 16     # tokens to decode at a time
@@ -27,14 +28,14 @@ class Batch(NamedTuple):
     weights: np.ndarray     # [batch, length] float32
 
 
-def first_windows(chunks: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndarray, int]]:
+def first_windows(chunks: Iterable[Chunk], length: int) -> Iterator[tuple[np.ndarray, int]]:
     """The first window of each chunk, with the token after it, and how many of its last predictions count: all."""
     for chunk in chunks:
         if len(chunk) > 1:
             yield chunk[:length + 1], min(length, len(chunk) - 1)
 
 
-def later_windows(chunks: Iterable[np.ndarray], length: int, stride: int) -> Iterator[tuple[np.ndarray, int]]:
+def later_windows(chunks: Iterable[Chunk], length: int, stride: int) -> Iterator[tuple[np.ndarray, int]]:
     """The other windows, each with the token after it, and how many of its last predictions count."""
     for chunk in chunks:
         last = len(chunk) - 1
@@ -56,12 +57,12 @@ def batches(windows: Iterable[tuple[np.ndarray, int]], length: int, batch_size: 
         yield Batch(inputs, labels, weights)
 
 
-def scored_tokens(chunks: Iterable[np.ndarray]) -> int:
+def scored_tokens(chunks: Iterable[Chunk]) -> int:
     """How many tokens of a corpus are scored: all but the first of each chunk."""
     return sum(max(len(chunk) - 1, 0) for chunk in chunks)
 
 
-def measure_text(encoder: Encoder, chunks: Iterable[np.ndarray]) -> tuple[int, int]:
+def measure_text(encoder: Encoder, chunks: Iterable[Chunk]) -> tuple[int, int]:
     """How many UTF-8 bytes, and how many words, the scored tokens of a corpus make.
 
     Unicode's white space, chunks, and documents within a chunk separate words. The end-of-text token has no bytes.

@@ -6,7 +6,8 @@ takes was not measured.
 
 import math
 
-from corpus.find_files import file_size, find_files
+from corpus.data_sets import find_data_sets, in_words
+from corpus.find_files import file_size
 from storage.lock import training_process
 from training import memory
 from training.memory import MARGIN, MEASURED, SMALL, Step, total
@@ -22,10 +23,10 @@ def plan(job: Job, available: int | None) -> str:
 
 def _corpus(job: Job) -> list[str]:
     settings = job.settings
-    files = find_files(settings.dataset)
+    files = [file for data_set in find_data_sets(settings.dataset) for file in data_set.files]
     step_tokens = settings.worker_count * settings.batch_size * settings.accumulate_gradients * settings.seq_length
     epoch_steps = job.train.total_size / step_tokens
-    lines = [f'corpus: {settings.dataset}', _row('files', len(files)), _row('bytes', sum(map(file_size, files))),
+    lines = [f'corpus: {in_words(settings.dataset)}', _row('files', len(files)), _row('bytes', sum(map(file_size, files))),
              _row('tokens', job.train.total_size)]
     if settings.worker_count > 1:
         lines.append(_row('workers', settings.worker_count, 'share each step'))

@@ -3,6 +3,7 @@
 import os
 
 from command import models
+from corpus.data_sets import in_words
 from storage import checkpoints, run_directory
 from training import metrics
 from training.record import read_record
@@ -38,8 +39,10 @@ def model_card(directory: str, prefix: str) -> str:
 def _facts(directory: str, base: str, settings: dict, step: int) -> list[str]:
     """What is known of a run's checkpoint at `step`."""
     corpus = settings['corpus']
-    name = os.path.basename(os.path.normpath(str(corpus.get('name'))))      # not the path, which is private
-    facts = [f'base model: {base}', f'corpus: `{name}`, {corpus.get("tokens")} tokens', f'steps: {step}']
+    paths = corpus.get('name')
+    # Not the paths, which are private.
+    names = [os.path.basename(os.path.normpath(str(path))) for path in (paths if isinstance(paths, list) else [paths])]
+    facts = [f'base model: {base}', f'corpus: `{in_words(names)}`, {corpus.get("tokens")} tokens', f'steps: {step}']
     losses = [row for row in metrics.read_metrics(os.path.join(directory, run_directory.METRICS))
               if 'val_loss' in row and row['step'] <= step]
     if losses:

@@ -14,8 +14,11 @@ from command import atomic_files, models
 from command.errors import UserError, reason
 from corpus import cache
 from corpus.batches import validation_batches
+from corpus.chunks import Corpus
+from corpus.data_sets import DataSet, find_data_sets, in_words
 from corpus.flags import text_format
 from corpus.hold_out import hold_out
+from corpus.read_text import check_text_column
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
 from storage import checkpoints, run_directory
@@ -80,7 +83,7 @@ class Job:
         corpus = self.record['corpus']
         common = {f'--{flag}': getattr(self.settings, flag) for flag in ALIKE} | {
             'the model': vars(self.model.hparams), 'the corpus': f'{corpus["tokens"]} tokens ({corpus["sha256"][:8]})',
-            'the validation data': validation[:8],
+            'the weights of the data sets': record.weights_in_words(corpus), 'the validation data': validation[:8],
             'the version of TensorFlow': self.record['versions'].get('tensorflow')}
         generators = {name: generator.bit_generator.state for name, generator in self.generators().items()}
         state = dataclasses.replace(self.state, generators=generators)
@@ -117,9 +120,9 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             checkpoints.clean(settings.run_directory)
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(settings.seed).spawn(4)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
-                  record=record.describe(settings, train, corpus_key), train=Sampler(train, seed=data_seed),
-                  validation=validation, noise=np.random.default_rng(noise_seed), contexts=Sampler(train, seed=context_seed),
-                  sampling=np.random.default_rng(sampling_seed))
+                  record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
+                  validation=validation, noise=np.random.default_rng(noise_seed),
+                  contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed))
         job.set_generators()
         print_changes(job)
         undo.pop_all()
@@ -195,46 +198,49 @@ def check_size(directory: str, model_name: str, hparams: HParams) -> None:
                         'or another --run_name')
 
 
-def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[list[np.ndarray], list[np.ndarray], str | None]:
-    """Chunks of tokens to train on, batches to validate on, and the key of the training corpus (see corpus.cache)."""
-    def load(flag: str) -> tuple[list[np.ndarray], str | None]:
+def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Corpus, list[np.ndarray], str | None]:
+    """The corpus to train on, batches to validate on, and the key of the training corpus (see corpus.cache)."""
+    validates = settings.val_every and settings.val_dataset
+    sets = {flag: find_data_sets(getattr(settings, flag)) for flag in ('dataset', *(['val_dataset'] if validates else []))}
+    check_text_column(text_format(settings), [file for each in sets.values() for data_set in each for file in data_set.files])
+
+    def load(flag: str) -> tuple[Corpus, str | None]:
         cache_path = None if settings.no_cache else os.path.join(settings.run_directory, flag)
         shared = cache_path and cluster.count > 1 and not settings.dry_run
         with one_at_a_time(cache_path) if shared else contextlib.nullcontext(True) as alone:
-            return load_chunks(settings, getattr(settings, flag), model, cache_path,
-                               write=not settings.dry_run and (alone or cluster.index == 0))
+            return load_sets(settings, in_words(getattr(settings, flag)), sets[flag], model, cache_path,
+                             write=not settings.dry_run and (alone or cluster.index == 0))
 
-    chunks, key = load('dataset')
-    held_out = []
+    train, key = load('dataset')
+    held_out = None
     if settings.val_split:
-        chunks, held_out = hold_out(chunks, model.encoder.end_of_text, settings.val_split)
-        print(f'held out for validation: {sum(map(len, held_out))} tokens', flush=True)
-    Sampler(chunks).check(settings.seq_length)
+        train, held_out = hold_out(train, model.encoder.end_of_text, settings.val_split)
+        print(f'held out for validation: {sum(map(len, held_out.chunks))} tokens', flush=True)
+    Sampler(train.chunks).check(settings.seq_length)
     if not settings.val_every:
         if settings.val_dataset or settings.val_split:
             print('--val_every is 0: no validation takes place')
-        return chunks, [], key
+        return train, [], key
     if settings.val_dataset:
         held_out, _ = load('val_dataset')
     elif not settings.val_split:
         print('Neither --val_dataset nor --val_split is given: validating on the training data')
-    validation = validation_batches(held_out or chunks, settings.val_batch_count, settings.val_batch_size,
-                                    settings.seq_length)
-    return chunks, validation, key
+    validation = validation_batches(held_out or train, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
+    return train, validation, key
 
 
-def load_chunks(settings: Settings, path: str, model: Model, cache_path: str | None, *,
-                write: bool) -> tuple[list[np.ndarray], str | None]:
-    """The chunks of a corpus, and its key. cache_path: how the names of its cache files begin; None for no cache.
+def load_sets(settings: Settings, name: str, sets: list[DataSet], model: Model, cache_path: str | None, *, write: bool
+              ) -> tuple[Corpus, str | None]:
+    """The corpus of data sets, and its key. cache_path: how the names of its cache files begin; None for no cache.
 
     write: whether to write the cache; an existing one is read in any case.
     """
-    print(f'Loading dataset {path}', flush=True)
+    print(f'Loading dataset {name}', flush=True)
     vocabulary = cache.checksum(os.path.join(model.directory, name) for name in ('encoder.json', 'vocab.bpe'))
-    chunks, key = cache.load_corpus(model.encoder, path, settings.combine, text_format(settings), settings.processes,
+    corpus, key = cache.load_corpus(model.encoder, name, sets, settings.combine, text_format(settings), settings.processes,
                                     prefix=cache_path, vocabulary=vocabulary, write=write)
-    print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)
-    return chunks, key
+    print(f'dataset has {sum(map(len, corpus.chunks))} tokens', flush=True)
+    return corpus, key
 
 
 def make_writable(directory: str, undo: contextlib.ExitStack) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -10,26 +11,29 @@ import platform
 import numpy as np
 
 from command import atomic_files
+from corpus.chunks import Chunk, Corpus
+from corpus.data_sets import in_words, one_or_list
 from corpus.token_files import PIECE
 from storage.run_directory import SETTINGS
 from training.settings import Settings
 
 # Flags that change what a run computes. The others decide when it stops, saves or reports.
-MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line', 'noise',
+MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line',
+               'skip_bad_records', 'noise',
                'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers', 'optimizer',
                'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm', 'weight_decay', 'precision',
                'val_split')
 
 
-def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> dict:
-    """The content of settings.json for a run on these chunks of tokens.
+def describe(settings: Settings, corpus: Corpus, key: str | None) -> dict:
+    """The content of settings.json for a run on this corpus.
 
     key: of the corpus (see corpus.cache). If the run's last record has the same key, the checksum of the tokens is taken
     from there; else it is computed, which reads them all.
     """
     key = key and hashlib.sha256(f'{key} {settings.val_split}'.encode()).hexdigest()
     before = (read_record(settings.run_directory) or {}).get('corpus', {})
-    checksum = before['sha256'] if key and before.get('key') == key and 'sha256' in before else _checksum(chunks)
+    checksum = before['sha256'] if key and before.get('key') == key and 'sha256' in before else _checksum(corpus.chunks)
     versions = {'python': platform.python_version()}
     for package in ('tensorflow', 'tensorflow-cpu', 'numpy'):
         try:
@@ -37,12 +41,21 @@ def describe(settings: Settings, chunks: list[np.ndarray], key: str | None) -> d
         except importlib.metadata.PackageNotFoundError:
             continue
     flags = dataclasses.asdict(settings)
+    for flag in ('dataset', 'val_dataset'):
+        flags[flag] = flags[flag] and one_or_list(flags[flag])
+    weights = {'weights': _weights(corpus)} if corpus.weights else {}
     return {'workers': flags.pop('worker_count'), 'flags': flags, 'versions': versions,
-            'corpus': {'name': settings.dataset, 'tokens': sum(map(len, chunks)), 'chunks': len(chunks),
-                       'sha256': checksum, 'key': key}}
+            'corpus': {'name': flags['dataset'], 'tokens': sum(map(len, corpus.chunks)), 'chunks': len(corpus.chunks),
+                       'sha256': checksum, 'key': key, **weights}}
 
 
-def _checksum(chunks: list[np.ndarray]) -> str:
+def _weights(corpus: Corpus) -> list[list[float]]:
+    """The weights of a corpus, each with the tokens of the chunks in a row that have it."""
+    runs = itertools.groupby(zip(corpus.weights, map(len, corpus.chunks)), lambda pair: pair[0])
+    return [[weight, sum(size for _, size in run)] for weight, run in runs]
+
+
+def _checksum(chunks: list[Chunk]) -> str:
     """The SHA-256 of tokens as int32, whatever their dtype on disk."""
     digest = hashlib.sha256()
     for chunk in chunks:
@@ -73,9 +86,22 @@ def changes(before: dict, now: dict) -> list[str]:
     compared.append(('the number of workers, each with --batch_size sequences', before.get('workers', 1), now['workers']))
     changed = [f'{name}: {old} before, {new} now' for name, old, new in compared if old != new]
     if before['corpus'].get('sha256') != now['corpus']['sha256']:
-        old, new = (f'{corpus.get("name")} of {corpus.get("tokens")} tokens' for corpus in (before['corpus'], now['corpus']))
+        old, new = (f'{_name(corpus)} of {corpus.get("tokens")} tokens' for corpus in (before['corpus'], now['corpus']))
         changed.append(f'the corpus: {old} before, {new} now')
+    if before['corpus'].get('weights') != now['corpus'].get('weights'):
+        old, new = map(weights_in_words, (before['corpus'], now['corpus']))
+        changed.append(f'the weights of the data sets: {old} before, {new} now')
     return changed
+
+
+def weights_in_words(corpus: dict) -> str:
+    """The weights in a record's corpus: '2 for 500 tokens, 1 for 90 tokens', or 'none'."""
+    return ', '.join(f'{weight:g} for {tokens} tokens' for weight, tokens in corpus.get('weights', [])) or 'none'
+
+
+def _name(corpus: dict) -> str:
+    name = corpus.get('name')
+    return in_words(name) if isinstance(name, list) else str(name)
 
 
 def write_record(directory: str, record: dict) -> None:

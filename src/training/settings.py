@@ -17,11 +17,12 @@ RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on ac
 class Settings:
     """One field for each flag of train.py, under the flag's name, and the number of workers."""
     # data
-    dataset: str
+    dataset: list[str]
     encoding: str
     encoding_errors: str
     text_column: str | None
     document_per_line: bool
+    skip_bad_records: bool
     combine: int
     processes: int
     no_cache: bool
@@ -66,7 +67,7 @@ class Settings:
     top_k: int
     top_p: float
     # validation
-    val_dataset: str | None
+    val_dataset: list[str] | None
     val_split: float
     val_batch_size: int
     val_batch_count: int

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from corpus.batches import DrawAhead, draw_batch, validation_batches
+from corpus.chunks import Corpus
 from load_dataset import Sampler
 
 
@@ -64,4 +65,4 @@ def test_a_batch_is_samples_one_after_the_other_of_which_some_rows_are_kept():
     samples = [sampler.sample(6).tolist() for _ in range(6)]
     assert draw_batch(Sampler(chunks, seed=1), 6, 6).tolist() == samples
     assert draw_batch(Sampler(chunks, seed=1), 6, 6, slice(2, 4)).tolist() == samples[2:4]
-    assert [batch.tolist() for batch in validation_batches(chunks, 3, 2, 6)] == [samples[:2], samples[2:4], samples[4:]]
+    assert [batch.tolist() for batch in validation_batches(Corpus(chunks), 3, 2, 6)] == [samples[:2], samples[2:4], samples[4:]]

@@ -9,6 +9,7 @@ import pytest
 
 from command.errors import UserError
 from corpus import cache, token_files
+from corpus.data_sets import find_data_sets
 from corpus.read_text import TextFormat
 from corpus.token_files import TokenArray
 from encoder import load_encoder
@@ -24,7 +25,7 @@ class CachedCorpus:
         self.corpus.write_text('the quick brown fox')
         self.cache.mkdir()
         self.enc, self.capsys, self.encoded = enc, capsys, 0
-        for name in ('load_files', 'save_files'):
+        for name in ('load_sets', 'save_sets'):
             monkeypatch.setattr(cache, name, self.counting(getattr(cache, name)))
 
     def counting(self, function):
@@ -35,11 +36,12 @@ class CachedCorpus:
 
     def load(self, path=None, combine=50000, format=PLAIN, name='dataset', vocabulary='v', write=True):
         self.encoded = 0
-        chunks, self.key = cache.load_corpus(self.enc, str(path or self.corpus), combine, format, 1,
-                                                   prefix=name and str(self.cache / name), vocabulary=vocabulary,
-                                                   write=write)
+        paths = [str(path or self.corpus)] if not isinstance(path, list) else path
+        corpus, self.key = cache.load_corpus(self.enc, 'it', find_data_sets(paths), combine, format, 1,
+                                             prefix=name and str(self.cache / name), vocabulary=vocabulary, write=write)
         self.printed = self.capsys.readouterr().out.replace(str(self.cache), 'RUN')
-        return chunks
+        self.weights = corpus.weights
+        return corpus.chunks
 
     def files(self):
         return sorted(os.listdir(self.cache))
@@ -70,7 +72,8 @@ def test_no_cache(cached):
 
 
 @pytest.mark.parametrize('change', [{'combine': 3}, {'format': TextFormat(document_per_line=True)}, {'vocabulary': 'w'},
-                                    {'format': TextFormat(encoding_errors='ignore')}])
+                                    {'format': TextFormat(encoding_errors='ignore')},
+                                    {'format': TextFormat(skip_bad_records=True)}])
 def test_other_flags_or_another_vocabulary(cached, change):
     cached.load()
     key = cached.key
@@ -136,6 +139,32 @@ def test_a_corpus_of_tokens_is_checked_once_and_not_copied(cached, tmp_path, mon
     np.savez(tmp_path / 'a.npz', np.arange(7) + 999)
     with pytest.raises(UserError, match='holds the id 999'):
         cached.load(tmp_path / 'a.npz')
+
+
+def test_weighted_data_sets_are_read_from_the_cache_with_their_weights(cached, tmp_path):
+    """Weights are no part of what is encoded, but which files share a weight is: they share chunks."""
+    for name, text in (('b', 'the lazy dog'), ('c', 'jumps')):
+        (tmp_path / name).write_text(text)
+    a, b, c = str(cached.corpus), str(tmp_path / 'b'), str(tmp_path / 'c')
+    alone = cached.load([a, b, c])
+    assert len(alone) == 1 and cached.weights is None
+    for paths, weights, encoded in (([a, f'{b}=3', c], [1, 3], 1), ([a, f'{b}=2', c], [1, 2], 0), ([a, c, f'{b}=2'], [1, 2], 0),
+                                    ([a, b, f'{c}=2'], [1, 2], 1), ([f'{a}=2', f'{b}=2', f'{c}=2'], None, 1)):
+        chunks = cached.load(paths)
+        assert (cached.weights, cached.encoded) == (weights, encoded), paths
+        assert len(chunks) == (2 if weights else 1)
+    for paths in ([a, b, c], [a, c, b]):
+        cached.load(paths, combine=1)
+        assert cached.encoded == 1
+
+
+def test_weighted_token_files_are_not_copied(cached, tmp_path):
+    np.savez(tmp_path / 'a.npz', np.arange(5), np.array([], int), np.arange(4))
+    np.savez(tmp_path / 'b.npz', np.arange(3))
+    paths = [str(tmp_path / 'a.npz'), f'{tmp_path}/b.npz=0.5']
+    for encoded in (1, 0):
+        assert [len(chunk) for chunk in cached.load(paths)] == [5, 4, 3]
+        assert cached.weights == [1, 1, 0.5] and cached.encoded == encoded and cached.files() == ['dataset.json']
 
 
 def contents(cached):

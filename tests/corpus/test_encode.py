@@ -12,10 +12,11 @@ import pytest
 
 from command.errors import UserError
 from corpus import encode
+from corpus.data_sets import DataSet
 from corpus.encode import cut_chunks
 from corpus.read_text import TextFormat
 from encoder import load_encoder
-from load_dataset import load_dataset, save_files
+from load_dataset import load_dataset, save_sets
 
 WORDS = ['the dog', ' fox', "'s", "'", ' ', '  ', '\n', '\n\n', '<|endoftext|>', '<|endof', 'text|>', '<', '3', ' 42', '语', 'é',
          '\t ', '...', '\u3000', 'jump', '\u00a0', '\U0001f600']
@@ -94,8 +95,9 @@ def test_processes_change_nothing(enc, corpus, tmp_path, processes):
     assert [chunk[:].tolist() for chunk in together] == [chunk[:].tolist() for chunk in alone]
     output = str(tmp_path / 'out.npz')
     files = sorted(os.path.join(corpus, name) for name in os.listdir(corpus))
-    chunks, totals = save_files(output, enc, corpus, files, 3000, TextFormat(), processes)
-    assert (chunks, totals.tokens, totals.text_tokens) == (len(alone), sum(map(len, alone)), sum(map(len, alone)) - 9 - 200)
+    totals = save_sets(output, enc, corpus, [DataSet(files)], 3000, TextFormat(), processes)
+    n_tokens = sum(map(len, alone))
+    assert (totals.chunks, totals.tokens, totals.text_tokens) == ([len(alone)], n_tokens, n_tokens - 9 - 200)
     documents = [pathlib.Path(file).read_text() for file in files if not file.endswith('.npz')]
     assert totals.text_bytes == sum(len(text.replace('<|endoftext|>', '').encode()) for text in documents)
     assert [chunk[:].tolist() for chunk in load_dataset(enc, output, 1)] == [chunk[:].tolist() for chunk in alone]
@@ -176,7 +178,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         file.writelines('a line of text\n' * 70_000 for _ in range(48))
     tracemalloc.start()
     try:
-        save_files(str(tmp_path / 'a.npz'), Counting(), path, [path], 10 ** 9, TextFormat())
+        save_sets(str(tmp_path / 'a.npz'), Counting(), path, [DataSet([path])], 10 ** 9, TextFormat())
         assert tracemalloc.get_traced_memory()[1] < 24e6
     finally:
         tracemalloc.stop()

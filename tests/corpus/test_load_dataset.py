@@ -10,10 +10,12 @@ import pytest
 
 from byte_encoder import ENC, END, WideEncoder, error_of, load, write
 from command.errors import UserError
-from corpus.hold_out import Joined, hold_out
-from corpus.read_text import check_encoding
+from corpus.chunks import Corpus, Joined
+from corpus.data_sets import find_data_sets
+from corpus.hold_out import hold_out
+from corpus.read_text import TextFormat, check_encoding
 from corpus.token_files import token_dtype
-from load_dataset import Sampler, load_dataset, read_texts
+from load_dataset import Sampler, load_dataset, load_sets, read_texts
 from vocabulary.learn import count_pieces
 
 # Text
@@ -149,19 +151,25 @@ def test_no_progress_bar_where_standard_error_is_no_terminal(tmp_path, capfd):
 # Held-out documents
 
 
+def split(chunks, end_of_text, share):
+    train, held_out = hold_out(Corpus(chunks), end_of_text, share)
+    assert train.weights is held_out.weights is None
+    return train.chunks, held_out.chunks
+
+
 def test_documents_that_are_held_out_are_not_trained_on():
     chunks = [np.array([1, 1, 9, 2, 2, 9, 3]), np.array([9, 4, 9]), np.array([5, 9, 6, 6])]
-    train, [held_out] = hold_out(chunks, 9, 0.34)
+    train, [held_out] = split(chunks, 9, 0.34)
     documents = {token for chunk in train for token in chunk[:].tolist()} - {9}
     held_out = held_out[:].tolist()
     assert documents | set(held_out) - {9} == {1, 2, 3, 4, 5, 6}
     assert not documents & set(held_out)
     assert len(set(held_out) - {9}) == 2
     assert [len(chunk.parts) for chunk in train] == [1, 1, 1]       # neighbours are one part
-    again, _ = hold_out(chunks, 9, 0.34)
+    again, _ = split(chunks, 9, 0.34)
     assert [chunk[:].tolist() for chunk in again] == [chunk[:].tolist() for chunk in train]
     with pytest.raises(UserError, match='two documents or more'):
-        hold_out([np.array([1, 2, 9])], 9, 0.5)
+        split([np.array([1, 2, 9])], 9, 0.5)
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -170,7 +178,7 @@ def test_held_out_documents_are_complete_and_in_order(seed):
     chunks = [np.concatenate([np.append(np.full(rng.integers(4), document + 10 * number), 0) for document in range(1, 8)])
               for number in range(4)]
     documents = [sorted(set(chunk.tolist()) - {0}) for chunk in chunks]
-    train, [held_out] = hold_out(chunks, 0, 0.3)
+    train, [held_out] = split(chunks, 0, 0.3)
     out = split_at_zero(held_out[:])
     assert len(out) == round(0.3 * sum(map(len, documents))) and held_out[:].tolist().count(0) == len(out) - 1
     expected = [[part for part in split_at_zero(chunk) if part not in out] for chunk in chunks]
@@ -189,7 +197,7 @@ def test_held_out_documents_stay_in_their_file(tmp_path):
     [chunk] = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
     tracemalloc.start()
     try:
-        train, held_out = hold_out([chunk], 9, 0.5)
+        train, held_out = split([chunk], 9, 0.5)
         for joined in (*train, *held_out):
             assert len(joined) == 20 * 100_000 - 1
             assert Sampler([joined], seed=0).sample(100_001).tolist().count(9) in (1, 2)
@@ -209,6 +217,23 @@ def test_joined_parts_are_one():
             assert joined[start:stop].tolist() == together[start:stop]
 
 
+def test_what_is_held_out_keeps_its_weights():
+    """The second chunk has nothing to train on, or nothing held out, for some shares."""
+    chunks = [np.array([1, 9, 1, 9, 1]), np.array([2]), np.array([3, 9, 3]), np.array([9])]
+    weights = [1.0, 5.0, 5.0, 7.0]
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        train, held_out = hold_out(Corpus(chunks, weights), 9, share)
+        plain, [together] = split(chunks, 9, share)
+        assert [chunk[:].tolist() for chunk in train.chunks] == [chunk[:].tolist() for chunk in plain]
+        for corpus in (train, held_out):
+            tokens = {(weight, token) for chunk, weight in zip(corpus.chunks, corpus.weights) for token in chunk[:].tolist()}
+            assert tokens <= {(1, 1), (1, 9), (5, 2), (5, 3), (5, 9)}
+            assert len(corpus.chunks) == len(corpus.weights)
+        assert len(set(held_out.weights)) == len(held_out.weights)
+        assert sorted(token for chunk in held_out.chunks for token in chunk[:].tolist() if token != 9) == sorted(
+            token for token in together[:].tolist() if token != 9)
+
+
 # Sampler
 
 
@@ -222,7 +247,7 @@ def test_an_error_names_a_file_that_is_truncated_while_samples_are_drawn(tmp_pat
     np.savez(tmp_path / 'a.npz', np.arange(9_000) % 50)
     chunks = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
     if share:
-        chunks, _ = hold_out(chunks, 9, share)
+        chunks, _ = split(chunks, 9, share)
     sampler = Sampler(chunks, seed=1)
     with open(tmp_path / 'a.npz', 'ab') as file:
         file.write(b'more')     # does no harm
@@ -300,3 +325,65 @@ def test_check_takes_no_draw():
     plain, checked = Sampler(numbered(90), seed=3), Sampler(numbered(90), seed=3)
     checked.check(5)
     assert plain.sample(5).tolist() == checked.sample(5).tolist()
+
+
+def test_weights_say_how_often_each_start_is_drawn():
+    """Starts of three tokens: 5 of weight 1, none of weight 9, 10 of weight 0.5, 2 of weight 3."""
+    chunks = numbered(7, 2, 12, 4)
+    sampler = Sampler(chunks, seed=0, weights=[1, 9, 0.5, 3])
+    weight = {**dict.fromkeys(range(5), 1), **dict.fromkeys(range(200, 210), 0.5), 300: 3, 301: 3}
+    draws = [sampler.sample(3).tolist() for _ in range(20_000)]
+    assert all(draw == list(range(draw[0], draw[0] + 3)) for draw in draws)
+    starts = [draw[0] for draw in draws]
+    assert set(starts) == weight.keys()
+    expected = {start: len(starts) * value / sum(weight.values()) for start, value in weight.items()}
+    chi_square = sum((starts.count(start) - count) ** 2 / count for start, count in expected.items())
+    assert chi_square < 39.3        # 16 degrees of freedom, p = 0.001
+    assert sampler.total_size == 25
+
+
+@pytest.mark.parametrize('number', [0.0, 1 - 2 ** -53])
+def test_the_first_and_the_last_start_of_weighted_chunks(number):
+    class Fixed:
+        def random(self):
+            return number
+
+    for weights in ([0.1, 0.3], [0.3, 0.1], [7, 1e-9], [1e9, 3]):
+        sampler = Sampler(numbered(5, 4), weights=weights)
+        sampler.rng = Fixed()
+        assert sampler.sample(2).tolist() == ([0, 1] if not number else [102, 103])
+
+
+# Several data sets
+
+
+def test_texts_of_several_paths(tmp_path):
+    paths = [write(tmp_path / name, name) for name in 'ba']
+    assert list(read_texts(paths)) == ['b', 'a']
+    assert error_of(list, read_texts([*paths, str(tmp_path / '*')])).startswith(f'{tmp_path}/a is in the data set ')
+    assert error_of(list, read_texts([f'{paths[0]}=2'])) == (
+        f'{paths[0]}=2: weights are for training, here each text is read once; give {paths[0]}')
+    write(tmp_path / 'c.jsonl', '{}\n"c"\n')
+    assert 'has no effect' in error_of(list, read_texts(paths, text_column='t'))
+
+
+def test_skipped_records_of_texts_are_reported(tmp_path, capsys):
+    path = write(tmp_path / 'c.jsonl', '2\n"c"\n3\n')
+    assert list(read_texts(path, skip_bad_records=True)) == ['c']
+    assert capsys.readouterr().err == f'skipped bad records: 2; the first: {path} line 1 holds 2; expected text, or an object\n'
+    write(tmp_path / 'c.jsonl', '2\n')
+    assert error_of(list, read_texts(path, skip_bad_records=True)).endswith('; skipped bad records: 1; the first: '
+                                                                           f'{path} line 1 holds 2; expected text, or an object')
+
+
+def test_data_sets_of_different_weights_share_no_chunk(tmp_path):
+    a, b, c = (write(tmp_path / name, name) for name in 'abc')
+    for paths, expected, weights in (([a, b, c], [['a', 'b', 'c']], None),
+                                     ([f'{a}=2', b, f'{c}=2'], [['a', 'c'], ['b']], [2, 1])):
+        corpus = load_sets(ENC, 'it', find_data_sets(paths), 50000, TextFormat())
+        texts = ['<|endoftext|>'.join(group) for group in expected]
+        assert [chunk.tolist() for chunk in corpus.chunks] == [ENC.encode_with_special(text) for text in texts]
+        assert corpus.weights == weights
+    empty = write(tmp_path / 'empty', '')
+    assert error_of(load_sets, ENC, 'it', find_data_sets([a, f'{empty}=2']), 1, TextFormat()) == (
+        f'the corpus it is empty: 0 tokens in {empty}')

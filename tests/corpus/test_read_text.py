@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import json
 import os
 import random
 import sys
@@ -12,32 +11,7 @@ import pytest
 from command.errors import UserError
 from corpus import read_text
 from corpus.read_text import TextFormat, read_documents
-
-
-@pytest.fixture(params=[1, 2, 3, 7, 1 << 18])
-def block(request, monkeypatch):
-    """Files are read this many bytes at a time."""
-    monkeypatch.setattr(read_text, 'BLOCK', request.param)
-    return request.param
-
-
-def documents(path, **format):
-    found = ['']
-    for text, ends in read_documents(str(path), TextFormat(**format)):
-        found[-1] += text
-        if ends:
-            found.append('')
-    assert found.pop() == ''
-    return found
-
-
-def error_of(path, content, **format):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError) as error:
-        documents(path, **format)
-    message = str(error.value)
-    assert message.startswith(str(path)) and '\n' not in message
-    return message.removeprefix(str(path))
+from document_files import documents, error_of
 
 
 def test_a_file_is_one_document(tmp_path, block):
@@ -195,60 +169,3 @@ def test_the_bytes_that_were_read_are_reported(tmp_path, block):
     path.write_bytes(gzip.compress(b'x' * 999))
     list(read_documents(str(path), TextFormat(), counts.append))
     assert sum(counts) == path.stat().st_size and max(counts) <= block
-
-
-# Records
-
-
-def test_records_of_jsonl(tmp_path, block):
-    texts = ['ä "quoted"\nline', '', '\U0001f600', 'x' * 50]
-    lines = [json.dumps({'n': 1, 'text': text}, ensure_ascii=number % 2 == 0) for number, text in enumerate(texts)]
-    (tmp_path / 'a.jsonl').write_text('\r\n'.join([*lines, '', ' ', '{"text": "a\\r\\nb\\rc \\ud800", "n": {}}']), newline='')
-    assert documents(tmp_path / 'a.jsonl', text_column='text') == [*texts, 'a\nb\nc \ufffd']
-
-
-@pytest.mark.parametrize('content, message', [
-    ('{"t": "a"}\n\n{"u": 1, "v": 2}\n', " line 3 has no column 't' (--text_column); it has 'u', 'v'"),
-    ('{}', " line 1 has no column 't' (--text_column); it has none"),
-    ('{"t": "a"}\n["t"]', " line 2 must hold an object, with the column 't'"),
-    ('{"t": null}', " line 1: the column 't' holds null; expected text"),
-    ('{"t": "a"}\n{"t": "b"', ' line 2 is not JSON: '),
-    ('[' * 100_000, ' line 1 is not JSON: '),
-])
-def test_mistakes_in_jsonl(tmp_path, content, message):
-    assert error_of(tmp_path / 'a.jsonl', content, text_column='t').startswith(message)
-
-
-@pytest.mark.parametrize('suffix', ['jsonl', 'csv'])
-def test_a_record_that_is_too_long(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(read_text, 'LONGEST_RECORD', 1000)
-    monkeypatch.setattr(read_text, 'BLOCK', 10)
-    line = {'jsonl': '{"t": "%s"}\n', 'csv': 't\n"%s"\n'}[suffix]
-    (tmp_path / f'a.{suffix}').write_text(line % ('a ' * 490) + (line % 'short').replace('t\n"', '"') * 200)
-    assert documents(tmp_path / f'a.{suffix}', text_column='t') == ['a ' * 490] + ['short'] * 200
-    assert error_of(tmp_path / f'a.{suffix}', line % 'a\n' + line % ('a ' * 510) if suffix == 'csv' else '{"t": ""}\n' + line % (
-        'a ' * 510), text_column='t').endswith('has more than 1000 characters, too many for one record: split it')
-    assert 'field larger than field limit' in error_of(tmp_path / 'a.csv', 't\n"' + 'a line\n' * 200, text_column='t')
-
-
-def test_jsonl_without_a_column(tmp_path):
-    assert error_of(tmp_path / 'a.jsonl', '{}') == ' holds records: name the column of its text (--text_column)'
-
-
-def test_records_of_csv(tmp_path, block):
-    long = 'y' * 200_000        # more than the csv module accepts by default
-    (tmp_path / 'a.csv').write_bytes(f'id,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,\r\n3,{long}'.encode())
-    if block > 9:
-        assert documents(tmp_path / 'a.csv', text_column='text') == ['two\nlines, "quoted"', '', long]
-        assert documents(tmp_path / 'a.csv')[0].startswith('id,text\n1,"two\n')
-
-
-@pytest.mark.parametrize('content, message', [
-    ('a,b\n1,2\n', " line 1 has no column 't' (--text_column); it has 'a', 'b'"),
-    ('a,t\n1,2\n\n1,2,3\n', ' line 4 has 3 columns, but the header 2'),
-    ('a,t\n1,2\n1\n', ' line 3 has 1 columns, but the header 2'),
-    ('a,t\n1,"2\n3\n', ' line 3 is not CSV: '),
-    ('a,t\n1,"2"3\n', ' line 2 is not CSV: '),
-])
-def test_mistakes_in_csv(tmp_path, content, message):
-    assert error_of(tmp_path / 'a.csv', content, text_column='t').startswith(message)
