@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -10,8 +10,11 @@ import tensorflow.compat.v1 as tf
 import sample
 from command.errors import UserError
 from command.tensorflow_setup import ctrl_c_held_back, session_config, shards_for
-from sampling.continuation import Continuation, SamplingSettings
+from corpus import windows
+from sampling import scores
+from sampling.continuation import Continuation, SamplingSettings, check_whole_number
 from sampling.inference import ShardedNetwork
+from sampling.scores import Score
 from storage.model_directory import Model, open_model
 
 CAPACITY_STEP = 256     # tokens by which the cache grows; attention reads all of it, filled or not
@@ -130,7 +133,9 @@ class Generator:
                           'top_p': tf.placeholder(tf.float32, [])}
         self._penalty = tf.placeholder(tf.float32, [])
         self._lengths = tf.placeholder(tf.int32, [None])
-        logits, written = network.prefill(self._tokens, self._lengths, self._rows_or_positions)
+        self._columns, self._labels = (tf.placeholder(tf.int32, [None]) for _ in range(2))      # of prompts to score
+        logits, written, score = network.prefill(self._tokens, self._lengths, self._rows_or_positions)
+        self._scores = score(self._columns, self._labels)
         self._prefill = [*self._draw(logits, sample.log_probability), written]
         logits = network.decode(self._tokens[:, 0], self._rows_or_positions)
         self._decode = self._draw(logits, network.program(sample.log_probability))
@@ -178,3 +183,41 @@ class Generator:
         return {self._uniform: [text.random.random() if text else 0.0 for text in texts],
                 self._history: history, self._penalty: settings.repetition_penalty,
                 **{placeholder: getattr(settings, name) for name, placeholder in self._settings.items()}}
+
+    def score(self, texts: Iterable[str], *, batch_size: int = 8) -> list[Score]:
+        """How well the model predicts each text; a single string is one text.
+
+        Every token is scored, the first one after an end-of-text token, as if the text began a document; <|endoftext|> in a
+        text is that token. A text longer than the model's window is scored by windows that slide by half of it (see
+        corpus.windows). batch_size: windows to read at a time, or as many shorter texts as have so many tokens; it does not
+        change the scores. Raises UserError for an invalid argument, if memory runs out, or if the loss is NaN or infinite.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f'a text to score must be a string, not {text!r}')
+        check_whole_number('batch_size', batch_size, 1)
+        n_ctx, encoder = self.hparams.n_ctx, self.encoder
+        start = np.array([encoder.end_of_text], encoder.dtype)
+        chunks = (np.concatenate([start, encoder.encode_array(text)]) for text in texts)
+        return list(self.scores(chunks, length=n_ctx, stride=max(n_ctx // 2, 1), batch_size=batch_size))
+
+    def scores(self, chunks: Iterable[np.ndarray], *, length: int, stride: int, batch_size: int,
+               scored: Callable[[int], None] = lambda count: None) -> Iterator[Score]:
+        """The scores of chunks of token ids without their first token, which the second one is predicted from.
+
+        Arguments and errors: see scores.log_probabilities. Does not change the cache.
+        """
+        def run(batch: scores.Batch) -> np.ndarray:
+            try:
+                with ctrl_c_held_back():
+                    return self._session.run(self._scores, {
+                        self._tokens: batch.inputs, self._columns: batch.columns, self._labels: batch.labels})
+            except tf.errors.ResourceExhaustedError:
+                raise UserError(f'out of memory with batch_size {batch_size} and windows of {length} tokens: give a '
+                                'smaller batch_size') from None
+
+        for chunk, found in scores.log_probabilities(chunks, run, length=length, stride=stride, batch_size=batch_size,
+                                                     scored=scored):
+            n_bytes, _ = windows.measure_text(self.encoder, [chunk])
+            yield scores.score(chunk[1:], found, n_bytes)

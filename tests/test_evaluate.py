@@ -1,7 +1,9 @@
 """evaluate.py: its loss against the oracle's, its figures against a hand-computed example, its mistakes."""
 
+import io
 import json
 import math
+import os
 import shutil
 import sys
 
@@ -14,11 +16,12 @@ from command.errors import UserError
 from conftest import one_line_error
 from encoder import load_encoder
 from network.hparams import load_hparams
+from vocabulary.spelling import END_OF_TEXT
 
 
 @pytest.fixture
 def evaluate(tf, home, monkeypatch, capsys):
-    """Runs evaluate.py in this process: evaluate(*flags) -> what it prints."""
+    """Runs evaluate.py in this process: evaluate(*flags) -> what it prints; evaluate.err: on standard error."""
     def run(*flags):
         import evaluate
         monkeypatch.chdir(home)
@@ -26,7 +29,34 @@ def evaluate(tf, home, monkeypatch, capsys):
         monkeypatch.setattr(sys, 'argv', ['evaluate.py', *which, *map(str, flags)])
         capsys.readouterr()
         evaluate.main()
-        return capsys.readouterr().out
+        out, run.err = capsys.readouterr()
+        return out
+    return run
+
+
+@pytest.fixture(scope='module')
+def generators():
+    """Checkpoint -> its Generator, which takes seconds to build."""
+    return {}
+
+
+@pytest.fixture
+def each(evaluate, generators, monkeypatch):
+    """Runs evaluate.py --each: each('line', *flags) -> the objects that it prints, and the figures of all."""
+    import generator
+    build = generator.Generator
+
+    def built_once(model):
+        path = os.path.realpath(model.checkpoint)
+        return generators.get(path) or generators.setdefault(path, build(model))
+
+    monkeypatch.setattr(generator, 'Generator', built_once)
+
+    def run(what, *flags):
+        lines = evaluate('--each', what, '--json', *flags).split('\n')
+        assert lines.pop() == ''
+        [total] = evaluate.err.splitlines()
+        return [json.loads(line) for line in lines], json.loads(total)
     return run
 
 
@@ -96,6 +126,99 @@ def test_a_hand_computed_example(evaluate, home, model_directory):
     assert 'bits per byte         1.57143' in text
 
 
+ODD = ['the fox', '', 'x', 'a "quote", \\\\, \t, \x01 and \u2028', 'é☃𝄞 ' * 20, ' ', f'fox{END_OF_TEXT}dog',
+       'the dog sleeps ' * 9]
+
+
+@pytest.mark.parametrize('sizes', [(32, 16, 8), (8, 3, 1), (8, 8, 2), (1, 1, 100)], ids=str)
+def test_each_line_is_what_the_oracle_and_the_whole_say(evaluate, each, home, params, model_directory, sizes):
+    length, stride, batch_size = sizes
+    hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
+    (home / 'lines.txt').write_bytes('\n'.join([*ODD, '']).encode())
+    flags = ['--seq_length', length, '--stride', stride, '--batch_size', batch_size]
+    records, total = each('line', '--dataset', 'lines.txt', *flags)
+    assert [record['text'] for record in records] == ODD
+    assert [record['line'] for record in records] == list(range(1, len(ODD) + 1))
+    chunks = [[encoder.end_of_text, *encoder.encode_with_special(text)] for text in ODD]
+    for record, chunk, text in zip(records, chunks, ODD):
+        assert record['file'] == 'lines.txt'
+        assert (record['tokens'], record['bytes']) == (len(chunk) - 1, len(text.replace(END_OF_TEXT, '').encode()))
+        if not text:
+            assert (record['loss'], record['perplexity'], record['bits_per_byte']) == (None, None, None)
+            continue
+        expected = oracle(chunk, params, hparams, length, stride)
+        assert record['loss'] * record['tokens'] == pytest.approx(expected, abs=1e-4 * record['tokens'])
+        assert record['perplexity'] == pytest.approx(math.exp(record['loss']))
+        assert record['bits_per_byte'] * record['bytes'] * math.log(2) == pytest.approx(expected, rel=1e-4)
+    # The same contexts, as chunks of tokens.
+    np.savez(home / 'lines.npz', *chunks)
+    whole = json.loads(evaluate('--dataset', 'lines.npz', '--json', *flags))
+    assert sum(record['loss'] * record['tokens'] for record in records if record['tokens']) == pytest.approx(
+        whole['loss'] * whole['tokens'], rel=1e-5)
+    for name in ('tokens', 'words', 'bytes', 'seq_length', 'stride'):
+        assert total[name] == whole[name], name
+    for name in ('loss', 'perplexity', 'word_perplexity', 'bits_per_byte'):
+        assert total[name] == pytest.approx(whole[name], rel=1e-5), name
+
+
+def test_each_file_and_document_have_their_names(evaluate, each, home):
+    (home / 'corpus').mkdir()
+    (home / 'corpus/a.txt').write_text('the fox\nthe dog\n')
+    (home / 'corpus/b.jsonl').write_text('{"t": "the quick"}\n{"t": "brown\\nfox"}\n')
+    flags = ['--dataset', 'corpus', '--text_column', 't']
+    documents, _ = each('document', *flags)
+    assert [(text['file'], text['document'], text['text']) for text in documents] == [
+        ('corpus/a.txt', 1, 'the fox\nthe dog\n'), ('corpus/b.jsonl', 1, 'the quick'), ('corpus/b.jsonl', 2, 'brown\nfox')]
+    files, total = each('file', *flags)
+    assert [text['file'] for text in files] == ['corpus/a.txt', 'corpus/b.jsonl']
+    assert all('text' not in text for text in files)
+    assert files[0] == {name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+                        for name, value in documents[0].items() if name in files[0]}
+    assert files[1]['tokens'] == documents[1]['tokens'] + 1 + documents[2]['tokens']     # and the token between them
+    assert files[1]['bytes'] == documents[1]['bytes'] + documents[2]['bytes']
+    assert total['tokens'] == files[0]['tokens'] + files[1]['tokens']
+    evaluate('--each', 'file', *flags)
+    assert 'bits per byte ' in evaluate.err
+
+
+def test_each_line_is_what_generator_score_gives(each, generators, home):
+    (home / 'lines.txt').write_bytes('\n'.join(ODD).encode())
+    records, _ = each('line', '--dataset', 'lines.txt')
+    [generator] = [built for path, built in generators.items() if 'toy' in path]
+    for record, score in zip(records, generator.score(ODD), strict=True):
+        assert record['tokens'] == len(score.tokens)
+        for name in ('loss', 'perplexity', 'bits_per_byte'):
+            expected = getattr(score, name)
+            assert record[name] == (expected if expected is None else pytest.approx(expected, rel=1e-4)), name
+
+
+def test_each_line_is_ascii_where_standard_output_is_not_utf_8(evaluate, each, home, monkeypatch):
+    (home / 'lines.txt').write_bytes('é\u2028☃'.encode())
+    assert '"é\u2028☃"' in evaluate('--each', 'line', '--dataset', 'lines.txt')
+    for encoding in ('latin-1', 'ascii'):
+        with io.TextIOWrapper(io.BytesIO(), encoding=encoding) as out:
+            monkeypatch.setattr(sys, 'stdout', out)
+            evaluate('--each', 'line', '--dataset', 'lines.txt')
+            out.flush()
+            line = out.buffer.getvalue().decode('ascii')
+        assert json.loads(line)['text'] == 'é\u2028☃'
+
+
+def test_a_hand_computed_line(each, home, model_directory):
+    hparams, encoder = load_hparams(str(model_directory)), load_encoder(str(model_directory))
+    [x], [space] = encoder.encode('x'), encoder.encode(' ')
+    probabilities = np.full(hparams.n_vocab, 0.25 / (hparams.n_vocab - 2))
+    probabilities[[space, x]] = 0.5, 0.25
+    shutil.copytree(model_directory, home / 'models/unigram')
+    write_checkpoint(home / 'models/unigram/model.ckpt', unigram_params(hparams, probabilities), 'model/')
+    (home / 'lines.txt').write_text('x\n\n x\n')
+    records, total = each('line', '--model_name', 'unigram', '--dataset', 'lines.txt')
+    assert [record['bits_per_byte'] for record in records] == [pytest.approx(2), None, pytest.approx(1.5)]
+    assert [record['perplexity'] for record in records] == [pytest.approx(4), None, pytest.approx(2 ** 1.5)]
+    assert [record['loss'] for record in records] == [pytest.approx(math.log(4)), None, pytest.approx(math.log(2) * 1.5)]
+    assert total['bits_per_byte'] == pytest.approx(5 / 3)
+
+
 def test_a_run_is_evaluated_and_a_damaged_one_refused(evaluate, train, home):
     train('--max_steps', 2, '--sample_every', 0, '--learning_rate', 0.01, '--run_name', 'r')
     before, after = (json.loads(evaluate(*which, '--dataset', 'corpus.txt', '--json'))
@@ -129,6 +252,12 @@ def test_a_damaged_model_and_one_whose_loss_is_nan_are_refused(evaluate, home, m
     (['--dataset', 'one.txt'], ['one.txt', 'no chunk']),
     (['--dataset', 'empty.txt'], ['empty.txt', '0 tokens']),
     (['--dataset', 'nothing.txt'], ['nothing.txt']),
+    (['--each', 'line', '--dataset', 'lines.npz'], ['lines.npz', 'holds tokens', '--each']),
+    (['--each', 'word'], ['--each', "'word'", 'line']),
+    (['--each', 'line', '--dataset', 'empty.txt'], ['empty.txt', 'no text']),
+    (['--each', 'document', '--dataset', 'records.jsonl'], ['records.jsonl', '--text_column']),
+    (['--each', 'line', '--dataset', 'bad.txt'], ['bad.txt', 'offset 4']),
+    (['--each', 'line', '--seq_length', '33'], ['--seq_length 33', '32 tokens']),
     (['--model_name', 'other'], ['other', 'toy']),
     (['--run_name', 'other'], ['other', 'no runs are here']),
     (['--run_name', 'r', '--model_name', 'toy'], ['--run_name', 'not allowed with', '--model_name']),
@@ -137,6 +266,9 @@ def test_a_damaged_model_and_one_whose_loss_is_nan_are_refused(evaluate, home, m
 def test_a_mistake_is_one_line_before_tensorflow(mistake, home, flags, words):
     (home / 'one.txt').write_text('x')
     (home / 'empty.txt').write_text('')
+    (home / 'records.jsonl').write_text('{"t": "x"}\n')
+    (home / 'bad.txt').write_bytes(b'one\n\xff\n')
+    np.savez(home / 'lines.npz', [1, 2])
     which = [] if {'--model_name', '--run_name'} & set(flags) else ['--model_name', 'toy']
     error = mistake('evaluate.py', '--dataset', 'corpus.txt', *which, *flags)
     assert all(word in error for word in words), error

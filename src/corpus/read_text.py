@@ -251,9 +251,12 @@ def _one_document(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _lines_as_documents(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    inside = False      # whether the last line has begun: no line follows the last \n
     for piece in pieces:
         *lines, rest = piece.split('\n')
         for line in lines:
             yield line, True
-        yield rest, False
-    yield '', True
+        if inside := bool(rest) or inside and not lines:
+            yield rest, False
+    if inside:
+        yield '', True

@@ -1,4 +1,4 @@
-"""The loss of a model on a corpus, by sliding windows; figures from it."""
+"""The loss of a model on a corpus, by sliding windows."""
 
 import itertools
 import math
@@ -9,16 +9,17 @@ from tqdm import tqdm
 import model
 from command.errors import UserError
 from command.tensorflow_setup import ctrl_c_held_back, session_config
+from corpus import windows
 from corpus.chunks import Chunk
-from evaluation import windows
 from network import block_sizes
 from network.head_loss import head_loss
+from sampling.scores import diverged
 from storage import saver
 from storage.model_directory import Model
 
 
 class Evaluation:
-    """A graph that scores windows of `length` tokens, `stride` apart (see windows.py), with the weights of a model.
+    """A graph that scores windows of `length` tokens, `stride` apart (see corpus.windows), with the weights of a model.
 
     Scores batch_size windows at a time, and keeps at most block_sizes.HEAD_ROWS rows of logits. Raises UserError if the
     checkpoint is damaged, or belongs to another model.
@@ -68,22 +69,5 @@ class Evaluation:
                                     'smaller --batch_size, then a smaller --seq_length') from None
                 bar.update(int(batch.weights.sum()))
         if not math.isfinite(total):
-            raise UserError(f'the loss is {total}: the model\'s weights are damaged, or its training diverged')
+            raise diverged(total)
         return total
-
-
-def figures(total_loss: float, *, tokens: int, words: int, n_bytes: int) -> dict:
-    """Mean loss, perplexities and bits per byte, from a sum of losses in nats and the size of the scored text.
-
-    None for a figure of a text without words or bytes, and for a perplexity too large for a float.
-    """
-    return {'loss': total_loss / tokens, 'perplexity': _perplexity(total_loss, tokens),
-            'word_perplexity': _perplexity(total_loss, words),
-            'bits_per_byte': total_loss / math.log(2) / n_bytes if n_bytes else None}
-
-
-def _perplexity(total_loss: float, n: int) -> float | None:
-    try:
-        return math.exp(total_loss / n) if n else None
-    except OverflowError:
-        return None

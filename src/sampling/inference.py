@@ -10,12 +10,14 @@ Shapes: rows (of a batch), sequence, columns (rows * sequence), features (n_embd
 a head), hidden (features of an mlp in a shard), tokens (rows of wte in a shard).
 """
 
+import functools
 import math
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from network import layers
+import sample
+from network import block_sizes, layers
 from network.attention import attend, causal_mask
 from network.cache import ResizableCache
 from network.gradients import shape_of
@@ -122,7 +124,8 @@ class ShardedNetwork:
     def prefill(self, tokens, lengths, rows):
         """Reads prompts [n, sequence] of `lengths` [n], padded on the right, into `rows` [n] of the cache.
 
-        Returns logits [n, n_vocab] after the last token of each, and the op that writes the cache.
+        Returns logits [n, n_vocab] after the last token of each, the op that writes the cache, and a function
+        score(columns, labels): see _log_probabilities.
         """
         n, sequence = shape_of(tokens)
         mask, offsets, written = causal_mask(sequence, sequence), self.cache.offsets(rows, tf.range(sequence)[None]), []
@@ -134,7 +137,8 @@ class ShardedNetwork:
         programs = _Programs(self._hparams.head_size, [n, -1])
         stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, extend)
         last = tf.range(n) * sequence + lengths - 1
-        return self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream)), tf.group(*written)
+        logits = self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream))
+        return logits, tf.group(*written), functools.partial(self._log_probabilities, programs, stream)
 
     def decode(self, tokens, positions):
         """Reads one more token of each row, [rows], at positions [rows]. Returns logits [rows, n_vocab] after it."""
@@ -146,6 +150,23 @@ class ShardedNetwork:
 
         programs = _Programs(self._hparams.head_size, [-1, 1], self.program)
         return self._logits(programs, *self._stream(tokens, positions, programs, extend))
+
+    def _log_probabilities(self, programs, stream, columns, labels):  # [m] int32, [m] int32 -> [m] float32
+        """In nats, of each label after the token of its column, an index in the flattened tokens that were read.
+
+        For all n_vocab tokens, as in training. Only block_sizes.HEAD_ROWS rows of logits exist at a time.
+        """
+        size, step = tf.size(columns), block_sizes.HEAD_ROWS
+        parts = tf.TensorArray(tf.float32, (size + step - 1) // step, infer_shape=False, element_shape=[None])
+
+        def body(number, parts):
+            some = slice(number * step, (number + 1) * step)
+            logits = self._logits(programs, *(tf.gather(x, columns[some], axis=1) for x in stream))
+            return number + 1, parts.write(number, sample.log_probability(logits, labels[some]))
+
+        _, parts = tf.while_loop(lambda number, _: number * step < size, body, [0, parts], parallel_iterations=1,
+                                 back_prop=False)
+        return parts.concat()
 
     def _stream(self, tokens, positions, programs, extend) -> list:
         """The residual stream before the last mlp is added, and the shards' parts of that mlp: all [features, columns].

@@ -24,6 +24,13 @@ def test_lines_are_documents(tmp_path, block):
     assert documents(tmp_path / 'a', document_per_line=True) == ['one', '', 'two\u2028 more\x0b', 'three']
 
 
+@pytest.mark.parametrize(('content', 'expected'), [
+    ('', []), ('\n', ['']), ('a\n', ['a']), ('a\n\n', ['a', '']), ('\nlong line', ['', 'long line']), ('a\r', ['a'])])
+def test_no_line_follows_the_last_line_break(tmp_path, block, content, expected):
+    (tmp_path / 'a').write_text(content, newline='')
+    assert documents(tmp_path / 'a', document_per_line=True) == expected
+
+
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be', 'utf-32', 'shift_jis', 'gb18030', 'ascii'])
 def test_a_decoding_error_gives_the_offset_in_the_file(tmp_path, block, encoding):
     """The same offset as when the complete file is decoded together."""

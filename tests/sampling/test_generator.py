@@ -8,6 +8,7 @@ import pytest
 import reference
 from checkpoint_files import read_checkpoint
 from network.hparams import load_hparams
+from vocabulary.spelling import END_OF_TEXT
 
 PROMPTS = ['the', 'the quick brown fox jumps', 'dog', 'over the lazy dog; the', 'a']
 
@@ -170,3 +171,87 @@ def test_a_prompt_longer_than_the_window_is_refused(generator):
     from command.errors import UserError
     with pytest.raises(UserError, match=r"the prompt has \d+ tokens, the model's window holds 32"):
         generator.generate(['z' * 40])
+
+
+TEXTS = [*PROMPTS, '', 'the quick brown fox jumps over the lazy dog; ' * 6, 'x', f'fox{END_OF_TEXT}dog', 'é☃ z' * 9]
+
+
+def oracle_scores(tokens, oracle, encoder, n_ctx):
+    """The log-probability of each token, the first one after an end-of-text token, by windows that slide by half of n_ctx."""
+    chunk, found = [encoder.end_of_text, *tokens], []
+    for i in range(1, len(chunk)):
+        end = min(n_ctx + -(-max(i - n_ctx, 0) // (n_ctx // 2)) * (n_ctx // 2), len(chunk) - 1)
+        found.append(reference.log_softmax(oracle(chunk[max(end - n_ctx, 0):i]))[chunk[i]])
+    return np.array(found)
+
+
+def test_scores_equal_the_oracle_s(generator, oracle):
+    encoder = generator.encoder
+    scores = generator.score(TEXTS)
+    assert max(len(score.tokens) for score in scores) > 2 * generator.hparams.n_ctx
+    assert min(len(score.tokens) for score in scores) == 0
+    for text, score in zip(TEXTS, scores):
+        assert score.tokens.tolist() == encoder.encode_with_special(text)
+        expected = oracle_scores(score.tokens.tolist(), oracle, encoder, generator.hparams.n_ctx)
+        np.testing.assert_allclose(score.log_probabilities, expected, atol=1e-4)
+        n_bytes = len(text.replace(END_OF_TEXT, '').encode())
+        assert score.n_bytes == n_bytes
+        if text:
+            assert score.loss == pytest.approx(-expected.mean(), abs=1e-4)
+            assert score.perplexity == pytest.approx(np.exp(-expected.mean()), rel=1e-4)
+            assert score.bits_per_byte == pytest.approx(-expected.sum() / np.log(2) / n_bytes, rel=1e-4)
+        else:
+            assert (score.loss, score.perplexity, score.bits_per_byte) == (None, None, None)
+
+
+def test_neither_batch_size_nor_order_changes_a_score(generator):
+    alone = [generator.score([text], batch_size=1)[0].log_probabilities for text in TEXTS]
+    for batch_size in (1, 2, 8, 50):
+        for order in (slice(None), slice(None, None, -1)):
+            scores = generator.score(TEXTS[order], batch_size=batch_size)
+            for score, expected in zip(scores, alone[order], strict=True):
+                np.testing.assert_allclose(score.log_probabilities, expected, atol=1e-5)
+
+
+def test_a_string_is_one_text_and_an_iterator_is_read(generator):
+    [score] = generator.score('the fox')
+    assert score.tokens.tolist() == generator.encoder.encode('the fox')
+    assert [len(score.tokens) for score in generator.score(iter(['the fox', '']))] == [len(score.tokens), 0]
+    assert generator.score([]) == []
+
+
+def test_a_score_is_what_generate_gives_as_log_probability(generator):
+    from sampling.continuation import SamplingSettings
+    [text] = generator.finish([generator.continuation('', SamplingSettings(length=20, stop_at_eot=False), [1, 0])], 1)
+    [score] = generator.scores([np.array(text.tokens)], length=32, stride=16, batch_size=1)
+    assert score.log_probabilities.sum() == pytest.approx(text.log_probability, abs=1e-4)
+
+
+def test_scores_leave_a_stream_alone(generator):
+    expected = generator.generate(['the fox'], length=40, seed=5, stop_at_eot=False)
+    pieces = []
+    for piece in generator.stream('the fox', length=40, seed=5, stop_at_eot=False):
+        pieces.append(piece)
+        if len(pieces) % 9 == 1:
+            generator.score(TEXTS)
+    assert [''.join(pieces)] == expected
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'texts': ['a', b'b']}, "a text to score must be a string, not b'b'"),
+    ({'texts': [None]}, 'a text to score must be a string, not None'),
+    ({'texts': ['a'], 'batch_size': 0}, 'batch_size must be a whole number, 1 or more, not 0')])
+def test_what_cannot_be_scored_is_refused(generator, arguments, message):
+    from command.errors import UserError
+    with pytest.raises(UserError, match=message):
+        generator.score(**arguments)
+
+
+def test_too_little_memory_for_scores_is_one_line(generator, tf, monkeypatch):
+    from command.errors import UserError
+
+    def run(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM')
+    monkeypatch.setattr(generator._session, 'run', run)
+    with pytest.raises(UserError, match='out of memory with batch_size 3 and windows of 32 tokens'):
+        generator.score('x', batch_size=3)

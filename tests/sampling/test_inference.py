@@ -39,7 +39,8 @@ def test_logits_equal_the_oracle_s(tf, session, params, directory, shards, compi
     network.load(session, str(directory / 'model.ckpt'))
     session.run(network.cache.resize, {network.cache.kept_rows: [], network.cache.new_size: [2, 9]})
     # The prompts are read in the other order than their rows.
-    prompts, written = network.prefill(tf.constant([[7, 0, 0, 0, 0], PROMPTS[0]]), tf.constant([1, 5]), tf.constant([1, 0]))
+    prompts, written, _ = network.prefill(tf.constant([[7, 0, 0, 0, 0], PROMPTS[0]]), tf.constant([1, 5]),
+                                          tf.constant([1, 0]))
     logits = session.run([prompts, written])[0]
     for row in (0, 1):
         np.testing.assert_allclose(logits[1 - row], expected(params, row, 0), atol=1e-4)
@@ -54,6 +55,21 @@ def test_logits_equal_the_oracle_s(tf, session, params, directory, shards, compi
         for i, row in enumerate(order):
             np.testing.assert_allclose(logits[i], expected(params, row, n + 1), atol=1e-4)
     assert any(compiled_calls(session.graph)) == compiled
+
+
+@pytest.mark.parametrize('rows', [1, 2, 3, 8])
+@pytest.mark.parametrize('shards', [1, 2])
+def test_log_probabilities_equal_the_oracle_s(tf, session, params, directory, monkeypatch, shards, rows):
+    from network import block_sizes
+    from sampling.inference import ShardedNetwork
+    monkeypatch.setattr(block_sizes, 'HEAD_ROWS', rows)
+    network = ShardedNetwork(HPARAMS, shards)
+    network.load(session, str(directory / 'model.ckpt'))
+    tokens = np.array([PROMPTS[0], [7, 3, 0, 0, 0]])
+    _, _, score = network.prefill(tf.constant(tokens), tf.constant([5, 2]), tf.constant([0, 1]))
+    columns, labels = [4, 0, 2, 5, 6, 5], [36, 1, 0, 3, 18, 7]
+    expected = reference.log_softmax(reference.gpt2(tokens, params, HPARAMS)).reshape(10, -1)[columns, labels]
+    np.testing.assert_allclose(session.run(score(tf.constant(columns), tf.constant(labels))), expected, atol=1e-4)
 
 
 def test_only_large_networks_are_compiled_and_only_on_cpus(tf, session, monkeypatch):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from corpus import windows
 from encoder import load_encoder
-from evaluation import windows
 from vocabulary.spelling import END_OF_TEXT
 
 
