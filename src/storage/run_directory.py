@@ -47,6 +47,12 @@ def take(directory: str, undo: contextlib.ExitStack) -> TextIO:
     return held
 
 
+def remove_if_new(path: str, undo: contextlib.ExitStack) -> None:
+    """`undo` removes a file that does not exist yet, if it does then."""
+    if not os.path.lexists(path):
+        undo.callback(_remove, path)
+
+
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
         os.remove(path)

@@ -104,6 +104,9 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         if cluster.index == 0 and not args.dry_run:
             held = run_directory.take(directory, undo)
             run_directory.settle(directory)
+            for name in ('dataset', 'val_dataset'):
+                for suffix in ('.npz', '.json'):
+                    run_directory.remove_if_new(os.path.join(directory, name + suffix), undo)
         model_name, model = choose_model(args, directory)
         settings = make_settings(argparse.Namespace(**vars(args) | {'model_name': model_name}), model.hparams,
                                  args.local_workers or cluster.count)
