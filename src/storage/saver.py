@@ -122,7 +122,7 @@ def save_model(session: tf.Session, directory: str, from_checkpoint: str | None 
 
     Raises UserError that names the directory if it cannot be written.
     """
-    saver = tf.train.Saver()
+    saver = tf.train.Saver(save_relative_paths=True)        # in `checkpoint`: the directory may be renamed
     if from_checkpoint:
         with named_in_errors(from_checkpoint):
             checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))

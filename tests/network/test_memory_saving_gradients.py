@@ -172,21 +172,3 @@ def test_no_checkpoint_on_the_way_is_an_error(tf, session, checkpoint):
     tensor = {'not needed for ys': tf.constant(1.0), 'without x': constant, 'behind ys': y + 1}[checkpoint]
     with pytest.raises(ValueError, match='no checkpoint lies between'):
         gradients(y, [x], checkpoints=[tensor])
-
-
-@pytest.mark.parametrize('control_flow', ['enable_control_flow_v2', 'disable_control_flow_v2'])
-@pytest.mark.parametrize('kind', ['loop', 'branch', 'one of several branches'])
-def test_a_loop_or_a_branch_cannot_be_recomputed(tf, session, kind, control_flow):
-    from memory_saving_gradients import gradients
-    getattr(tf, control_flow)()
-    try:
-        x = tf.get_variable('x', [2], initializer=tf.ones_initializer())
-        value = x.read_value()
-        made = {'loop': lambda: tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), [0, value])[1],
-                'branch': lambda: tf.cond(value[0] > 0, lambda: value * 2, lambda: value * 3),
-                'one of several branches': lambda: tf.switch_case(tf.cast(value[0], tf.int32), [lambda: value * 2,
-                                                                                               lambda: value * 3])}[kind]() + 1
-        with pytest.raises(ValueError, match='loop or a branch cannot be recomputed'):
-            gradients(tf.reduce_sum(tf.square(made)), [x], checkpoints=[made])
-    finally:
-        tf.enable_control_flow_v2()

@@ -172,6 +172,15 @@ def test_a_failed_save_leaves_what_was_there(session, run, tmp_path, monkeypatch
     assert sorted(os.listdir(tmp_path / 'run')) == before
 
 
+def test_a_saved_model_can_be_moved(tf, session, variables, tmp_path):
+    from storage import saver
+    (tmp_path / 'new.part').mkdir()
+    saver.save_model(session, str(tmp_path / 'new.part'))
+    (tmp_path / 'new.part').rename(tmp_path / 'new')
+    assert (tmp_path / 'new/checkpoint').read_text().splitlines()[0] == 'model_checkpoint_path: "model.ckpt"'
+    assert tf.train.latest_checkpoint(str(tmp_path / 'new')) == str(tmp_path / 'new/model.ckpt')
+
+
 def test_a_model_is_saved_from_variables_or_from_a_checkpoint(session, variables, tmp_path):
     from storage import saver
     write_checkpoint(tmp_path / 'm', ARRAYS)
