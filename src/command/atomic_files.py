@@ -42,8 +42,13 @@ def write_text(path: str, text: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Waits until a file's bytes, or the names in a directory, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until a file's bytes, or the names in a directory, are on disk; not on Windows, which cannot open directories."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if os.path.isdir(path):
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

@@ -29,6 +29,6 @@ def available_memory() -> int | None:
             values = dict(line.split(':') for line in file)
         return int(values['MemAvailable'].split()[0]) * 1024
     except (OSError, KeyError):     # not Linux, or a kernel before 3.14
-        if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= os.sysconf_names.keys():
+        if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= getattr(os, 'sysconf_names', {}).keys():     # Windows has none
             return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
         return None

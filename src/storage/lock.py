@@ -1,7 +1,6 @@
 """Locks on a run's directory, and on the cached files of its corpus."""
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -24,9 +23,9 @@ def lock(directory: str) -> TextIO:
         file = open(path, 'a+', encoding='utf-8')   # noqa: SIM115  (open as long as the run)
     except OSError as error:
         raise UserError(f'cannot write to {directory}: {reason(error)}') from None
-    if not _locked(file, fcntl.LOCK_EX):
+    if not _locked(file, exclusive=True):
         time.sleep(PROBE_SECONDS)
-        if not _locked(file, fcntl.LOCK_EX):
+        if not _locked(file, exclusive=True):
             with file:
                 owner = _owner(file)
             raise UserError(f'another process (number {owner}) trains in {directory}: give another --run_name, or wait for it '
@@ -47,13 +46,16 @@ def training_process(directory: str) -> str | None:
     except OSError:
         return None         # no run was ever started there, or this user may not read it
     with file:
-        return None if _locked(file, fcntl.LOCK_SH) else _owner(file)
+        return None if _locked(file, exclusive=False) else _owner(file)
 
 
-def _locked(file: TextIO, kind: int) -> bool:
-    """Tries to lock a file. Returns whether it succeeded."""
+def _locked(file: TextIO, *, exclusive: bool, wait: bool = False) -> bool:
+    """Locks a file. Returns whether it succeeded, as it always does where there are no locks, on Windows."""
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        import fcntl
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+    except ImportError:
+        return True
     except BlockingIOError:
         return False
     return True
@@ -76,5 +78,5 @@ def one_at_a_time(path: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f'cannot write to {os.path.dirname(path)}: {reason(error)}') from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _locked(file, exclusive=True, wait=True)
         yield
