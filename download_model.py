@@ -88,6 +88,20 @@ def retry(attempt: Callable, url: str, retries: Retries, progress: Callable[[], 
         wait = min(2 * wait, retries.longest_wait)
 
 
+def send(session: requests.Session, method: str, url: str, **options) -> requests.Response:
+    """session.request, in which what is wrong with the settings of this machine's network is a UserError.
+
+    For example a REQUESTS_CA_BUNDLE that does not exist, or a .netrc or an address that is not UTF-8.
+    """
+    try:
+        return session.request(method, url, **options)
+    except (requests.RequestException, urllib3.exceptions.HTTPError):
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot fetch {url}: {error}; see the environment variables of the network, such as '
+                        'REQUESTS_CA_BUNDLE, HTTPS_PROXY and NETRC, or give another --base_url') from None
+
+
 def check_response(response: requests.Response) -> None:
     """Raises Transient for a temporary error, UserError for any other status but 200 and 206, and for a web page."""
     status = f'HTTP {response.status_code} {response.reason}'.rstrip()
@@ -211,7 +225,7 @@ def download(name: str, models_dir: str = 'models', base_url: str = BASE_URL, re
     urls = {file: f'{base_url}/models/{served}/{file}' for file in ORDER}
     with requests.Session() as session:
         session.headers['Accept-Encoding'] = 'identity'     # the size of a compressed answer would not be the file's
-        request = functools.partial(session.request, stream=True, timeout=retries.timeout)
+        request = functools.partial(send, session, stream=True, timeout=retries.timeout)
         sizes = {file: retry(functools.partial(remote_size, request, url), url, retries) for file, url in urls.items()}
         if sizes[WEIGHTS] != KNOWN_SIZES[served]:
             raise UserError(f'{urls[WEIGHTS]} has {sizes[WEIGHTS]:,} bytes, but the weights of {served} have '

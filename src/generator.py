@@ -2,6 +2,8 @@
 
 import collections
 import itertools
+import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -12,7 +14,7 @@ from command.errors import UserError
 from command.tensorflow_setup import ctrl_c_held_back, session_config, shards_for
 from corpus import windows
 from sampling import scores
-from sampling.continuation import Continuation, SamplingSettings, check_whole_number
+from sampling.continuation import Continuation, SamplingSettings, check_whole_number, prompt_tokens
 from sampling.inference import ShardedNetwork
 from sampling.scores import Score
 from storage.model_directory import Model, open_model
@@ -29,6 +31,10 @@ class Generator:
             print(piece, end='', flush=True)
 
     model: a model or run directory, or an opened one. Raises UserError for a directory without a complete model.
+
+    Several threads may use it. `generate` makes other threads wait until its texts are complete; `stream`, `finish` and
+    `steps` wait only for one token, and calls that take turns read their texts again at each turn, which is slow. One
+    that is abandoned before its end holds nothing up.
     """
 
     def __init__(self, model: str | Model):
@@ -44,30 +50,36 @@ class Generator:
             network.load(self._session, model.checkpoint)
         graph.finalize()
         self._decode_call = None
+        self._lock = threading.RLock()  # held while the cache is used; a thread that has it may take it again
         self._cache_owner = None        # the call of `steps` whose texts the cache holds
 
-    def generate(self, prompts: Iterable[str], *, seed: int | None = None, batch_size: int = 8,
+    def generate(self, prompts: Iterable[str] | str, *, seed: int | None = None, batch_size: int = 8,
                  **settings) -> list[str]:
         """Continues each prompt; '' starts a new text. A seed gives the same texts for every batch size.
 
-        settings: see SamplingSettings. Raises UserError for an invalid one or a prompt longer than the model's window.
+        prompts: a string is one prompt. A literal <|endoftext|> in a prompt is that token. settings: see
+        SamplingSettings. Raises UserError for an invalid one or a prompt longer than the model's window.
         """
-        settings = SamplingSettings(**settings)
+        if not isinstance(prompts, Iterable):
+            raise UserError(f'prompts must be strings, not {prompts!r}')
+        settings, prompts = SamplingSettings(**settings), [prompts] if isinstance(prompts, (str, bytes)) else prompts
         texts = [self.continuation(prompt, settings, [seed, number]) for number, prompt in enumerate(prompts)]
-        return [text.text for text in self.finish(texts, batch_size)]
+        with self._lock:
+            return [text.text for text in self.finish(texts, batch_size)]
 
     def stream(self, prompt: str, *, seed: int | None = None, **settings) -> Iterator[str]:
         """The text that `generate` returns for one prompt, in pieces of complete characters as they are drawn."""
-        for text in self.steps([self.continuation(prompt, SamplingSettings(**settings), [seed, 0])], 1):
-            if piece := text.new_text():
-                yield piece
+        steps = self.steps([self.continuation(prompt, SamplingSettings(**settings), [seed, 0])], 1)
+        return (piece for text in steps if (piece := text.new_text()))
 
     def continuation(self, prompt: str, settings: SamplingSettings, seed: list) -> Continuation:
-        """A text for `finish` or `steps`. Raises UserError if the prompt is longer than the window."""
-        context = self.encoder.encode(prompt) or [self.encoder.end_of_text]
-        if len(context) > self.hparams.n_ctx:
-            raise UserError(f'the prompt has {len(context)} tokens, the model\'s window holds {self.hparams.n_ctx}: '
-                            'give a shorter one')
+        """A text for `finish` or `steps`. seed: numbers, or [None, …] for a random one.
+
+        Raises UserError if it is invalid, or the prompt is longer than the window.
+        """
+        for number in [] if seed[0] is None else seed:
+            check_whole_number('seed', number, 0, math.inf)
+        context = prompt_tokens(prompt, self.encoder, self.hparams.n_ctx)
         return Continuation(prompt, context, settings, seed, self.encoder, self.hparams.n_ctx // 2)
 
     def finish(self, texts: Iterable[Continuation], batch_size: int) -> Iterator[Continuation]:
@@ -87,27 +99,37 @@ class Generator:
         """Completes the texts in batches of batch_size; yields a text after each of its tokens.
 
         All must have the same temperature, top_k, top_p and repetition_penalty. The next text takes the row of one that
-        is complete. A text whose window is full continues from the last half of it.
+        is complete. A text whose window is full continues from the last half of it. Raises UserError for an invalid
+        batch_size.
         """
+        check_whole_number('batch_size', batch_size, 1)
         source, this_call = iter(texts), object()
         rows = list(itertools.islice(source, batch_size))
         while any(rows):
-            if self._cache_owner is not this_call:      # at the beginning, or because another call used the cache
-                self._cache_owner, self._cache_rows, self._capacity = this_call, 0, 0
-                for text in filter(None, rows):
-                    text.cached = False
-            for text in filter(None, rows):
-                text.slide(self.hparams.n_ctx)
-            rows = self._fit_cache(rows)
-            uncached = [row for row, text in enumerate(rows) if text and not text.cached]
-            active = uncached or [row for row, text in enumerate(rows) if text]
-            run = self._run_prefill if uncached else self._run_decode
-            for row, token, log_probability in zip(active, *run(rows, active)):
+            with self._lock:    # never while suspended at `yield`, where a call may be abandoned
+                rows, active, drawn = self._draw_next(rows, this_call)
+            for row, token, log_probability in zip(active, *drawn):
                 text = rows[row]
                 text.add(int(token), float(log_probability))
                 if text.stop_reason:
                     rows[row] = next(source, None)
                 yield text
+
+    def _draw_next(self, rows: list, call: object) -> tuple[list, list, list]:
+        """Draws a token for each uncached row, or, if there is none, for all.
+
+        Returns the rows that are kept, the numbers of those rows, and their next tokens and log-probabilities.
+        """
+        if self._cache_owner is not call:       # at the beginning, or because another call used the cache
+            self._cache_owner, self._cache_rows, self._capacity = call, 0, 0
+            for text in filter(None, rows):
+                text.cached = False
+        for text in filter(None, rows):
+            text.slide(self.hparams.n_ctx)
+        rows = self._fit_cache(rows)
+        uncached = [row for row, text in enumerate(rows) if text and not text.cached]
+        active = uncached or [row for row, text in enumerate(rows) if text]
+        return rows, active, (self._run_prefill if uncached else self._run_decode)(rows, active)
 
     def _fit_cache(self, rows: list) -> list:
         """Resizes the cache to the longest window, and drops rows without a text once they are half of all."""
@@ -132,6 +154,7 @@ class Generator:
         self._settings = {'temperature': tf.placeholder(tf.float32, []), 'top_k': tf.placeholder(tf.int32, []),
                           'top_p': tf.placeholder(tf.float32, [])}
         self._penalty = tf.placeholder(tf.float32, [])
+        self._banned = tf.placeholder(tf.int32, [None, 2])      # pairs (row, token)
         self._lengths = tf.placeholder(tf.int32, [None])
         self._columns, self._labels = (tf.placeholder(tf.int32, [None]) for _ in range(2))      # of prompts to score
         logits, written, score = network.prefill(self._tokens, self._lengths, self._rows_or_positions)
@@ -146,7 +169,9 @@ class Generator:
             logits = logits[:, :self.encoder.n_vocab]
         penalized = tf.cond(tf.equal(self._penalty, 1), lambda: logits,
                             lambda: sample.penalize(logits, self._history, self._penalty))
-        token = sample.next_token(penalized, self._uniform, **self._settings)
+        allowed = tf.cond(tf.equal(tf.size(self._banned), 0), lambda: penalized,
+                          lambda: sample.ban(penalized, self._banned))
+        token = sample.next_token(allowed, self._uniform, **self._settings)
         return [token, log_probability(logits, token)]
 
     def _run_prefill(self, rows: list, uncached: list) -> tuple:
@@ -180,7 +205,9 @@ class Generator:
             for row, text in zip(history, texts):
                 if text:
                     row[:len(text.tokens)] = text.tokens
-        return {self._uniform: [text.random.random() if text else 0.0 for text in texts],
+        banned = [(row, token) for row, text in enumerate(texts) if text for token in text.banned_tokens()]
+        return {self._banned: np.array(banned, np.int32).reshape(-1, 2),
+                self._uniform: [text.random.random() if text else 0.0 for text in texts],
                 self._history: history, self._penalty: settings.repetition_penalty,
                 **{placeholder: getattr(settings, name) for name, placeholder in self._settings.items()}}
 

@@ -7,9 +7,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from command.errors import UserError, run
+from command.errors import UserError, reason, run
 from sampling.flags import PromptFlags, parse
 from sampling.printing import write_samples
+from sampling.prompts import STDIN_CLOSED
 
 QUESTION = 'Model prompt >>> '
 SUMMARY = '''Continues each line you type, until the end of input (Ctrl-D), or the prompts you give.
@@ -18,7 +19,12 @@ Ctrl-C stops a sample and asks for the next line.'''
 
 
 def typed_prompts(flags: PromptFlags):
-    """Yields the lines of standard input that can be continued, and prints what is wrong with the others."""
+    """Yields the lines of standard input that can be continued, and prints what is wrong with the others.
+
+    Raises UserError if it cannot be read.
+    """
+    if sys.stdin is None:
+        raise UserError(STDIN_CLOSED)
     terminal = sys.stdin.isatty()
     if terminal:
         with contextlib.suppress(ImportError):      # not part of every Python
@@ -26,12 +32,13 @@ def typed_prompts(flags: PromptFlags):
     while True:
         try:
             line = ask() if terminal else input()
-            flags.check_prompt('The prompt', line)
-            yield line
+            yield flags.read_prompt('The prompt', line.removeprefix('\ufeff'))
         except EOFError:
             if terminal:
                 print(file=sys.stderr)      # ends the line of the question
             return
+        except OSError as error:        # a terminal that is gone, for example
+            raise UserError(f'cannot read standard input: {reason(error)}') from None
         except UnicodeDecodeError as error:
             print(f'The prompt is not UTF-8: {error.reason} at byte {error.start}', file=sys.stderr)
         except UserError as error:

@@ -1,5 +1,7 @@
 """Sampling: truncated distributions, and the loop that draws tokens."""
 
+import math
+
 import tensorflow.compat.v1 as tf
 
 import model
@@ -45,6 +47,11 @@ def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 
     indices = tf.boolean_mask(tf.stack([rows, history], axis=-1), history >= 0)
     counts = tf.scatter_nd(indices, tf.ones(tf.shape(indices)[:1]), [batch, n_vocab])
     return tf.where(counts > 0, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def ban(logits, pairs):  # [batch, n_vocab], [any, 2] int32 -> [batch, n_vocab]
+    """Gives the probability 0 to tokens. pairs: (row, token)."""
+    return tf.tensor_scatter_nd_update(logits, pairs, tf.fill(tf.shape(pairs)[:1], -math.inf))
 
 
 def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], scalars -> [batch] int32

@@ -198,6 +198,32 @@ def test_a_closed_port_is_one_line(server, tmp_path, run, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize('variable, value, words', [
+    ('REQUESTS_CA_BUNDLE', 'nowhere.pem', 'invalid path: nowhere.pem; see the environment variables of the network, such as'),
+    ('NETRC', 'latin-1.netrc', "can't decode byte 0xe9 .*; see the environment variables of the network"),
+    ('HTTPS_PROXY', 'gopher://127.0.0.1', 'gopher'),
+    ('HTTPS_PROXY', 'http://[::1', 'Failed to parse'),
+    ('HTTPS_PROXY', f'http://{"a" * 70}.example', 'label'),
+])
+def test_wrong_settings_of_the_network_are_one_line(tmp_path, run, monkeypatch, variable, value, words):
+    (tmp_path / 'latin-1.netrc').write_bytes('machine caf\xe9'.encode('latin-1'))
+    for name in ('REQUESTS_CA_BUNDLE', 'CURL_CA_BUNDLE', 'NO_PROXY', 'no_proxy', 'HTTPS_PROXY', 'https_proxy'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    status, output, error = run('124M', '--base_url', 'https://127.0.0.1:1')
+    assert (status, output) == (2, '')
+    assert re.fullmatch(f'download_model.py: cannot fetch https://127.0.0.1:1/models/124M/checkpoint: .*{words}.*\n', error)
+    assert os.listdir(tmp_path) == ['latin-1.netrc']
+
+
+@pytest.mark.parametrize('location', ['http://[::1', 'ftp://127.0.0.1/', 'http://caf\xe9', f'http://{"a" * 70}.example'])
+def test_a_redirection_to_no_address_is_one_line(server, tmp_path, run, location):
+    server.misbehave = lambda request, *rest: request.reply(302, b'', Location=location) or True
+    status, output, error = run('124M', '--base_url', server.url)
+    assert (status, output, error.count('\n')) == (2, '', 1)
+    assert error.startswith(f'download_model.py: cannot fetch {server.url}/models/124M/checkpoint: ')
+
+
 def test_a_refusal_is_one_line(server, tmp_path, run):
     server.misbehave = lambda request, *rest: request.reply(403, XML, Content_Type='application/xml')
     status, output, error = run('124M', '--base_url', server.url + '/')

@@ -1,6 +1,8 @@
 """The two sampling scripts as a user runs them."""
 
 import contextlib
+import errno
+import io
 import json
 import os
 import pty
@@ -26,7 +28,6 @@ HEADER = re.compile(r'^======== SAMPLE (\d+) ========$', re.MULTILINE)
 def ask(tf, home, monkeypatch, capsys):
     """Runs a sampling script in this process with lines of input: ask(module, lines, flags) -> (stdout, stderr)."""
     import importlib
-    import io
 
     def run(script, lines, *flags):
         module = importlib.import_module(os.path.basename(script).removesuffix('.py'))
@@ -162,8 +163,8 @@ def test_a_pipe_and_ctrl_c_in_a_real_process(home):
 TYPED = """
 import interactive_conditional_samples as script
 class Flags:
-    def check_prompt(self, where, line):
-        pass
+    def read_prompt(self, where, line):
+        return line
 for line in script.typed_prompts(Flags()):
     print(repr(line))
 """
@@ -256,6 +257,18 @@ BAD_FLAGS = [
     (['--model_name'], '--model_name needs a value'),
     (['--stop', ''], '--stop must be a string, and not an empty one'),
     (['--stop', 'a', '--stop='], '--stop must be a string, and not an empty one'),
+    (['--top_k', '2147483648'], '--top_k must be at most 2147483647'),
+    (['--length', '9' * 30], '--length must be at most 2147483647'),
+    (['--nsamples', '2147483648'], '--nsamples must be at most 2147483647'),
+    (['--batch_size', '2147483648'], '--batch_size must be at most 2147483647'),
+    (['--temperature', '1e-40'], '--temperature must not be so close to 0, or so large: 1e-12 to 1e+12'),
+    (['--no_repeat_ngram', '-1'], '--no_repeat_ngram must be a whole number, 0 or more, not -1'),
+    (['--no_repeat_ngram'], '--no_repeat_ngram must be a whole number, 0 or more, not True'),
+    (['--banned_words', ''], '--banned_words must be a string, and not an empty one'),
+    (['--banned_words'], '--banned_words needs a value'),
+    (['--stop', 'caf\udce9'], '--stop is not UTF-8'),
+    (['--stop', 'a\\b', '--escapes'], r'--stop: \b is none of the escapes'),
+    (['--escapes', '5'], '--escapes takes no value, not 5'),
     (['--truncate', '5'], '--truncate must be True or False, not 5'),
     (['--jsonl', '5'], '--jsonl takes no value, not 5'),
     (['--lenght', '5'], 'Could not consume arg: --lenght'),
@@ -279,8 +292,15 @@ def test_bad_flags_are_named(parse, home, capsys, script_name, flags, words):
     (['--prompt', ''], '--prompt is empty: give the beginning of the text'),
     (['--prompt', 'z' * 40], "--prompt has 40 tokens, the model's window holds 32"),
     (['--prompt', 'a', '--prompt_file', 'gap.txt'], 'give --prompt or --prompt_file, not both'),
-    (['--prompt_file', 'missing.txt'], 'cannot read --prompt_file missing.txt: No such file or directory'),
-    (['--prompt_file', '.'], 'cannot read --prompt_file .: Is a directory'),
+    (['--prompt_file', 'missing.txt'], 'cannot read missing.txt: No such file or directory'),
+    (['--prompt_file', '.'], 'cannot read .: Is a directory'),
+    (['--prompt_file', 'gap.txt', '--prompt_separator', 'the'], 'gap.txt prompt 1 is empty'),
+    (['--prompt', 'a', '--prompt_separator', '--'], '--prompt_separator works only with --prompt_file'),
+    (['--prompt_file', 'long.txt', '--prompt_separator', ''], '--prompt_separator works only with --prompt_file, and must not'),
+    (['--prompt', ' \t '], '--prompt is empty: give the beginning of the text'),
+    (['--prompt', 'caf\udce9'], '--prompt is not UTF-8'),
+    (['--prompt', 'a\\n\\q', '--escapes'], r'--prompt: \q is none of the escapes \n \t \r \\; write \\ for a backslash'),
+    (['--prompt', 'a\\', '--escapes'], '--prompt: \\ is none of the escapes'),
     (['--prompt_file', 'empty.txt'], 'empty.txt is empty'),
     (['--prompt_file', 'gap.txt'], 'gap.txt line 2 is empty'),
     (['--prompt_file', 'latin.txt'], 'latin.txt line 2 is not UTF-8'),
@@ -311,6 +331,75 @@ def test_texts_stay_as_they_are_given(parse, text):
     assert parse(INTERACTIVE, f'--prompt={text}').prompts == [text]
 
 
+def test_escapes_are_read_on_request(parse, home):
+    (home / 'prompts.txt').write_text('one\\n\ntwo\n')
+    flags = ('--stop', r'a\nb', '--banned_words', r'\t', '--prompt', r'c:\\n\n')
+    given = parse(INTERACTIVE, *flags)
+    assert (given.prompts, given.settings.stop, given.settings.banned_words) == ([r'c:\\n\n'], (r'a\nb',), (r'\t',))
+    given = parse(INTERACTIVE, *flags, '--escapes')
+    assert (given.prompts, given.settings.stop, given.settings.banned_words) == (['c:\\n\n'], ('a\nb',), ('\t',))
+    assert given.read_prompt('The prompt', r'a\tb') == 'a\tb'
+    flags = ('--prompt_file', 'prompts.txt', '--prompt_separator', r'\n')
+    assert parse(INTERACTIVE, *flags, '--escapes').prompts == ['one\\n', 'two']      # nothing changes in the file
+
+
+def test_a_prompt_may_be_a_line_break(parse, home):
+    assert parse(INTERACTIVE, '--prompt', '\n').prompts == ['\n']
+    assert parse(INTERACTIVE, '--prompt', r'\n', '--escapes').prompts == ['\n']
+
+
+def test_bytes_of_utf_8_are_utf_8_whatever_the_locale(parse):
+    """In the C locale Python makes surrogates of them."""
+    text = 'é’'.encode().decode('ascii', 'surrogateescape')
+    flags = parse(INTERACTIVE, '--prompt', text, '--stop', text)
+    assert (flags.prompts, flags.settings.stop) == (['é’'], ('é’',))
+
+
+def test_a_space_at_the_end_of_a_prompt_is_noted_once(ask):
+    screen = ask(INTERACTIVE, 'the\nfox \n\ufeffdog  \n', '--length', 2, '--jsonl')
+    assert [sample['prompt'] for sample in samples_in(screen.out)] == ['the', 'fox ', 'dog  ']
+    [line] = screen.err.splitlines()
+    assert line.startswith('note: The prompt ends in a space: ')
+    assert ask(INTERACTIVE, '', '--prompt', 'the ', '--length', 2).err.startswith('note: --prompt ends in a space: ')
+
+
+def test_short_flags_of_2019(parse):
+    flags = parse(UNCONDITIONAL, '-n', '3', '-b=2', '-s', '7', '-l', '5')
+    assert (flags.nsamples, flags.batch_size, flags.seed, flags.length) == (3, 2, 7, 5)
+
+
+def test_json_is_valid_in_every_encoding(monkeypatch):
+    text = types.SimpleNamespace(prompt='é😀’', text='', ids=[], seed=[1, 0, 0], stop_reason='eot', log_probability=0.0)
+    lines = {}
+    for encoding in ('utf-8', 'latin-1'):
+        monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        lines[encoding] = printing.as_json(text)
+        assert json.loads(lines[encoding])['prompt'] == 'é😀’'
+    assert 'é😀’' in lines['utf-8'] and lines['latin-1'].isascii()
+
+
+class Lost(io.RawIOBase):
+    """A terminal that is gone."""
+
+    def readable(self):
+        return True
+
+    def readinto(self, _):
+        raise OSError(errno.EIO, 'Input/output error')
+
+
+@pytest.mark.parametrize('typed', [True, False])
+@pytest.mark.parametrize(('stdin', 'words'), [(lambda: None, 'standard input is closed: give --prompt or --prompt_file FILE'),
+                                              (lambda: io.TextIOWrapper(io.BufferedReader(Lost())),
+                                               'cannot read standard input: Input/output error')], ids=['closed', 'lost'])
+def test_standard_input_that_cannot_be_read(parse, monkeypatch, stdin, words, typed):
+    from interactive_conditional_samples import typed_prompts
+    flags = parse(INTERACTIVE)
+    monkeypatch.setattr(sys, 'stdin', stdin())
+    with pytest.raises(UserError, match=words):
+        next(typed_prompts(flags)) if typed else parse(INTERACTIVE, '--prompt_file', '-')
+
+
 def test_the_model_can_be_given_without_its_flag(parse, home):
     (home / 'models' / '2019').symlink_to(home / 'models' / 'toy')
     assert parse(UNCONDITIONAL, '--model-name', '2019').model_name == '2019'
@@ -338,9 +427,9 @@ def test_help_names_every_flag(parse, capsys, script_name):
         parse(script_name, '--help')
     assert not stop.value.code
     flags = ['model_name', 'run_name', 'models_dir', 'seed', 'nsamples', 'batch_size', 'length', 'temperature', 'top_k', 'top_p',
-             'repetition_penalty', 'stop', 'stop_at_eot', 'truncate', 'jsonl']
+             'repetition_penalty', 'no_repeat_ngram', 'banned_words', 'stop', 'stop_at_eot', 'truncate', 'escapes', 'jsonl']
     if script_name == INTERACTIVE:
-        flags += ['prompt', 'prompt_file', 'include_prompt']
+        flags += ['prompt', 'prompt_file', 'prompt_separator', 'include_prompt']
     screen = capsys.readouterr()
     for flag in flags:
         assert f'--{flag}=' in screen.out

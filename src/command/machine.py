@@ -39,7 +39,6 @@ def _memory(*entries: str) -> int | None:
             values = dict(line.split(':') for line in file)
         return sum(int(values[entry].split()[0]) * 1024 for entry in entries)
     except (OSError, KeyError):     # not Linux, or a kernel before 3.14
-        names = getattr(os, 'sysconf_names', {})
-        if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= names.keys():
+        if {'SC_PHYS_PAGES', 'SC_PAGE_SIZE'} <= getattr(os, 'sysconf_names', {}).keys():     # Windows has none
             return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
         return None

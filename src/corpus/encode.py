@@ -128,10 +128,10 @@ def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> I
 
 
 def _encoded(tasks: Iterator[_Task], enc, processes: int) -> Iterator[_Task]:
-    """The tasks in order, encoded: in this process if there is only one task or `processes` is 1, else by a pool."""
+    """The tasks in order, encoded: by a pool, or in this process if there is only one task, or it cannot fork."""
     first = list(itertools.islice(tasks, 2))
     tasks = itertools.chain(first, tasks)
-    if processes > 1 and len(first) == 2:
+    if processes > 1 and len(first) == 2 and 'fork' in multiprocessing.get_all_start_methods():     # not on Windows
         yield from _encoded_by_pool(tasks, enc, processes)
         return
     for task in tasks:

@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import tempfile
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -102,16 +103,31 @@ class TokenArray:
 
 
 class _OpenFile(io.FileIO):
-    """A file that is read at any offset, and closed when the last array in it is gone."""
+    """A file that is read at any offset, also by several threads, and closed when the last array in it is gone.
+
+    Without os.pread, which Windows lacks.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._lock = threading.Lock()
 
     def __del__(self):
         self.close()
+
+    def header_at(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes at `offset`. Raises OSError."""
+        with self._lock:
+            self.seek(offset)
+            return self.read(size)
 
     def read_at(self, offset: int, data: np.ndarray) -> None:
         """Fills an array of bytes with those at `offset`. Raises UserError."""
         while len(data):
             try:
-                count = os.preadv(self.fileno(), [data], offset)
+                with self._lock:
+                    self.seek(offset)
+                    count = self.readinto(data)
             except OSError as error:
                 raise UserError(f'cannot read {self.name}: {reason(error)}') from None
             if not count:
@@ -161,12 +177,12 @@ def _array_order(member: zipfile.ZipInfo) -> float:
 
 def _open_array(file: _OpenFile, member: zipfile.ZipInfo, what: str) -> tuple[TokenArray, bytes]:
     """The array of a member that is not compressed, and the array's header. Reads only headers."""
-    header = os.pread(file.fileno(), _LOCAL_HEADER.size, member.header_offset)
+    header = file.header_at(member.header_offset, _LOCAL_HEADER.size)
     magic, name_size, extra_size = _LOCAL_HEADER.unpack(header)
     if magic != _ZIP_MAGIC[0]:
         raise ValueError('a member of the archive does not begin where it should')
     start = member.header_offset + _LOCAL_HEADER.size + name_size + extra_size
-    header, shape, dtype = _npy_header(file.fileno(), start, member.file_size, what)
+    header, shape, dtype = _npy_header(file, start, member.file_size, what)
     _check_kind(shape, dtype, what)
     array = TokenArray(file, start + len(header), shape[0], dtype)
     if len(header) + array.nbytes != member.file_size or start + member.file_size > os.fstat(file.fileno()).st_size:
@@ -174,12 +190,12 @@ def _open_array(file: _OpenFile, member: zipfile.ZipInfo, what: str) -> tuple[To
     return array, header
 
 
-def _npy_header(descriptor: int, start: int, limit: int, what: str) -> tuple[bytes, tuple[int, ...], np.dtype]:
+def _npy_header(file: _OpenFile, start: int, limit: int, what: str) -> tuple[bytes, tuple[int, ...], np.dtype]:
     """The header of an array at offset `start`, which has at most `limit` bytes, and the shape and dtype it gives."""
-    header = os.pread(descriptor, min(128, limit), start)
+    header = file.header_at(start, min(128, limit))
     if match := _NPY_HEADER.fullmatch(header):      # as numpy writes it: its own parser takes ten times as long
         return header, (int(match[2]),), np.dtype(match[1].decode())
-    header = os.pread(descriptor, min(1 << 17, limit), start)
+    header = file.header_at(start, min(1 << 17, limit))
     size, shape, dtype = _parse_header(io.BytesIO(header), what)
     return header[:size], shape, dtype
 

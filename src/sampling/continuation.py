@@ -2,12 +2,16 @@
 
 import codecs
 import dataclasses
-import math
+import numbers
 
 import numpy as np
 
 from command.errors import UserError
 from encoder import Encoder
+from sampling.bans import Bans, banned_sequences
+
+MOST = 2 ** 31 - 1              # the largest int32, in which TensorFlow counts
+SMALLEST, LARGEST = 1e-12, 1e12     # of numbers that logits are multiplied or divided by: float32 then never overflows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +19,18 @@ class SamplingSettings:
     """How to continue a text. Raises UserError for an invalid value.
 
     length: most tokens to write; half of the model's window if None. temperature, top_k, top_p: see sample.next_token;
-    repetition_penalty: see sample.penalize. stop: strings that end a text. stop_at_eot: the end-of-text token ends it,
-    too. truncate: leave out the string or token that ended the text. include_prompt: begin with the prompt.
+    repetition_penalty: see sample.penalize. no_repeat_ngram: no sequence of so many tokens occurs twice, 0 for no limit;
+    banned_words: words or phrases whose tokens do not occur; see sampling.bans. stop: strings that end a text.
+    stop_at_eot: the end-of-text token ends it, too. truncate: leave out the string or token that ended the text.
+    include_prompt: begin with the prompt.
     """
     length: int | None = None
     temperature: float = 1
     top_k: int = 0
     top_p: float = 0.0
     repetition_penalty: float = 1
+    no_repeat_ngram: int = 0
+    banned_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_at_eot: bool = True
     truncate: bool = False
@@ -31,27 +39,51 @@ class SamplingSettings:
     def __post_init__(self):
         if self.length is not None:
             check_whole_number('length', self.length, 1)
-        check_whole_number('top_k', self.top_k, 0)
-        for name, most in (('temperature', math.inf), ('top_p', 1), ('repetition_penalty', math.inf)):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= most or math.isinf(value):
-                upper = f' to {most}' if most == 1 else ' or more'
-                raise UserError(f'{name} must be a number, 0{upper}, not {value!r}')
+        for name in ('top_k', 'no_repeat_ngram'):
+            check_whole_number(name, getattr(self, name), 0)
+        check_number('temperature', self.temperature)
+        check_number('top_p', self.top_p, 1)
+        check_number('repetition_penalty', self.repetition_penalty)
         if not self.repetition_penalty:
             raise UserError('repetition_penalty must be more than 0; 1 means no penalty')
-        if not isinstance(self.stop, (tuple, list)):
-            raise UserError(f'stop must be a tuple of strings, not {self.stop!r}')
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise UserError('stop must be a string, and not an empty one')
+        for name in ('banned_words', 'stop'):
+            if not isinstance(texts := getattr(self, name), (tuple, list)):
+                raise UserError(f'{name} must be a tuple of strings, not {texts!r}')
+            if not all(isinstance(text, str) and text for text in texts):
+                raise UserError(f'{name} must be a string, and not an empty one')
         for name in ('stop_at_eot', 'truncate', 'include_prompt'):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f'{name} must be True or False, not {getattr(self, name)!r}')
 
 
-def check_whole_number(name: str, value: object, least: int) -> None:
-    """Raises UserError unless the value is an int of at least `least`."""
-    if type(value) is not int or value < least:
+def check_whole_number(name: str, value: object, least: int, most: float = MOST) -> None:
+    """Raises UserError unless the value is a whole number from `least` to `most`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise UserError(f'{name} must be a whole number, {least} or more, not {value!r}')
+    if value > most:
+        raise UserError(f'{name} must be at most {most}')
+
+
+def check_number(name: str, value: object, most: float | None = None) -> None:
+    """Raises UserError unless the value is 0, or a number from SMALLEST to `most`, or to LARGEST without it."""
+    is_number = isinstance(value, (numbers.Integral, float, np.floating)) and not isinstance(value, bool)
+    if not is_number or not (0 <= value if most is None else 0 <= value <= most):
+        raise UserError(f'{name} must be a number, 0 {"or more" if most is None else f"to {most}"}, not {value!r}')
+    if value and not SMALLEST <= value <= LARGEST:
+        raise UserError(f'{name} must not be so close to 0, or so large: {SMALLEST:g} to {LARGEST:g}')
+
+
+def prompt_tokens(prompt: str, encoder: Encoder, n_ctx: int, source: str = 'the prompt') -> list[int]:
+    """The token ids of a prompt, in which a literal END_OF_TEXT is its one token; '' is that token too.
+
+    Raises UserError if it is not a string, or longer than the model's window of n_ctx. source: how messages begin.
+    """
+    if not isinstance(prompt, str):
+        raise UserError(f'{source} must be a string, not {prompt!r}')
+    tokens = encoder.encode_with_special(prompt) or [encoder.end_of_text]
+    if len(tokens) > n_ctx:
+        raise UserError(f"{source} has {len(tokens)} tokens, the model's window holds {n_ctx}: give a shorter one")
+    return tokens
 
 
 class Continuation:
@@ -72,6 +104,8 @@ class Continuation:
         self.ids, self.log_probability, self.stop_reason = [], 0.0, None
         self.text = prompt if settings.include_prompt else ''
         self.cached = False     # whether the cache holds the window except its last token
+        sequences = banned_sequences(encoder, settings.banned_words)
+        self._bans = Bans(sequences, settings.no_repeat_ngram) if sequences or settings.no_repeat_ngram else None
         self._encoder, self._utf8 = encoder, codecs.getincrementaldecoder('utf-8')('replace')
         self._prompt_end = len(self.text)       # stops are searched for after it
         self._shown = 0
@@ -80,6 +114,11 @@ class Continuation:
         """Shortens the window to n_ctx // 2 tokens if it is longer than n_ctx."""
         if len(self.tokens) - self.window_start > n_ctx:
             self.window_start, self.cached = len(self.tokens) - max(n_ctx // 2, 1), False
+
+    def banned_tokens(self) -> set[int]:
+        """The tokens that must not come next; none if that would leave no token at all."""
+        banned = self._bans.next(self.tokens) if self._bans else set()
+        return banned if len(banned) < self._encoder.n_vocab else set()
 
     def add(self, token: int, log_probability: float) -> None:
         """Adds a token, and sets stop_reason if the text ends with it."""

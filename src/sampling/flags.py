@@ -4,14 +4,16 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import math
 import sys
 
 import fire
 import numpy as np
 
 from command import models
-from command.errors import UserError, reason
-from sampling.continuation import SamplingSettings, check_whole_number
+from command.errors import UserError
+from sampling.continuation import SamplingSettings, check_whole_number, prompt_tokens
+from sampling.prompts import given_text, read_prompts
 from storage.model_directory import open_model
 
 HELP = {
@@ -27,14 +29,20 @@ HELP = {
     'models_dir': 'the directory of the models.',
     'checkpoint_dir': 'the directory of the runs.',
     'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start.',
+    'no_repeat_ngram': 'no sequence of N tokens occurs twice in a text, its prompt included; 0 for no limit.',
+    'banned_words': 'a word or phrase that is not written, with or without a space before it; may be given several times.',
     'stop': 'a text that ends a sample; may be given several times.',
     'stop_at_eot': 'whether the end-of-text token ends a sample; --nostop_at_eot continues after it.',
     'truncate': 'leave out the stop or end-of-text token that ended a sample.',
     'jsonl': 'print a JSON object for each sample: prompt, text, ids, seed, stop_reason, log_probability.',
+    'escapes': r'\n, \t, \r and \\ in prompt, stop, banned_words, prompt_separator and typed lines: a line break, tab, ...',
     'prompt': 'continue this text instead of asking for lines.',
     'prompt_file': 'continue each line of this file; - reads standard input to its end first.',
+    'prompt_separator': 'what separates the prompts of the file instead of line breaks: a line of its own, such as ---.',
     'include_prompt': 'print the prompt before its continuation.',
 }
+SHORT = {'-b': '--batch_size', '-n': '--nsamples', '-s': '--seed'}     # as in 2019
+LISTS = ('banned_words', 'stop')    # flags that may be given several times
 
 
 @dataclasses.dataclass
@@ -55,9 +63,12 @@ class Flags:
     models_dir: str = 'models'
     checkpoint_dir: str = models.CHECKPOINT_DIR
     repetition_penalty: float = 1
+    no_repeat_ngram: int = 0
+    banned_words: list[str] | None = None
     stop: list[str] | None = None
     stop_at_eot: bool = True
     truncate: bool = False
+    escapes: bool = False
     jsonl: bool = False
 
     def __post_init__(self):
@@ -66,16 +77,22 @@ class Flags:
             check_whole_number('batch_size', self.batch_size, 1)
             if self.seed is None:       # a random one, which --jsonl prints
                 self.seed = int(np.random.SeedSequence().generate_state(1)[0])
-            check_whole_number('seed', self.seed, 0)
-            if type(self.jsonl) is not bool:
-                raise UserError(f'jsonl takes no value, not {self.jsonl!r}')
+            check_whole_number('seed', self.seed, 0, math.inf)
+            for name in ('jsonl', 'escapes'):
+                if type(getattr(self, name)) is not bool:
+                    raise UserError(f'{name} takes no value, not {getattr(self, name)!r}')
             names = {field.name for field in dataclasses.fields(SamplingSettings)}
-            values = vars(self) | {'stop': tuple(self.stop or ())}
+            values = vars(self) | {name: self._texts(name) for name in LISTS}
             self.settings = SamplingSettings(**{name: values[name] for name in names & values.keys()})
         except UserError as error:
             raise UserError(f'--{error}') from None
         self.model = open_model(models.find_model(str(self.model_name), self.models_dir) if self.run_name is None
                                 else models.find_run(self.run_name, self.checkpoint_dir))
+
+    def _texts(self, name: str) -> tuple[str, ...] | object:
+        """The values of a flag that may be given several times; SamplingSettings refuses anything else."""
+        given = getattr(self, name) or ()
+        return tuple(given_text(name, text, self.escapes) for text in given) if isinstance(given, list) else given
 
 
 @dataclasses.dataclass
@@ -83,47 +100,39 @@ class PromptFlags(Flags):
     """The flags of the script that continues prompts. prompts: from --prompt or --prompt_file; None without them."""
     prompt: str | None = None
     prompt_file: str | None = None
+    prompt_separator: str | None = None
     include_prompt: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         if self.prompt is not None and self.prompt_file is not None:
             raise UserError('give --prompt or --prompt_file, not both')
-        self.prompts = None
+        if self.prompt_separator is not None and (self.prompt_file is None or not self.prompt_separator):
+            raise UserError('--prompt_separator works only with --prompt_file, and must not be empty')
+        self.prompts, self._noted = None, False
         if self.prompt is not None:
-            self.prompts = [self.prompt]
-            self.check_prompt('--prompt', self.prompt)
+            self.prompts = [self.read_prompt('--prompt', self.prompt)]
         elif self.prompt_file is not None:
-            self.prompts = read_prompts(self.prompt_file)
-            for number, prompt in enumerate(self.prompts, start=1):
-                self.check_prompt(f'{self.prompt_file} line {number}', prompt)
+            separator = self.prompt_separator and given_text('--prompt_separator', self.prompt_separator, self.escapes)
+            self.prompts = [self.check_prompt(*each) for each in read_prompts(self.prompt_file, separator).items()]
 
-    def check_prompt(self, source: str, prompt: str) -> None:
-        """Raises UserError for a prompt that is empty or longer than the window. source: what the message calls it."""
-        if not prompt.strip():
+    def read_prompt(self, source: str, text: str) -> str:
+        """The prompt that was typed or given as a flag. Raises UserError like `given_text` and `check_prompt`."""
+        return self.check_prompt(source, given_text(source, text, self.escapes))
+
+    def check_prompt(self, source: str, prompt: str) -> str:
+        """The prompt. Raises UserError if it is empty or longer than the window. source: how messages begin.
+
+        The first time that one ends in a space, prints a note.
+        """
+        if not prompt.strip(' \t'):
             raise UserError(f'{source} is empty: give the beginning of the text')
-        size = len(self.model.encoder.encode(prompt))
-        if size > self.model.hparams.n_ctx:
-            raise UserError(f'{source} has {size} tokens, the model\'s window holds {self.model.hparams.n_ctx}: '
-                            'give a shorter one')
-
-
-def read_prompts(path: str) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input for '-'. Raises UserError if it cannot be read or is empty."""
-    try:
-        if path == '-':
-            text = sys.stdin.buffer.read().decode()
-        else:
-            with open(path, 'rb') as file:
-                text = file.read().decode()
-    except OSError as error:
-        raise UserError(f'cannot read --prompt_file {path}: {reason(error)}') from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b'\n', 0, error.start) + 1
-        raise UserError(f'{path} line {line} is not UTF-8: {error.reason}') from None
-    if not text:
-        raise UserError(f'{path} is empty: expected a prompt in each line')
-    return text.replace('\r\n', '\n').removesuffix('\n').split('\n')
+        prompt_tokens(prompt, self.model.encoder, self.model.hparams.n_ctx, source)
+        if prompt.endswith(' ') and not self._noted:
+            self._noted = True
+            print(f'note: {source} ends in a space: tokens begin with the space before their word, so the text is usually '
+                  'better without that space', file=sys.stderr)
+        return prompt
 
 
 def parse(flags: type[Flags], summary: str) -> Flags:
@@ -133,37 +142,42 @@ def parse(flags: type[Flags], summary: str) -> Flags:
     parsed = []
 
     def script(*values):
-        parsed.append(flags(*values))
+        parsed.extend(values)
 
     script.__signature__ = signature
     script.__doc__ = '\n    '.join([f'{summary}\n\nArgs:', *(f'{name}: {HELP[name]}' for name in signature.parameters)])
     with contextlib.redirect_stderr(io.StringIO()) as output:
         try:
             fire.Fire(script, command=prepare_texts(sys.argv[1:], texts))
-            return parsed[0]
         except fire.core.FireExit as stop:
             if stop.code:
                 raise UserError(stop.trace.elements[-1].ErrorAsStr()) from None
-    print(output.getvalue().partition('\n\n')[2])      # without fire's line about how to show the help
-    raise SystemExit(0)
+    if not parsed:      # fire has shown the help
+        print(output.getvalue().partition('\n\n')[2])      # without its line about how to show the help
+        raise SystemExit(0)
+    return flags(*parsed)
 
 
 def prepare_texts(arguments: list[str], texts: set[str]) -> list[str]:
-    """The arguments for fire, with the flags in `texts` as --flag='TEXT' and all values of --stop as one list.
+    """The arguments for fire, with the flags in `texts` as --flag='TEXT' and all values of those in LISTS as one list.
 
     fire alone misreads texts like 3.5, - or --x, takes True for a missing one, and only the last of several. Its own
-    SetParseFn would help with the first alone, and add its internals to --help.
+    SetParseFn would help with the first alone, and add its internals to --help. It knows the flags in SHORT only as long
+    as no other begins with the same letter.
     """
-    others, values, rest = [], {'stop': []}, iter(arguments)
+    others, values, rest = [], {name: [] for name in LISTS}, iter(arguments)
     for argument in rest:
         flag, equals, text = argument.partition('=')
+        if flag in SHORT:
+            flag = SHORT[flag]
+            argument = f'{flag}{equals}{text}'
         name = flag.lstrip('-').replace('-', '_')
-        if not flag.startswith('-') or name.removeprefix('no') not in {*texts, 'stop'}:
+        if not flag.startswith('-') or name.removeprefix('no') not in {*texts, *LISTS}:
             others.append(argument)
             continue
         if not equals and (name.startswith('no') or (text := next(rest, None)) is None):
             raise UserError(f'--{name.removeprefix("no")} needs a value')
-        values[name] = [*values['stop'], text] if name == 'stop' else text
+        values[name] = [*values[name], text] if name in LISTS else text
     if '--help' in others:
         return ['--help']       # with other flags, fire would not explain any
     return [*others, *(f'--{name}={value!r}' for name, value in values.items() if value != [])]

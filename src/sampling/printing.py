@@ -1,5 +1,6 @@
 """Prints samples: text under headings, or JSON lines."""
 
+import codecs
 import itertools
 import json
 import shutil
@@ -47,6 +48,8 @@ def footer(text, flags: Flags, line: bool) -> str:
 
 
 def as_json(text) -> str:
+    """A line of JSON, in ASCII unless standard output is UTF-8: Python's escapes of characters it lacks are not JSON's."""
+    utf8 = codecs.lookup(sys.stdout.encoding or 'utf-8').name == 'utf-8'
     return json.dumps({'prompt': text.prompt, 'text': text.text, 'ids': text.ids, 'seed': text.seed[0],
                        'sample': text.seed[2] + 1, 'stop_reason': text.stop_reason,
-                       'log_probability': round(text.log_probability, 4)}, ensure_ascii=False)
+                       'log_probability': round(text.log_probability, 4)}, ensure_ascii=not utf8)

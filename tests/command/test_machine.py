@@ -49,3 +49,5 @@ def test_memory_without_linux_s_figure(monkeypatch, meminfo):
     assert machine.available_memory() == 7 * 4096
     monkeypatch.setattr(os, 'sysconf_names', {'SC_PAGE_SIZE': 1})
     assert machine.available_memory() is None
+    monkeypatch.delattr(os, 'sysconf_names')        # as on Windows
+    assert machine.available_memory() is None

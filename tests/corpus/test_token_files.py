@@ -1,9 +1,11 @@
 """token_files.py: chunks of tokens on disk, written, read in slices, and found damaged."""
 
+import concurrent.futures
 import io
 import os
 import re
 import tempfile
+import time
 import zipfile
 
 import numpy as np
@@ -81,9 +83,20 @@ def test_a_read_may_return_less_than_it_was_asked_for(tmp_path, monkeypatch):
     """The system returns at most 2 GB at a time."""
     np.savez(tmp_path / 'a.npz', np.arange(100))
     [array] = read_npz(str(tmp_path / 'a.npz'), 257)
-    preadv = os.preadv
-    monkeypatch.setattr(os, 'preadv', lambda descriptor, buffers, offset: preadv(descriptor, [buffers[0][:7]], offset))
+    monkeypatch.setattr(token_files._OpenFile, 'readinto', lambda file, data: io.FileIO.readinto(file, data[:7]))
     assert array[10:90].tolist() == [*range(10, 90)]
+
+
+def test_several_threads_read_a_file(tmp_path, monkeypatch):
+    def seek(file, offset):
+        io.FileIO.seek(file, offset)
+        time.sleep(0.001)       # in which another thread would seek elsewhere
+    np.savez(tmp_path / 'a.npz', np.arange(200))
+    [array] = read_npz(str(tmp_path / 'a.npz'), 257)
+    monkeypatch.setattr(token_files._OpenFile, 'seek', seek)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        slices = list(pool.map(lambda start: array[start:start + 50].tolist(), range(20)))
+    assert slices == [[*range(start, start + 50)] for start in range(20)]
 
 
 def test_a_read_error_names_the_file(tmp_path, monkeypatch):
@@ -91,7 +104,7 @@ def test_a_read_error_names_the_file(tmp_path, monkeypatch):
         raise OSError(5, 'Input/output error')
     np.savez(tmp_path / 'a.npz', np.arange(100))
     [array] = read_npz(str(tmp_path / 'a.npz'), 257)
-    monkeypatch.setattr(os, 'preadv', fail)
+    monkeypatch.setattr(token_files._OpenFile, 'readinto', fail)
     assert error_of(lambda: array[:]) == f'cannot read {tmp_path}/a.npz: Input/output error'
 
 

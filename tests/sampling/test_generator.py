@@ -1,5 +1,7 @@
 """Batches of prompts: each row as if sampled alone, and as the oracle, which has no cache, computes it."""
 
+import concurrent.futures
+import itertools
 import signal
 
 import numpy as np
@@ -165,6 +167,133 @@ def test_ids_beyond_the_vocabulary_are_never_drawn(tf, model_directory):
     encoder.n_vocab -= 30
     texts = ids_of(Generator(opened), PROMPTS, 5, length=60, temperature=5, stop_at_eot=False)
     assert max(map(max, texts)) < encoder.n_vocab
+
+
+def test_threads_share_a_generator(generator):
+    """As they finish texts, and as they stream, in turns."""
+    def complete(seed):
+        return generator.generate(PROMPTS[seed:seed + 2], seed=seed, length=40)
+
+    def streamed(seed):
+        return list(generator.stream('the fox', seed=seed, length=40))
+
+    work = [(do, seed) for seed in range(3) for do in (complete, streamed)]
+    alone = [do(seed) for do, seed in work]
+    with concurrent.futures.ThreadPoolExecutor(len(work)) as pool:
+        for _ in range(3):
+            assert [call.result() for call in [pool.submit(do, seed) for do, seed in work]] == alone
+
+
+def test_a_text_in_one_thread_and_an_abandoned_stream_in_another(generator):
+    abandoned = generator.stream('the fox', length=40, stop_at_eot=False)
+    next(abandoned)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:      # waits for ever if the stream still holds the cache
+        assert pool.submit(generator.generate, 'the', length=3).result(timeout=60)
+    abandoned.close()
+
+
+def test_streams_in_turns_in_one_thread(generator):
+    def streams():
+        return [generator.stream('the fox', seed=seed, length=30, stop_at_eot=False) for seed in range(2)]
+    alone = [''.join(stream) for stream in streams()]
+    pieces = list(itertools.zip_longest(*streams(), fillvalue=''))
+    assert [''.join(column) for column in zip(*pieces)] == alone
+
+
+def test_the_end_of_text_token_in_a_prompt(generator):
+    from sampling.continuation import SamplingSettings
+    end = generator.encoder.end_of_text
+    text = generator.continuation('the<|endoftext|>', SamplingSettings(), [1])
+    assert text.tokens == [*generator.encoder.encode('the'), end]
+    assert generator.continuation('<|endoftext|>', SamplingSettings(), [1]).tokens == [end]
+    assert generator.generate('', seed=1, length=30) == generator.generate('<|endoftext|>', seed=1, length=30)
+
+
+def test_a_string_is_one_prompt(generator):
+    assert generator.generate('the fox', seed=1, length=5) == generator.generate(['the fox'], seed=1, length=5)
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    ({'batch_size': 0}, 'batch_size must be a whole number, 1 or more, not 0'),
+    ({'batch_size': 2 ** 31}, 'batch_size must be at most 2147483647'),
+    ({'seed': -1}, 'seed must be a whole number, 0 or more, not -1'),
+    ({'seed': 'x'}, "seed must be a whole number, 0 or more, not 'x'"),
+    ({'prompts': ['the', 5]}, 'the prompt must be a string, not 5'),
+    ({'prompts': None}, 'prompts must be strings, not None'),
+    ({'prompts': b'the'}, "the prompt must be a string, not b'the'"),
+    ({'top_k': 2 ** 31}, 'top_k must be at most 2147483647'),
+    ({'length': 0}, 'length must be a whole number, 1 or more, not 0')])
+def test_invalid_arguments(generator, arguments, words):
+    from command.errors import UserError
+    with pytest.raises(UserError, match=words):
+        generator.generate(**{'prompts': ['the'], 'length': 2} | arguments)
+
+
+def test_huge_and_tiny_numbers(generator):
+    from sampling.continuation import LARGEST, MOST, SMALLEST
+    best = generator.generate(PROMPTS, temperature=0, length=3)
+    settings = {'repetition_penalty': LARGEST, 'length': 3, 'seed': 2 ** 200, 'batch_size': MOST}
+    assert generator.generate(PROMPTS, temperature=SMALLEST, top_k=MOST, length=3, batch_size=np.int64(3)) == best
+    assert generator.generate(PROMPTS, temperature=SMALLEST, **settings) == generator.generate(
+        PROMPTS, temperature=0, **settings)
+    assert len(generator.generate(PROMPTS, temperature=LARGEST, top_p=SMALLEST, length=3)) == len(PROMPTS)
+
+
+def test_banned_words_are_not_written(generator):
+    settings = {'temperature': 0.3, 'length': 60, 'stop_at_eot': False}
+    words = written_words(generator, (1, 2, 3), **settings)
+    banned = [generator.encoder.encode(form) for word in words for form in (word, f' {word}')]
+
+    def count(rows):
+        return sum(row[i:i + len(ids)] == ids for row in rows for ids in banned for i in range(len(row)))
+
+    assert count(ids_of(generator, PROMPTS, 3, **settings)) >= len(words)
+    assert count(ids_of(generator, PROMPTS, 3, banned_words=words, **settings)) == 0
+
+
+def test_a_batch_with_bans_equals_its_texts_alone(generator):
+    settings = {'no_repeat_ngram': 2, 'banned_words': ['the', 'o'], 'seed': 5, 'length': 50}
+    texts = generator.generate(PROMPTS, batch_size=3, **settings)
+    assert texts == [generator.generate([''] * i + [prompt], batch_size=1, **settings)[i] for i, prompt in enumerate(PROMPTS)]
+    assert texts != generator.generate(PROMPTS, **settings | {'no_repeat_ngram': 0})
+
+
+def test_if_every_token_is_banned_none_is(generator):
+    from sampling.continuation import SamplingSettings
+    size = generator.encoder.n_vocab
+    text = generator.continuation('', SamplingSettings(no_repeat_ngram=1, length=size + 5, stop_at_eot=False), [1])
+    [_] = generator.finish([text], 1)
+    assert sorted(text.tokens[:size]) == list(range(size)) and len(text.ids) == size + 5
+
+
+def written_words(generator, sizes, **settings):
+    """For each size, a text of so many tokens that is written without bans."""
+    encode, decode = generator.encoder.encode, generator.encoder.decode
+    rows = ids_of(generator, PROMPTS, 5, **settings)
+    found = [[decode(ids[i:i + n]) for ids in rows for i in range(len(ids)) if encode(decode(ids[i:i + n])) == ids[i:i + n]]
+             for n in sizes]
+    return tuple(texts[len(texts) // 2] for texts in found)
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, None])
+def test_bans_equal_those_of_transformers(generator, oracle, n):
+    """n: of no_repeat_ngram; None: banned words."""
+    torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+    settings = {'temperature': 0, 'length': 60, 'stop_at_eot': False}
+    if n:
+        bans, process = {'no_repeat_ngram': n}, transformers.NoRepeatNGramLogitsProcessor(n)
+    else:
+        words = written_words(generator, (1, 2, 3), **settings)
+        sequences = [generator.encoder.encode(form) for word in words for form in (word, f' {word}')]
+        bans, process = {'banned_words': words}, transformers.NoBadWordsLogitsProcessor(sequences, eos_token_id=None)
+
+    def allowed(logits, tokens):
+        return process(torch.tensor([tokens]), torch.tensor(logits[None], dtype=torch.float32))[0].numpy()
+
+    rows = ids_of(generator, PROMPTS[:3], 3, **settings, **bans)
+    assert rows != ids_of(generator, PROMPTS[:3], 3, **settings)
+    for prompt, ids in zip(PROMPTS, rows):
+        assert ids == greedy(oracle, generator.encoder.encode(prompt), 60, 32, allowed), prompt
 
 
 def test_a_prompt_longer_than_the_window_is_refused(generator):
