@@ -102,6 +102,9 @@ def test_memory_that_runs_out_is_reported(tf, create, home, monkeypatch):
     (['--dataset', 'corpus.txt', *SIZE, '--vocab_size', '256'], '--vocab_size 256 is too small'),
     (['--dataset', 'corpus.txt', *SIZE, '--n_layer', '0'], 'argument --n_layer: expected a whole number above 0'),
     (['--dataset', 'corpus.txt', *SIZE, '--n_embd', '9000000000'], 'a model of these sizes needs '),
+    (['--dataset', 'corpus.txt=2', *SIZE], 'corpus.txt=2: weights are for training, here each text is read once; give corpus'),
+    (['--dataset', 'corpus.txt', 'corpus*', *SIZE], 'corpus.txt is in the data set corpus.txt and in corpus*: name it once'),
+    (['--dataset', 'corpus.txt', *SIZE, '--text_column', 'x'], '--text_column x has no effect'),
     (['--from_run', 'nowhere'], "no run 'nowhere' in checkpoint"),
     ([], 'one of the arguments --dataset --from_run is required'),
     (['--dataset', 'corpus.txt', *SIZE, '--models_dir', 'corpus.txt'], 'cannot write corpus.txt/new')])

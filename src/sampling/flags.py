@@ -11,6 +11,7 @@ import numpy as np
 
 from command import models
 from command.errors import UserError, reason
+from command.flags import path
 from sampling.continuation import SamplingSettings, check_whole_number
 from storage.model_directory import open_model
 
@@ -59,6 +60,7 @@ class Flags:
     jsonl: bool = False
 
     def __post_init__(self):
+        self.models_dir = path(self.models_dir)
         try:
             check_whole_number('nsamples', self.nsamples, 0)
             check_whole_number('batch_size', self.batch_size, 1)
@@ -92,6 +94,7 @@ class PromptFlags(Flags):
             self.prompts = [self.prompt]
             self.check_prompt('--prompt', self.prompt)
         elif self.prompt_file is not None:
+            self.prompt_file = path(self.prompt_file)
             self.prompts = read_prompts(self.prompt_file)
             for number, prompt in enumerate(self.prompts, start=1):
                 self.check_prompt(f'{self.prompt_file} line {number}', prompt)
