@@ -153,6 +153,9 @@ def test_weighted_data_sets_are_read_from_the_cache_with_their_weights(cached, t
         chunks = cached.load(paths)
         assert (cached.weights, cached.encoded) == (weights, encoded), paths
         assert len(chunks) == (2 if weights else 1)
+    for encoded in (1, 0):
+        assert len(cached.load([a, f'{b}=3', c], combine=1)) == 3
+        assert (cached.weights, cached.encoded) == ([1, 1, 3], encoded)
     for paths in ([a, b, c], [a, c, b]):
         cached.load(paths, combine=1)
         assert cached.encoded == 1
