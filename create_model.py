@@ -28,7 +28,7 @@ from vocabulary.learn import SMALLEST_VOCABULARY, learn_vocabulary
 def parse_flags() -> argparse.Namespace:
     default = default_hparams()
     parser = Parser(description=__doc__)
-    parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir')
+    parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir; before --dataset')
     parser.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
     parser.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
                         help='the directory of the runs')

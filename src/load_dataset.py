@@ -145,12 +145,9 @@ class Sampler:
         Raises as `check`, and UserError if the file that it lies in cannot be read.
         """
         starts = self._starts(length)
-        if self._weights is None:
-            number = self.rng.integers(starts[-1])
-        else:
-            number = min(self.rng.random() * starts[-1], np.nextafter(starts[-1], 0))       # a product may be rounded up
+        number = self.rng.integers(starts[-1]) if self._weights is None else self.rng.random() * starts[-1]
         index = np.searchsorted(starts, number, side='right')   # 'right' skips the chunks that are too short
         start = number - (starts[index - 1] if index else 0)
         if self._weights is not None:
-            start = min(int(start / self._weights[index]), self.sizes[index] - length)
+            start = min(int(start / self._weights[index]), self.sizes[index] - length)      # the quotient may be rounded up
         return self.chunks[index][start:start + length]

@@ -316,6 +316,13 @@ def test_bad_prompts_are_named(parse, home, flags, words):
     assert words in str(error.value)
 
 
+def test_paths_begin_in_the_home_directory(parse, home, monkeypatch):
+    monkeypatch.setenv('HOME', str(home))
+    (home / 'p.txt').write_text('the fox\n')
+    flags = parse(INTERACTIVE, '--models_dir', '~/models', '--prompt_file', '~/p.txt')
+    assert flags.prompts == ['the fox'] and flags.model.directory == str(home / 'models/toy')
+
+
 @pytest.mark.parametrize('script_name', [INTERACTIVE, UNCONDITIONAL])
 def test_a_bad_flag_is_one_line_before_tensorflow(without_tensorflow, script_name):
     result = without_tensorflow(script_name, '--model_name', 'toy', '--lenght', '5')

@@ -119,7 +119,7 @@ def _values(pieces: Iterable[str], path: str) -> Iterator[tuple[int, str]]:
     parts, held, line, depth, in_array = [], 0, 1, 0, False
     for text, mark in _split_at_marks(pieces):
         parts.append(text)
-        held += len(text)
+        held += len(text) + len(mark)
         depth = max(depth + (mark in ('[', '{')) - (mark in (']', '}')), 0)
         opens, closes = mark == '[' and depth == 1, mark in (']', '}') and depth == 0
         ends_element = in_array and (closes or mark == ',' and depth == 1)

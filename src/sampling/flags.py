@@ -12,6 +12,7 @@ import numpy as np
 
 from command import models
 from command.errors import UserError
+from command.flags import path
 from sampling.continuation import SamplingSettings, check_whole_number, prompt_tokens
 from sampling.prompts import given_text, read_prompts
 from storage.model_directory import open_model
@@ -72,6 +73,7 @@ class Flags:
     jsonl: bool = False
 
     def __post_init__(self):
+        self.models_dir, self.checkpoint_dir = path(self.models_dir), path(self.checkpoint_dir)
         try:
             check_whole_number('nsamples', self.nsamples, 0)
             check_whole_number('batch_size', self.batch_size, 1)
@@ -114,6 +116,7 @@ class PromptFlags(Flags):
             self.prompts = [self.read_prompt('--prompt', self.prompt)]
         elif self.prompt_file is not None:
             separator = self.prompt_separator and given_text('--prompt_separator', self.prompt_separator, self.escapes)
+            self.prompt_file = path(self.prompt_file)
             self.prompts = [self.check_prompt(*each) for each in read_prompts(self.prompt_file, separator).items()]
 
     def read_prompt(self, source: str, text: str) -> str:

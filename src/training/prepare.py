@@ -83,7 +83,8 @@ class Job:
         corpus = self.record['corpus']
         common = {f'--{flag}': getattr(self.settings, flag) for flag in ALIKE} | {
             'the model': vars(self.model.hparams), 'the corpus': f'{corpus["tokens"]} tokens ({corpus["sha256"][:8]})',
-            'the weights of the data sets': record.weights_in_words(corpus), 'the validation data': validation[:8],
+            'the weights of the data sets': record.weights_in_words(corpus.get('weights', [])),
+            'the validation data': validation[:8],
             'the version of TensorFlow': self.record['versions'].get('tensorflow')}
         generators = {name: generator.bit_generator.state for name, generator in self.generators().items()}
         state = dataclasses.replace(self.state, generators=generators)
@@ -243,6 +244,8 @@ def load_sets(settings: Settings, name: str, sets: list[DataSet], model: Model, 
     corpus, key = cache.load_corpus(model.encoder, name, sets, settings.combine, text_format(settings), settings.processes,
                                     prefix=cache_path, vocabulary=vocabulary, write=write)
     print(f'dataset has {sum(map(len, corpus.chunks))} tokens', flush=True)
+    if corpus.weights:
+        print(f'weights of its data sets: {record.weights_in_words(record.weight_sums(corpus))}', flush=True)
     return corpus, key
 
 

@@ -43,14 +43,16 @@ def describe(settings: Settings, corpus: Corpus, key: str | None) -> dict:
     flags = dataclasses.asdict(settings)
     for flag in ('dataset', 'val_dataset'):
         flags[flag] = flags[flag] and one_or_list(flags[flag])
-    weights = {'weights': _weights(corpus)} if corpus.weights else {}
+    weights = {'weights': weight_sums(corpus)} if corpus.weights else {}
     return {'workers': flags.pop('worker_count'), 'flags': flags, 'versions': versions,
             'corpus': {'name': flags['dataset'], 'tokens': sum(map(len, corpus.chunks)), 'chunks': len(corpus.chunks),
                        'sha256': checksum, 'key': key, **weights}}
 
 
-def _weights(corpus: Corpus) -> list[list[float]]:
-    """The weights of a corpus, each with the tokens of the chunks in a row that have it."""
+def weight_sums(corpus: Corpus) -> list[list[float]]:
+    """The weights of a corpus, each with the tokens of the chunks in a row that have it; [] without weights."""
+    if corpus.weights is None:
+        return []
     runs = itertools.groupby(zip(corpus.weights, map(len, corpus.chunks)), lambda pair: pair[0])
     return [[weight, sum(size for _, size in run)] for weight, run in runs]
 
@@ -89,14 +91,14 @@ def changes(before: dict, now: dict) -> list[str]:
         old, new = (f'{_name(corpus)} of {corpus.get("tokens")} tokens' for corpus in (before['corpus'], now['corpus']))
         changed.append(f'the corpus: {old} before, {new} now')
     if before['corpus'].get('weights') != now['corpus'].get('weights'):
-        old, new = map(weights_in_words, (before['corpus'], now['corpus']))
+        old, new = (weights_in_words(corpus.get('weights', [])) for corpus in (before['corpus'], now['corpus']))
         changed.append(f'the weights of the data sets: {old} before, {new} now')
     return changed
 
 
-def weights_in_words(corpus: dict) -> str:
-    """The weights in a record's corpus: '2 for 500 tokens, 1 for 90 tokens', or 'none'."""
-    return ', '.join(f'{weight:g} for {tokens} tokens' for weight, tokens in corpus.get('weights', [])) or 'none'
+def weights_in_words(sums: list[list[float]]) -> str:
+    """The weights of weight_sums: '2 for 500 tokens, 1 for 90 tokens', or 'none'."""
+    return ', '.join(f'{weight:g} for {tokens} tokens' for weight, tokens in sums) or 'none'
 
 
 def _name(corpus: dict) -> str:

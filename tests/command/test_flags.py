@@ -1,9 +1,16 @@
 """Command-line flags: number types, the help text, and one-line errors."""
 
+import argparse
+import os
+import re
+import runpy
+import sys
+
 import pytest
 
 from command import flags
 from command.errors import UserError
+from conftest import ROOT
 
 
 @pytest.mark.parametrize(('kind', 'valid', 'invalid'), [
@@ -21,6 +28,33 @@ def test_numbers(kind, valid, invalid):
     for text in invalid:
         with pytest.raises(UserError, match=rf'^argument --x: expected a .*number.*, not {text!r} \(see prog --help\)$'):
             parser.parse_args([f'--x={text}'])
+
+
+def test_paths_begin_in_the_home_directory(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/someone')
+    assert [flags.path(text) for text in ('~/a', '~', 'a/~', './~')] == ['/home/someone/a', '/home/someone', 'a/~', './~']
+
+
+def actions(parser):
+    """The flags of a parser and of its subcommands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from actions(command)
+        else:
+            yield action
+
+
+@pytest.mark.parametrize('script', ['train.py', 'evaluate.py', 'create_model.py', 'encode.py', 'convert.py', 'download_model.py'])
+def test_every_flag_for_a_path_knows_the_home_directory(script, monkeypatch):
+    """Which ones are for a path is seen by their metavar."""
+    parsers = []
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self: parsers.append(self) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        runpy.run_path(os.path.join(ROOT, script), run_name='__main__')
+    paths = [action for parser in parsers for action in actions(parser)
+             if set(re.split(r'\W', action.metavar or '')) & {'PATH', 'DIR', 'FILE', 'WHERE', 'IN', 'OUT', 'MODEL_OR_RUN'}]
+    assert paths and [action.dest for action in paths if action.type is not flags.path] == []
 
 
 def test_flags_cannot_be_abbreviated():

@@ -153,6 +153,9 @@ def test_weighted_data_sets_are_read_from_the_cache_with_their_weights(cached, t
         chunks = cached.load(paths)
         assert (cached.weights, cached.encoded) == (weights, encoded), paths
         assert len(chunks) == (2 if weights else 1)
+    for encoded in (1, 0):
+        assert len(cached.load([a, f'{b}=3', c], combine=1)) == 3
+        assert (cached.weights, cached.encoded) == ([1, 1, 3], encoded)
     for paths in ([a, b, c], [a, c, b]):
         cached.load(paths, combine=1)
         assert cached.encoded == 1
@@ -238,6 +241,19 @@ def test_training_is_the_same_from_text_cache_or_npz(train, home, settings_direc
     assert len(set(settings)) == 1
     again = train('--run_name', 'kept', '--max_steps', 4, *FLAGS)
     assert 'reading its tokens from checkpoint/kept/dataset.npz' in again and 'other settings' not in again
+
+
+def test_a_run_on_weighted_data_sets_continues_as_if_it_had_not_stopped(train, home):
+    (home / 'other.txt').write_text('the fox goes on and on. ' * 30)
+    flags = ('--dataset', 'corpus.txt', 'other.txt=3', *FLAGS)
+    complete = train('--run_name', 'complete', '--max_steps', 4, *flags)
+    train('--run_name', 'stopped', '--max_steps', 2, *flags)
+    again = train('--run_name', 'stopped', '--max_steps', 4, *flags)
+    assert losses(again) == losses(complete)[2:] != []
+    assert 'reading its tokens from checkpoint/stopped/dataset.npz' in again and 'other settings' not in again
+    lighter = train('--run_name', 'stopped', '--max_steps', 5, '--dataset', 'corpus.txt', 'other.txt', *FLAGS)
+    assert 'This run continues with other settings: the weights of the data sets: 1 for ' in lighter
+    assert 'tokens, 3 for ' in lighter and ' tokens before, none now\n' in lighter
 
 
 def test_the_second_start_of_a_run_does_not_read_the_tokens(train, home, monkeypatch):

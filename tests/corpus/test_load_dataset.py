@@ -348,7 +348,7 @@ def test_the_first_and_the_last_start_of_weighted_chunks(number):
         def random(self):
             return number
 
-    for weights in ([0.1, 0.3], [0.3, 0.1], [7, 1e-9], [1e9, 3]):
+    for weights in ([0.1, 0.3], [0.3, 0.1], [7, 1e-9], [1e9, 3], [0.7, 3]):     # the last quotient of the last is 3.0
         sampler = Sampler(numbered(5, 4), weights=weights)
         sampler.rng = Fixed()
         assert sampler.sample(2).tolist() == ([0, 1] if not number else [102, 103])

@@ -30,6 +30,13 @@ def test_a_run(run):
     assert 'secret' not in card
 
 
+def test_a_run_on_several_data_sets(run):
+    names = ['/home/me/secret/a.txt=2', '~/secret/b/', 'c', 'd', 'e']
+    (run / 'settings.json').write_text(json.dumps({'flags': {}, 'corpus': {'name': names, 'tokens': 1234}}))
+    card = model_card(str(run), str(run / 'model-4'))
+    assert '\n- corpus: `a.txt=2, b, c and 2 more`, 1234 tokens\n' in card and 'secret' not in card
+
+
 def test_a_run_without_validation(run):
     assert 'validation loss' not in model_card(str(run), str(run / 'model-1'))
     (run / 'metrics.jsonl').unlink()

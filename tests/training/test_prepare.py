@@ -77,6 +77,8 @@ def test_a_flag_that_differs_is_named(make_job, flag):
      "the model is .*'n_head': 3.* for worker 1 but .*'n_head': 2.* for worker 0"),
     (lambda job: job.record['corpus'].update(sha256='1123456789'), r'the corpus is 9 tokens \(11234567\) for worker 1'),
     (lambda job: job.record['corpus'].update(tokens=8), r'the corpus is 8 tokens \(01234567\) for worker 1'),
+    (lambda job: job.record['corpus'].update(weights=[[2.0, 9]]),
+     'the weights of the data sets is 2 for 9 tokens for worker 1 but none for worker 0'),
     (lambda job: job.validation.pop(), 'the validation data is .{8} for worker 1 but .{8} for worker 0'),
     (lambda job: job.record['versions'].clear(), 'the version of TensorFlow is None for worker 1 but 2.21 for worker 0')])
 def test_a_job_that_differs_is_named(make_job, change, error):
@@ -313,6 +315,71 @@ def test_what_is_validated_on(prepared, capsys, flags, printed, held_out):
     if '--val_every' in flags:
         other = 'Q' in job.model.encoder.decode(np.ravel(job.validation).tolist())
         assert other == ('--val_dataset' in flags)
+
+
+@pytest.fixture
+def texts():
+    """Three files with a letter each that tells their tokens apart."""
+    for letter, size in (('Q', 300), ('X', 200), ('Z', 100)):
+        with open(f'{letter}.txt', 'w', encoding='utf-8') as file:
+            file.write(f'{letter} ' * size)
+
+
+def drawn(sampler, job, letter, n=300):
+    """The share of n samples of 16 tokens that are of the file with this letter."""
+    return sum(letter in job.model.encoder.decode(sampler.sample(16).tolist()) for _ in range(n)) / n
+
+
+def test_data_sets_without_weights_are_one_corpus(prepared, texts):
+    several = prepared('--seed', 1, '--dataset', 'Q.txt', 'X.txt', 'Z.txt', '--run_name', 'several')
+    one = prepared('--seed', 1, '--dataset', '[QXZ].txt', '--run_name', 'one')
+    equal = prepared('--seed', 1, '--dataset', 'Q.txt=3', 'X.txt=3', 'Z.txt=3', '--run_name', 'equal')
+    draws = [[job.train.sample(16).tolist() for _ in range(9)] for job in (several, one, equal)]
+    assert draws[0] == draws[1] == draws[2]
+    assert several.record['corpus']['key'] == one.record['corpus']['key'] == equal.record['corpus']['key']
+    assert several.record['corpus']['name'] == several.record['flags']['dataset'] == ['Q.txt', 'X.txt', 'Z.txt']
+    assert one.record['corpus']['name'] == one.record['flags']['dataset'] == '[QXZ].txt'
+    assert not any('weights' in job.record['corpus'] for job in (several, one, equal))
+
+
+def test_weighted_data_sets(prepared, texts, capsys):
+    job = prepared('--seed', 1, '--dataset', 'Q.txt=0.001', 'X.txt=100', 'Z.txt=0.001', '--val_every', 1, '--val_dataset',
+                   'Q.txt=100', 'Z.txt')
+    output = capsys.readouterr().out
+    assert 'Loading dataset Q.txt=0.001, X.txt=100, Z.txt=0.001\n' in output
+    (light, light_tokens), (heavy, heavy_tokens) = job.record['corpus']['weights']
+    assert (light, heavy) == (0.001, 100)
+    assert f'weights of its data sets: 0.001 for {light_tokens} tokens, 100 for {heavy_tokens} tokens\n' in output
+    assert light_tokens + heavy_tokens == job.train.total_size == job.record['corpus']['tokens']
+    assert drawn(job.train, job, 'X') > 0.95 and drawn(job.contexts, job, 'X') > 0.95
+    validated = job.model.encoder.decode(np.ravel(job.validation).tolist())
+    assert validated.count('Q') > 20 * validated.count('Z')
+    assert job.record['flags']['val_dataset'] == ['Q.txt=100', 'Z.txt']
+
+
+def test_what_is_held_out_of_weighted_data_sets(prepared):
+    for letter in 'QX':
+        with open(f'{letter}.txt', 'w', encoding='utf-8') as file:
+            file.write('<|endoftext|>'.join([f'{letter} ' * 50] * 20))
+    job = prepared('--seed', 1, '--dataset', 'Q.txt=1000', 'X.txt', '--val_split', 0.5, '--val_every', 1)
+    assert drawn(job.train, job, 'Q') > 0.95
+    validated = job.model.encoder.decode(np.ravel(job.validation).tolist())
+    assert validated.count('Q') > 20 * validated.count('X')
+    weights = job.record['corpus']['weights']
+    assert [weight for weight, _ in weights] == [1000, 1]
+    assert sum(tokens for _, tokens in weights) == job.train.total_size
+
+
+def test_one_file_of_records_among_the_data_sets_is_enough_for_a_column(prepared, texts):
+    with open('a.tsv', 'w', encoding='utf-8') as file:
+        file.write('t\n' + 'words ' * 99 + '\n')
+    column = ('--text_column', 't')
+    prepared(*column, '--val_every', 1, '--dataset', 'Q.txt', '--val_dataset', 'a.tsv')
+    prepared(*column, '--val_every', 1, '--dataset', 'a.tsv', '--val_dataset', 'Q.txt', '--run_name', 'other')
+    for flags in (['--val_every', 1], ['--val_dataset', 'a.tsv']):      # the second one validates nothing
+        with pytest.raises(UserError, match='^--text_column t has no effect: '):
+            prepared(*column, *flags, '--dataset', 'Q.txt', '--run_name', 'third')
+    assert not os.path.exists('checkpoint/third')
 
 
 def test_a_directory_that_cannot_be_written_to(prepared):

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 
+from corpus.chunks import Corpus
 from training import record
 
 FLAGS = {**dict.fromkeys(record.MATHEMATICS, 1), 'max_steps': 5, 'learning_rate_schedule': 'constant'}
@@ -48,6 +49,21 @@ def test_another_corpus_of_the_same_name_and_size_is_a_change():
     now = copy.deepcopy(RECORD)
     now['corpus']['sha256'] = 'y'
     assert record.changes(RECORD, now) == ['the corpus: a.txt of 9 tokens before, a.txt of 9 tokens now']
+
+
+def test_weights_and_several_names():
+    before, now = copy.deepcopy(RECORD), copy.deepcopy(RECORD)
+    now['corpus']['weights'] = [[2.0, 5], [0.5, 4]]
+    assert record.changes(before, now) == ['the weights of the data sets: none before, 2 for 5 tokens, 0.5 for 4 tokens now']
+    assert record.changes(now, copy.deepcopy(now)) == []
+    now['corpus'].update(name=['a.txt=2', 'b.txt=0.5'], sha256='y')
+    assert record.changes(before, now)[0] == 'the corpus: a.txt of 9 tokens before, a.txt=2, b.txt=0.5 of 9 tokens now'
+
+
+def test_weights_are_summed_over_chunks_in_a_row():
+    chunks = [np.arange(size) for size in (3, 4, 5, 6)]
+    assert record.weight_sums(Corpus(chunks, [2.0, 2.0, 1.0, 2.0])) == [[2, 7], [1, 5], [2, 6]]
+    assert record.weight_sums(Corpus(chunks)) == []
 
 
 def test_the_checksum_depends_on_tokens_and_chunks_alone(monkeypatch):
