@@ -1,4 +1,4 @@
-"""Scores texts token by token: batches of windows of similar length; figures."""
+"""Scores texts token by token, in batches of similar length; figures."""
 
 import itertools
 import math
