@@ -50,5 +50,6 @@ def test_scripts_run_without_what_windows_lacks(home):
                             check=False)
     assert result.returncode == 0, result.stderr + result.stdout
     assert result.stderr == ''
-    for done in (r'two_tasks\.npz .*tokens=', r'\[1 \| .*loss=', r'\[2 \| .*loss=', r'bits per byte', r'SAMPLE 1 ', r'models/new: '):
+    for done in (
+            r'two_tasks\.npz .*tokens=', r'\[1 \| .*loss=', r'\[2 \| .*loss=', r'bits per byte', r'SAMPLE 1 ', r'models/new: '):
         assert re.search(done, result.stdout), f'{done}\n{result.stdout}'
