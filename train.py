@@ -12,7 +12,8 @@ from typing import NoReturn
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
 from command.errors import check_utf8, run
-from command.flags import Parser, fraction, non_negative_float, non_negative_int, path, positive_float, positive_int
+from command.flags import (Parser, fraction, non_negative_float, non_negative_int, non_negative_int32, path, positive_float,
+                           positive_int)
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
@@ -129,7 +130,7 @@ def add_sample_flags(group) -> None:
     group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,
                        help=f'length of a sample (default: {DEFAULT_SAMPLE_LENGTH}, or less if the model\'s window is shorter)')
     group.add_argument('--sample_num', metavar='N', type=positive_int, default=1, help='how many samples each time')
-    group.add_argument('--top_k', metavar='K', type=non_negative_int, default=40,
+    group.add_argument('--top_k', metavar='K', type=non_negative_int32, default=40,
                        help='draw from the K most likely tokens; 0: from all')
     group.add_argument('--top_p', metavar='P', type=fraction, default=0.0,
                        help='draw from the most likely tokens that together have probability P; overrides --top_k if '

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import io
 import json
 import os
@@ -27,8 +28,6 @@ HEADER = re.compile(r'^======== SAMPLE (\d+) ========$', re.MULTILINE)
 @pytest.fixture
 def ask(tf, home, monkeypatch, capsys):
     """Runs a sampling script in this process with lines of input: ask(module, lines, flags) -> (stdout, stderr)."""
-    import importlib
-
     def run(script, lines, *flags):
         module = importlib.import_module(os.path.basename(script).removesuffix('.py'))
         monkeypatch.chdir(home)
@@ -368,6 +367,22 @@ def test_a_space_at_the_end_of_a_prompt_is_noted_once(ask):
     [line] = screen.err.splitlines()
     assert line.startswith('note: The prompt ends in a space: ')
     assert ask(INTERACTIVE, '', '--prompt', 'the ', '--length', 2).err.startswith('note: --prompt ends in a space: ')
+
+
+ROW = 2 * 2 * 24 * 32 * 4       # bytes: keys and values, n_layer, n_embd, n_ctx
+
+
+@pytest.mark.parametrize('arguments', [['--batch_size', '9'], ['--batch_size', '9999', '--nsamples', '9']], ids=' '.join)
+@pytest.mark.parametrize(('gpus', 'available', 'fits'), [(['0'], 1, True), ([], None, True), ([], 9 * ROW, True),
+                                                         ([], 9 * ROW - 1, False)])
+def test_a_batch_that_cannot_fit_is_refused(tf, parse, monkeypatch, arguments, gpus, available, fits):
+    from sampling import flags
+    monkeypatch.setattr(flags, 'visible_gpus', lambda: gpus)
+    monkeypatch.setattr(flags, 'available_memory', lambda: available)
+    message = '^--batch_size 9 needs at least 0.0 GB, 0.0 GB are available$'
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=message):
+        parse(UNCONDITIONAL, *arguments)
+    assert flags.SHORT_TEXT == importlib.import_module('generator').CAPACITY_STEP
 
 
 def test_short_flags_of_2019(parse):

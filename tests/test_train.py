@@ -278,6 +278,7 @@ BAD_FLAGS = [
     (['--top_p', '1.5'], "argument --top_p: expected a number from 0 to 1, not '1.5'"),
     (['--noise', '-0.1'], 'argument --noise: expected a number from 0 to 1'),
     (['--top_k', '-1'], 'argument --top_k: expected'),
+    (['--top_k', '2147483648'], "argument --top_k: expected a whole number from 0 to 2147483647, not '2147483648'"),
     (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
     (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5'),
     (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine ends at --max_steps: give that too'),

@@ -47,6 +47,7 @@ def path(text: str) -> str:
 
 positive_int = number(int, 'a whole number above 0', lambda value: value > 0)
 non_negative_int = number(int, 'a whole number, 0 or more', lambda value: value >= 0)
+non_negative_int32 = number(int, 'a whole number from 0 to 2147483647', lambda value: 0 <= value < 2 ** 31)     # for TensorFlow
 positive_float = number(float, 'a number above 0', lambda value: value > 0)
 non_negative_float = number(float, 'a number, 0 or more', lambda value: value >= 0)
 fraction = number(float, 'a number from 0 to 1', lambda value: 0 <= value <= 1)

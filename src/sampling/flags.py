@@ -13,6 +13,7 @@ import numpy as np
 from command import models
 from command.errors import UserError
 from command.flags import path
+from command.machine import available_memory, visible_gpus
 from sampling.continuation import SamplingSettings, check_whole_number, prompt_tokens
 from sampling.prompts import given_text, read_prompts
 from storage.model_directory import open_model
@@ -43,6 +44,7 @@ HELP = {
     'include_prompt': 'print the prompt before its continuation.',
 }
 SHORT = {'-b': '--batch_size', '-n': '--nsamples', '-s': '--seed'}     # as in 2019
+SHORT_TEXT = 256        # tokens that a batch has memory for at first: generator.CAPACITY_STEP
 LISTS = ('banned_words', 'stop')    # flags that may be given several times
 
 
@@ -90,6 +92,15 @@ class Flags:
             raise UserError(f'--{error}') from None
         self.model = open_model(models.find_model(str(self.model_name), self.models_dir) if self.run_name is None
                                 else models.find_run(self.run_name, self.checkpoint_dir))
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Raises UserError if the keys and values of a batch cannot fit, each text being short."""
+        hparams, rows = self.model.hparams, min(self.batch_size, self.nsamples or self.batch_size)
+        needed = rows * 4 * 2 * hparams.n_layer * hparams.n_embd * min(hparams.n_ctx, SHORT_TEXT)
+        available = None if visible_gpus() else available_memory()      # on a GPU its own memory counts
+        if available is not None and needed > available:
+            raise UserError(f'--batch_size {rows} needs at least {needed / 1e9:,.1f} GB, {available / 1e9:,.1f} GB are available')
 
     def _texts(self, name: str) -> tuple[str, ...] | object:
         """The values of a flag that may be given several times; SamplingSettings refuses anything else."""

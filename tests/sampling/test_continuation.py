@@ -84,6 +84,11 @@ def test_the_end_of_text_token():
     assert write([0, EOT, 1], stop_at_eot=False, length=3)[1].text == 'a<|endoftext|>b'
 
 
+def test_the_end_of_text_token_can_be_a_stop():
+    assert write([0, EOT], stop=('<|endoftext|>',), stop_at_eot=False)[1].stop_reason == 'stop'
+    assert write([0, EOT], stop=('<|endoftext|>',), stop_at_eot=False, truncate=True)[1].text == 'a'
+
+
 def test_only_complete_characters_are_shown():
     assert write([5, 6, 5], length=3)[0] == ['', 'é', '\ufffd']
     assert write([5, EOT], truncate=True)[1].text == '\ufffd'
