@@ -45,6 +45,10 @@ SAMPLES = {
     'punctuation': "'" * 30_000 + ' !' * 1_000,
 }
 
+# What may lie in the place of a model's file.
+LFS_POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:0f3a\nsize 497759232\n'
+WEB_PAGE = b'\n<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n'
+
 # Only assigned characters: tiktoken and the regex package may disagree about those that Python's tables lack.
 ASSIGNED = st.characters(exclude_categories=['Cn'])
 COMMON = " \t\r\n'saZ0é½中😀\u0301\u200d\ud83d\ude00"

@@ -67,7 +67,7 @@ class RunSaver:
     def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
         self.directory, self._keep, self._keep_best = directory, keep, keep_best
         self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
-        for name in models.SETTING_FILES:
+        for name in ('hparams.json', *models.vocabulary_files(from_model_dir)):
             if not os.path.exists(os.path.join(directory, name)):
                 shutil.copyfile(os.path.join(from_model_dir, name), os.path.join(directory, name))
 

@@ -197,7 +197,7 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[lis
 def load_chunks(settings: Settings, path: str, model: Model, cache_path: str | None) -> tuple[list[np.ndarray], str | None]:
     """The chunks of a corpus, and its key. cache_path: how the names of its cache files begin; None for no cache."""
     print(f'Loading dataset {path}', flush=True)
-    vocabulary = cache.checksum(os.path.join(model.directory, name) for name in ('encoder.json', 'vocab.bpe'))
+    vocabulary = cache.checksum(os.path.join(model.directory, name) for name in models.vocabulary_files(model.directory))
     chunks, key = cache.load_corpus(model.encoder, path, settings.combine, text_format(settings), settings.processes,
                                     prefix=cache_path, vocabulary=vocabulary, write=not settings.dry_run)
     print(f'dataset has {sum(map(len, chunks))} tokens', flush=True)

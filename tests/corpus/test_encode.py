@@ -16,6 +16,7 @@ from corpus.encode import cut_chunks
 from corpus.read_text import TextFormat
 from encoder import load_encoder
 from load_dataset import load_dataset, save_files
+from vocabulary.special import ONLY_END_OF_TEXT
 
 WORDS = ['the dog', ' fox', "'s", "'", ' ', '  ', '\n', '\n\n', '<|endoftext|>', '<|endof', 'text|>', '<', '3', ' 42', '语', 'é',
          '\t ', '...', '\u3000', 'jump', '\u00a0', '\U0001f600']
@@ -67,7 +68,7 @@ def test_pieces_give_the_tokens_of_the_complete_text(enc, size):
 def test_one_long_word_is_one_piece(monkeypatch):
     """It is searched for a cut again only when it has doubled."""
     sizes = []
-    monkeypatch.setattr(encode, 'cut', lambda text: sizes.append(len(text)) or 0)
+    monkeypatch.setattr(encode, 'cut', lambda text, special: sizes.append(len(text)) or 0)
     events = [('x' * 7, False)] * 1000 + [('', True)]
     [(text, begins)] = cut_chunks(events, 1, size=10)
     assert text == 'x' * 7000 and begins
@@ -104,7 +105,7 @@ def test_processes_change_nothing(enc, corpus, tmp_path, processes):
 
 class Recording:
     """An encoder whose one token of each text is the process that encoded it."""
-    n_vocab = 2 ** 22
+    n_vocab, special_tokens = 2 ** 22, ONLY_END_OF_TEXT
 
     def encode_array(self, text):
         time.sleep(0.01)
@@ -139,7 +140,7 @@ def children():
 
 class Killed:
     """An encoder that kills its process."""
-    n_vocab, end_of_text = 300, 299
+    n_vocab, end_of_text, special_tokens = 300, 299, ONLY_END_OF_TEXT
 
     def encode_array(self, text):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -167,7 +168,7 @@ def test_a_small_corpus_starts_no_processes(enc, tmp_path, monkeypatch):
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """A file of 50 MB, one chunk of 50 MB in tokens; only a few pieces are in memory."""
     class Counting:
-        n_vocab, end_of_text = 2 ** 20, 1
+        n_vocab, end_of_text, special_tokens = 2 ** 20, 1, ONLY_END_OF_TEXT
 
         def encode_array(self, text):
             return np.zeros(len(text) // 4, np.uint32)
