@@ -14,10 +14,11 @@ from command.models import FILES
 from conftest import ROOT, one_line_error
 from encoder import load_encoder
 from network.hparams import HParams, load_hparams
+from optional import HUGGINGFACE, needs
 from storage import safetensors as safetensors_format
 from vocabulary.spelling import END_OF_TEXT
 
-safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-huggingface.txt)')
+safetensors = needs('safetensors', HUGGINGFACE)
 TINY = f'{ROOT}/models/tiny'
 NASTY = ["it's we'Re\u2019ll  x", ' \u00a0\u3000 \t\n\n  end ',
          'e\u0301\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2603\ufe0f', '\u0000\u0001\ufeff\ufffd\u2028',
@@ -48,8 +49,8 @@ def there(convert, home):
 @pytest.fixture
 def auto():
     """transformers, for its AutoModelForCausalLM and AutoTokenizer."""
-    pytest.importorskip('torch', reason='needs torch (requirements-huggingface.txt)')
-    return pytest.importorskip('transformers', reason='needs transformers (requirements-huggingface.txt)')
+    needs('torch', HUGGINGFACE)
+    return needs('transformers', HUGGINGFACE)
 
 
 def edit(path, **changes):

@@ -2,11 +2,9 @@
 
 import argparse
 import inspect
-import os
 import pydoc_data.topics
 import random
 
-import pytest
 from hypothesis import strategies as st
 
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
@@ -60,10 +58,3 @@ def vocabulary(*pairs):
     merges = [tuple(pair.split()) for pair in pairs]
     tokens = [*BYTE_CHARACTERS.values(), *map(''.join, merges), END_OF_TEXT]
     return {token: id for id, token in enumerate(tokens)}, merges
-
-
-def gpt2_directory():
-    """The directory of GPT-2's encoder.json and vocab.bpe; skips the test without it."""
-    if not os.environ.get('GPT2_VOCABULARY'):
-        pytest.skip('GPT2_VOCABULARY does not name a directory with encoder.json and vocab.bpe of GPT-2')
-    return os.environ['GPT2_VOCABULARY']

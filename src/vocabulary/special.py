@@ -79,7 +79,8 @@ def special_ids(special: SpecialTokens, ids: dict[str, int], directory: str) -> 
     """The ids of special tokens: their texts -> ids. Raises UserError for one that encoder.json lacks."""
     found = {text: ids.get(spell(text)) for text in special.texts}
     if missing := [text for text, id in found.items() if id is None]:
-        raise UserError(f'{os.path.join(directory, "encoder.json")} lacks the token {missing[0]!r}')
+        raise UserError(f'{os.path.join(directory, "encoder.json")} lacks the token {missing[0]!r}'
+                        + ('' if special == ONLY_END_OF_TEXT else f', which {SPECIAL_TOKENS} lists'))
     return found
 
 

@@ -14,9 +14,11 @@ from command.errors import UserError
 from corpus import encode
 from corpus.encode import cut_chunks
 from corpus.read_text import TextFormat
-from encoder import load_encoder
+from encoder import Encoder, load_encoder
 from load_dataset import load_dataset, save_files
-from vocabulary.special import ONLY_END_OF_TEXT
+from vocabulary.files import read_vocabulary
+from vocabulary.special import ONLY_END_OF_TEXT, SpecialTokens
+from vocabulary.spelling import spell
 
 WORDS = ['the dog', ' fox', "'s", "'", ' ', '  ', '\n', '\n\n', '<|endoftext|>', '<|endof', 'text|>', '<', '3', ' 42', '语', 'é',
          '\t ', '...', '\u3000', 'jump', '\u00a0', '\U0001f600']
@@ -63,6 +65,25 @@ def test_pieces_give_the_tokens_of_the_complete_text(enc, size):
         assert chunks_of(enc, pieces) == [enc.encode_with_special('<|endoftext|>'.join(chunk)) for chunk in expected]
     if size == 40:
         assert max(len(text) for text, _ in pieces) < 40 + 9 + 40 and len(pieces) > 10
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_documents_are_separated_by_the_model_s_own_end_token(settings_directory, tmp_path, monkeypatch, processes):
+    """Which may have any text; its bytes are not counted."""
+    monkeypatch.setattr(encode, 'TASK', 50)
+    ids, merges, _ = read_vocabulary(str(settings_directory))
+    end, start = '<|Ende é|>', '<|im_start|>'
+    enc = Encoder(ids | {spell(end): 300, start: 301}, merges, SpecialTokens(end, (end, start)))
+    documents = [f'{start}the dog {number}{start} ' * 5 for number in range(20)]
+    for number, document in enumerate(documents):
+        (tmp_path / f'{number:02}').write_text(document)
+    (tmp_path / '20').write_text(documents[0] + end + documents[0])
+    files = sorted(map(str, tmp_path.iterdir()))
+    chunks, totals = save_files(str(tmp_path / 'a.npz'), enc, '', files, 10 ** 9, TextFormat(), processes)
+    assert chunks == 1 and totals.text_bytes == len(''.join(documents)) + 2 * len(documents[0])
+    [tokens] = load_dataset(enc, str(tmp_path / 'a.npz'), 1)
+    assert tokens[:].tolist() == enc.encode_with_special(end.join([*documents, documents[0], documents[0]]))
+    assert tokens[:].tolist().count(300) == 21 and tokens[:].tolist().count(301) == 220
 
 
 def test_one_long_word_is_one_piece(monkeypatch):

@@ -10,10 +10,11 @@ import reference
 from command.errors import UserError
 from encoder import load_encoder
 from network.hparams import load_hparams
+from optional import HUGGINGFACE, needs
 from storage import huggingface
 from text_samples import LFS_POINTER, WEB_PAGE
 
-numpy_format = pytest.importorskip('safetensors.numpy', reason='needs safetensors (requirements-huggingface.txt)')
+numpy_format = needs('safetensors.numpy', HUGGINGFACE)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from command.errors import UserError
 from encoder import load_encoder
+from optional import HUGGINGFACE, needs
 from storage import huggingface_tokenizer
 from text_samples import LFS_POINTER, WEB_PAGE
 from vocabulary.special import ONLY_END_OF_TEXT, SpecialTokens
@@ -100,7 +101,7 @@ def test_added_tokens_are_found(there, settings_directory, way):
 
 @pytest.mark.parametrize('way', WAYS)
 def test_transformers_gives_the_same_ids_there_and_back(there, settings_directory, way):
-    transformers = pytest.importorskip('transformers', reason='pip install -r requirements-huggingface.txt runs this test')
+    transformers = needs('transformers', HUGGINGFACE)
     way(there, settings_directory)
     theirs = transformers.AutoTokenizer.from_pretrained(there)
     _, encoder = read(there)
@@ -134,7 +135,7 @@ def test_a_tokenizer_without_added_tokens_is_copied_to_the_byte(there, settings_
 
 
 def test_tokens_that_are_only_named_get_the_next_ids(there):
-    transformers = pytest.importorskip('transformers', reason='pip install -r requirements-huggingface.txt runs this test')
+    transformers = needs('transformers', HUGGINGFACE)
     write(there, 'tokenizer_config.json', {'tokenizer_class': 'GPT2Tokenizer', 'pad_token': PAD, 'eos_token': STOP,
                                            'additional_special_tokens': [START]})
     theirs = transformers.AutoTokenizer.from_pretrained(there)

@@ -117,7 +117,7 @@ def test_special_tokens_need_no_merge_wherever_they_are(tmp_path):
     ({'special': [END_OF_TEXT]}, 'end_of_text must be one of the texts in special, not None'),
     ({'end_of_text': STOP, 'special': [STOP], 'added': [STOP]}, 'special_tokens.json lists a text twice'),
     ({'end_of_text': '\ud800', 'special': ['\ud800']}, 'holds half a surrogate pair'),
-    ({'end_of_text': STOP, 'special': [STOP]}, r"encoder.json lacks the token '<\|im_end\|>'")])
+    ({'end_of_text': STOP, 'special': [STOP]}, r"encoder.json lacks the token '<\|im_end\|>', which special_tokens.json lists$")])
 def test_a_broken_file_is_named(tmp_path, content, words):
     write_vocabulary(tmp_path, *vocabulary('l o'))
     (tmp_path / 'special_tokens.json').write_text(content if isinstance(content, str) else json.dumps(content))
