@@ -6,7 +6,6 @@ Each COMMAND has its own --help.
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 
@@ -20,7 +19,7 @@ from command.errors import UserError, check_utf8, run
 from command.flags import Parser, path
 from encoder import load_encoder
 from network.hparams import HParams, check_vocabulary, write_hparams
-from storage import bundle, huggingface, safetensors
+from storage import bundle, huggingface, huggingface_tokenizer, safetensors
 from storage.model_directory import new_directory, open_model
 from training import model_card
 
@@ -74,9 +73,8 @@ def to_hf(args: argparse.Namespace) -> None:
     source = open_model(find_source(args.source, args.models_dir, args.checkpoint_dir))
     tensors = sorted(huggingface.tensors(source.hparams), key=lambda tensor: tensor.hf_name)
     with new_directory(args.output) as unfinished:
-        for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
-            shutil.copyfile(os.path.join(source.directory, ours), os.path.join(unfinished, theirs))
-        huggingface.write_settings(unfinished, source.hparams, source.encoder)
+        huggingface_tokenizer.write_tokenizer(unfinished, source.directory, source.hparams.n_ctx, source.encoder)
+        huggingface.write_config(unfinished, source.hparams, source.encoder.end_of_text)
         card = model_card.model_card(source.directory, source.checkpoint)
         atomic_files.write_text(os.path.join(unfinished, 'README.md'), card)
         with open(os.path.join(unfinished, huggingface.WEIGHTS), 'wb') as file:
@@ -104,12 +102,12 @@ def from_hf(args: argparse.Namespace) -> None:
         raise UserError(f'{args.source} is not a directory; expected one with config.json and model.safetensors, as '
                         'Hugging Face\'s save_pretrained writes it')
     hparams = huggingface.read_config(args.source)
-    vocabulary = huggingface.read_tokenizer(args.source)
+    tokenizer = huggingface_tokenizer.read_tokenizer(args.source, hparams.n_vocab)
     weights = huggingface.Weights(args.source, hparams)
     tensors = sorted(huggingface.tensors(hparams))
     target = check_utf8(os.path.join(args.models_dir, args.output))
     with new_directory(target) as unfinished:
-        huggingface.copy_vocabulary(vocabulary, unfinished)
+        huggingface_tokenizer.write_model_files(unfinished, tokenizer)
         check_encoder(unfinished, args.source, hparams)
         write_hparams(unfinished, hparams)
         prefix = os.path.join(unfinished, 'model.ckpt')
@@ -120,7 +118,7 @@ def from_hf(args: argparse.Namespace) -> None:
             file.write(meta_graph(hparams))
         atomic_files.write_text(os.path.join(unfinished, 'checkpoint'),
                                'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n')
-    print(f'{target}: {len(tensors)} weights of {args.source}')
+    print('\n'.join([f'{target}: {len(tensors)} weights of {args.source}', *tokenizer.notes]))
 
 
 def check_encoder(directory: str, source: str, hparams: HParams) -> None:

@@ -77,7 +77,7 @@ def settings_from_text(args: argparse.Namespace, directory: str) -> HParams:
 
 def settings_from_run(run: Model, directory: str) -> HParams:
     """Copies a run's vocabulary to `directory`. Returns its sizes."""
-    for name in ('encoder.json', 'vocab.bpe'):
+    for name in models.vocabulary_files(run.directory):
         shutil.copyfile(os.path.join(run.directory, name), os.path.join(directory, name))
     return run.hparams
 

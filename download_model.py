@@ -11,7 +11,6 @@ import functools
 import hashlib
 import http.client
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -26,6 +25,7 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 from command import atomic_files, errors, flags, models
 from command.errors import UserError, reason
+from command.read_files import WEB_PAGE
 
 BASE_URL = 'https://openaipublic.blob.core.windows.net/gpt-2'
 CHUNK = 2 ** 15     # bytes; lost when a connection is interrupted, so not much larger
@@ -35,7 +35,6 @@ KNOWN_SHA256 = {'encoder.json': '196139668be63f3b5d6574427317ae82f612a97c5d1cdaf
                 'vocab.bpe': '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'}
 # hparams.json makes a directory a model, so it comes last: an incomplete download is not listed as a model.
 ORDER = sorted(models.FILES, key=lambda file: file == 'hparams.json')
-WEB_PAGE = re.compile(rb'(\xef\xbb\xbf)?\s*<[?!]?[a-z]+[\s>]', re.IGNORECASE)
 
 
 class Transient(requests.RequestException):

@@ -12,8 +12,16 @@ from typing import NoReturn
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
 from command.errors import check_utf8, run
-from command.flags import (Parser, fraction, non_negative_float, non_negative_int, non_negative_int32, path, positive_float,
-                           positive_int)
+from command.flags import (
+    Parser,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    non_negative_int32,
+    path,
+    positive_float,
+    positive_int,
+)
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags

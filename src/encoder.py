@@ -13,9 +13,10 @@ text with numpy; and `merge_many`, which merges many new parts in parallel.
 
 import bisect
 import functools
+import itertools
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from vocabulary.files import read_vocabulary
 from vocabulary.merge import merge, separable_bytes
 from vocabulary.merge_many import PairRanks, merge_many
 from vocabulary.pieces import blocks, split
-from vocabulary.spelling import BYTE_CHARACTERS, CHARACTER_BYTES, END_OF_TEXT, well_formed
+from vocabulary.special import ONLY_END_OF_TEXT, SpecialTokens
+from vocabulary.spelling import BYTE_CHARACTERS, CHARACTER_BYTES, spell, well_formed
 
 CACHE_SIZE = 2 ** 17        # parts in each of the cache's two generations
 LONGEST_CACHED = 48         # bytes: longer parts rarely repeat, and would leave the cache's memory unbounded
@@ -75,19 +77,24 @@ class Encoder:
     """Text to token ids and back, with the vocabulary of one model.
 
     ids: token, spelled in byte characters -> id, 0 to n_vocab - 1. They include the 256 byte characters, the result of
-    each merge, and END_OF_TEXT. merges: pairs of tokens in the order of learning; each token of a pair is a byte character
-    or the result of an earlier merge. `load_encoder` checks this for files.
+    each merge, and the special tokens. merges: pairs of tokens in the order of learning; each token of a pair is a byte
+    character or the result of an earlier merge. special: <|endoftext|> alone, unless the model has others. `load_encoder`
+    checks this for files.
 
-    n_vocab: tokens in the vocabulary; end_of_text: the id of END_OF_TEXT; dtype: the smallest that holds every id.
+    n_vocab: tokens in the vocabulary; end_of_text: the id of the token that ends a text; special_tokens: as given; dtype:
+    the smallest that holds every id.
     After a fork, parent and child can both use the encoder; each has its own cache.
     """
 
-    def __init__(self, ids: dict[str, int], merges: Collection[tuple[str, str]]):
+    def __init__(self, ids: dict[str, int], merges: Collection[tuple[str, str]],
+                 special: SpecialTokens = ONLY_END_OF_TEXT):
         self.n_vocab = len(ids)
-        self.end_of_text = ids[END_OF_TEXT]
+        self.special_tokens = special
+        self.end_of_text = ids[spell(special.end_of_text)]
         self.dtype = np.dtype(np.uint16 if self.n_vocab <= 2 ** 16 else np.uint32)
         self._bytes = {id: token.translate(CHARACTER_BYTES).encode('latin-1') for token, id in ids.items()}
         self._packed = [id.to_bytes(self.dtype.itemsize, sys.byteorder) for id in range(self.n_vocab)]
+        self._packed_special = {text: self._packed[ids[spell(text)]] for text in special.texts}
         self._byte_ids = [ids[BYTE_CHARACTERS[byte]] for byte in range(256)]
         self._merged_ids = [ids[left + right] for left, right in merges]
         self._ranks = [{} for _ in range(self.n_vocab)] + [{}]      # the last one is ranks[NOTHING], for merge_long
@@ -97,24 +104,26 @@ class Encoder:
         self._cache = _Cache(self._pack_parts)
 
     def encode(self, text: str) -> list[int]:
-        """'Hello world' -> [15496, 995]. END_OF_TEXT is ordinary text here; lone surrogates become U+FFFD."""
+        """'Hello world' -> [15496, 995]. Special tokens are ordinary text here; lone surrogates become U+FFFD."""
         return np.frombuffer(self._pack([text]), self.dtype).tolist()
 
     def encode_with_special(self, text: str) -> list[int]:
-        """Like `encode`, but each literal END_OF_TEXT becomes its one id: 'a<|endoftext|>b' -> [64, 50256, 65]."""
+        """Like `encode`, but the text of a special token becomes its one id: 'a<|endoftext|>b' -> [64, 50256, 65]."""
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
         """The ids of `encode_with_special` as a read-only array [n_tokens] of `dtype`."""
-        return np.frombuffer(self._pack(text.split(END_OF_TEXT)), self.dtype)
+        return np.frombuffer(self._pack(*self.special_tokens.split(text)), self.dtype)
 
-    def _pack(self, texts: list[str]) -> bytes:
-        """The ids of the texts, with END_OF_TEXT's id between them, as the bytes of an array of `dtype`."""
+    def _pack(self, texts: list[str], special: Sequence[str] = ()) -> bytes:
+        """The ids of the texts, with those of the special tokens between them, as the bytes of an array of `dtype`."""
         try:
             with LOCK:
-                return self._packed[self.end_of_text].join([self._pack_text(text) for text in texts])
+                packed = [self._pack_text(text) for text in texts]
         except UnicodeEncodeError:
-            return self._pack([well_formed(text) for text in texts])
+            return self._pack([well_formed(text) for text in texts], special)
+        between = [*(self._packed_special[text] for text in special), b'']
+        return b''.join(itertools.chain.from_iterable(zip(packed, between)))
 
     def _pack_text(self, text: str) -> bytes:
         packed, waiting = [], []        # waiting: for each block, the ids of its parts; those of pending parts are empty

@@ -9,6 +9,7 @@ from corpus.find_files import find_files
 from corpus.read_text import TextFormat
 from corpus.token_files import token_dtype
 from load_dataset import load_dataset, save_sets
+from vocabulary.special import ONLY_END_OF_TEXT
 
 END = 256
 
@@ -16,6 +17,7 @@ END = 256
 class ByteEncoder:
     n_vocab = 257
     end_of_text = END
+    special_tokens = ONLY_END_OF_TEXT
 
     def encode_with_special(self, text):
         ids = []

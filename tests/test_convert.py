@@ -14,10 +14,11 @@ from command.models import FILES
 from conftest import ROOT, one_line_error
 from encoder import load_encoder
 from network.hparams import HParams, load_hparams
+from optional import HUGGINGFACE, needs
 from storage import safetensors as safetensors_format
 from vocabulary.spelling import END_OF_TEXT
 
-safetensors = pytest.importorskip('safetensors', reason='needs safetensors (requirements-huggingface.txt)')
+safetensors = needs('safetensors', HUGGINGFACE)
 TINY = f'{ROOT}/models/tiny'
 NASTY = ["it's we'Re\u2019ll  x", ' \u00a0\u3000 \t\n\n  end ',
          'e\u0301\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2603\ufe0f', '\u0000\u0001\ufeff\ufffd\u2028',
@@ -48,8 +49,8 @@ def there(convert, home):
 @pytest.fixture
 def auto():
     """transformers, for its AutoModelForCausalLM and AutoTokenizer."""
-    pytest.importorskip('torch', reason='needs torch (requirements-huggingface.txt)')
-    return pytest.importorskip('transformers', reason='needs transformers (requirements-huggingface.txt)')
+    needs('torch', HUGGINGFACE)
+    return needs('transformers', HUGGINGFACE)
 
 
 def edit(path, **changes):
@@ -173,6 +174,60 @@ def test_what_transformers_saves_can_be_read_in_pieces_and_with_its_tokenizer(au
         assert (home / 'models/back' / name).read_bytes() == (model_directory / name).read_bytes()
 
 
+def in_chat_form(there):
+    """Gives a Hugging Face directory two added tokens, the second of which ends a text, and wte rows for three."""
+    rewrite(there, lambda w: w | {'transformer.wte.weight': np.concatenate([w['transformer.wte.weight'],
+                                                                            np.full([3, 24], 0.25, np.float32)])})
+    edit(there / 'config.json', vocab_size=303)
+    (there / 'added_tokens.json').write_text(json.dumps({'<|im_start|>': 300, '<|im_end|>': 301}))
+    (there / 'special_tokens_map.json').write_text(json.dumps(
+        {'eos_token': '<|im_end|>', 'additional_special_tokens': ['<|im_start|>']}))
+    (there / 'tokenizer_config.json').unlink()
+
+
+def test_added_tokens_are_kept_through_training_and_back(convert, train, there, home):
+    in_chat_form(there)
+    assert convert('from_hf', 'there', 'chat').splitlines()[1:] == [
+        "special tokens: '<|endoftext|>', '<|im_start|>', '<|im_end|>'; a text ends with '<|im_end|>', not with '<|endoftext|>'"]
+    assert sorted(path.name for path in (home / 'models/chat').iterdir()) == sorted([*FILES, 'special_tokens.json'])
+    (home / 'talk').mkdir()
+    for name in ('1.txt', '2.txt'):
+        (home / 'talk' / name).write_text('<|im_start|>the dog\n<|im_end|>\n the fox<|im_start|>')
+    train('--model_name', 'chat', '--dataset', 'talk', '--max_steps', 6, '--learning_rate', 0.1, '--seq_length', 16,
+          '--sample_every', 0, '--run_name', 'r')
+    with np.load(home / 'checkpoint/r/dataset.npz') as corpus:
+        tokens = corpus['arr_0'].tolist()
+    encoder = load_encoder('checkpoint/r')
+    words = [encoder.encode(text) for text in ('the dog\n', '\n the fox')]
+    document = [300, *words[0], 301, *words[1], 300]
+    assert tokens == [*document, 301, *document]
+    convert('to_hf', 'r', 'again')
+    for name in ('config.json', 'generation_config.json'):
+        assert json.loads((home / 'again' / name).read_text())['eos_token_id'] == 301
+    convert('from_hf', 'again', 'back')
+    trained, back = read_checkpoint('checkpoint/r'), read_checkpoint('models/back')
+    assert back['model/wte'].shape == (303, 24) and all(np.array_equal(trained[name], back[name]) for name in back)
+    for name in ('hparams.json', 'encoder.json', 'vocab.bpe', 'special_tokens.json'):
+        assert (home / 'models/back' / name).read_text() == (home / 'checkpoint/r' / name).read_text()
+
+
+def test_generation_ends_at_the_added_token(tf, auto, convert, there, home):
+    import torch
+
+    from generator import Generator
+    in_chat_form(there)
+    rewrite(there, lambda w: w | {'transformer.ln_f.weight': np.zeros(24, np.float32),      # the end token always wins
+                                  'transformer.ln_f.bias': np.eye(24, dtype=np.float32)[5] * 100,
+                                  'transformer.wte.weight': np.eye(303, 24, k=5 - 301).astype(np.float32)})
+    edit(there / 'generation_config.json', eos_token_id=301)
+    convert('from_hf', 'there', 'chat')
+    assert Generator('models/chat').generate(['the dog'], length=9, temperature=0) == ['<|im_end|>']
+    convert('to_hf', 'chat', 'back')
+    model, tokenizer = (kind.from_pretrained(home / 'back') for kind in (auto.AutoModelForCausalLM, auto.AutoTokenizer))
+    ids = model.generate(torch.tensor([[tokenizer('the')['input_ids'][0]]]), max_new_tokens=9, do_sample=False)[0, 1:]
+    assert ids.tolist() == [301] == [tokenizer.eos_token_id] and model.config.vocab_size == 303
+
+
 def test_half_precision_becomes_float32(convert, there, home, model_directory):
     rewrite(there, lambda weights: {name: array.astype(np.float16) for name, array in weights.items()})
     convert('from_hf', 'there', 'back')
@@ -218,7 +273,10 @@ def refused(convert, home, *arguments):
     (lambda d: edit(d / 'config.json', model_type='gpt_neo'), "model_type is 'gpt_neo'"),
     (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), 'damaged'),
     (lambda d: (d / 'merges.txt').write_text('#version: 0.2\nno pair here\n'),
-     'the vocabulary in there is not valid: merges.txt line 2')])
+     'the vocabulary in there is not valid: merges.txt line 2'),
+    (lambda d: rewrite(d, lambda w: w | {'transformer.ln_f.bias': np.full(24, np.nan, np.float32)}),
+     'there/model.safetensors: transformer.ln_f.bias holds NaN or infinite numbers: the model is of no use'),
+    (lambda d: edit(d / 'tokenizer_config.json', add_prefix_space=True), 'add_prefix_space is True, which is not supported')])
 def test_an_invalid_directory_is_refused(convert, there, home, change, words):
     change(there)
     assert words in refused(convert, home, 'from_hf', 'there', 'back')

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from command.models import FILES
 from conftest import one_line_error
 from encoder import load_encoder
 from network.hparams import load_hparams
+from vocabulary.special import SpecialTokens, write_special_tokens
 
 SIZE = ['--vocab_size', '280', '--n_ctx', '16', '--n_embd', '12', '--n_head', '2', '--n_layer', '2']
 
@@ -68,6 +70,16 @@ def test_a_lean_model_from_a_run(tf, create, train, home):
     assert lean.keys() == {name for name in run if name.startswith('model/') and 'Adam' not in name}
     assert len(run) > 2 * len(lean)
     assert all((array == run[name]).all() for name, array in lean.items())
+
+
+def test_special_tokens_of_a_run_are_copied(create, train, home, model_directory):
+    (home / 'models/toy').unlink()
+    shutil.copytree(model_directory, home / 'models/toy')
+    write_special_tokens(str(home / 'models/toy'), SpecialTokens('<|endoftext|>', ('<|endoftext|>',), ('the',)))
+    train('--max_steps', 1, '--sample_every', 0)
+    create('tuned', '--from_run', 'run1')
+    assert {path.name for path in (home / 'models/tuned').iterdir()} == {*FILES, 'special_tokens.json'}
+    assert load_encoder('models/tuned').special_tokens.added == ('the',)
 
 
 def test_nothing_is_overwritten(create, home):

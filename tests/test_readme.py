@@ -21,6 +21,7 @@ import pytest
 
 from command import machine
 from conftest import ROOT, TEXT
+from optional import HUGGINGFACE
 
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
 SAMPLING = ('src/generate_unconditional_samples.py', 'src/interactive_conditional_samples.py')
@@ -224,7 +225,7 @@ def test_every_block_of_a_page_runs(page, project, capsys):
             run_block(page, language, content, project, capsys)
     assert (project / 'corpus.txt').read_text() == TEXT
     if missing:
-        pytest.skip(f'without {", ".join(sorted(missing))}, which blocks of {page} name')
+        pytest.skip(f'blocks of {page} need {", ".join(sorted(missing))}: pip install -r {HUGGINGFACE}')
 
 
 def test_every_block_says_what_it_is():

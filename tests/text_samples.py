@@ -2,11 +2,9 @@
 
 import argparse
 import inspect
-import os
 import pydoc_data.topics
 import random
 
-import pytest
 from hypothesis import strategies as st
 
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
@@ -45,6 +43,10 @@ SAMPLES = {
     'punctuation': "'" * 30_000 + ' !' * 1_000,
 }
 
+# What may lie in the place of a model's file.
+LFS_POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:0f3a\nsize 497759232\n'
+WEB_PAGE = b'\n<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n'
+
 # Only assigned characters: tiktoken and the regex package may disagree about those that Python's tables lack.
 ASSIGNED = st.characters(exclude_categories=['Cn'])
 COMMON = " \t\r\n'saZ0é½中😀\u0301\u200d\ud83d\ude00"
@@ -56,10 +58,3 @@ def vocabulary(*pairs):
     merges = [tuple(pair.split()) for pair in pairs]
     tokens = [*BYTE_CHARACTERS.values(), *map(''.join, merges), END_OF_TEXT]
     return {token: id for id, token in enumerate(tokens)}, merges
-
-
-def gpt2_directory():
-    """The directory of GPT-2's encoder.json and vocab.bpe; skips the test without it."""
-    if not os.environ.get('GPT2_VOCABULARY'):
-        pytest.skip('GPT2_VOCABULARY does not name a directory with encoder.json and vocab.bpe of GPT-2')
-    return os.environ['GPT2_VOCABULARY']

@@ -7,6 +7,7 @@ from command.errors import UserError, check_utf8
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
          'model.ckpt.meta', 'vocab.bpe')
 SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # with them, a run directory is a model directory too
+SPECIAL_TOKENS = 'special_tokens.json'      # optional, next to encoder.json
 SIZES = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}    # n_layer, n_embd
 PUBLISHED = tuple(SIZES)
 ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, from a wrong count of the parameters
@@ -22,6 +23,12 @@ def published_name(name: str) -> str:
         names = ', '.join([*PUBLISHED, *ALIASES])
         raise UserError(f'no published model is called {name!r}; there are {names}')
     return real_name
+
+
+def vocabulary_files(directory: str) -> list[str]:
+    """The names of the files in a model directory that make its vocabulary: two, and SPECIAL_TOKENS if it is there."""
+    optional = [SPECIAL_TOKENS] if os.path.exists(os.path.join(directory, SPECIAL_TOKENS)) else []
+    return ['encoder.json', 'vocab.bpe', *optional]
 
 
 def list_models(models_dir: str) -> list[str]:

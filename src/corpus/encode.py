@@ -1,6 +1,6 @@
 """Encodes files into pieces of chunks of tokens, with several processes.
 
-A chunk is one text: its documents with END_OF_TEXT between them. It is cut into pieces where `pieces.cut` allows it, so
+A chunk is one text: its documents with the end token between them. It is cut into pieces where `pieces.cut` allows it, so
 the tokens are those of the complete text, while only a few pieces are in memory.
 """
 
@@ -26,7 +26,7 @@ from corpus.read_text import TextFormat, read_documents
 from corpus.records import Skipped
 from corpus.token_files import read_npz
 from vocabulary.pieces import cut
-from vocabulary.spelling import END_OF_TEXT
+from vocabulary.special import ONLY_END_OF_TEXT, SpecialTokens
 
 TASK = 1 << 20     # characters that a process encodes at a time
 
@@ -62,7 +62,7 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
     """
     totals = totals or Totals()
     bar = tqdm(total=sum(map(file_size, files)), unit='B', unit_scale=True, delay=1, leave=False, disable=None)
-    encoded = _encoded(_tasks(enc.n_vocab, files, combine, format, bar.update, totals.skipped), enc, processes)
+    encoded = _encoded(_tasks(enc, files, combine, format, bar.update, totals.skipped), enc, processes)
     with bar, contextlib.closing(encoded) as tasks:
         for task in tasks:
             for array, begins in zip(task.arrays, task.begins):
@@ -72,19 +72,19 @@ def encode_files(enc, files: list[str], combine: int, format: TextFormat, proces
             totals.text_bytes += task.text_bytes
 
 
-def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, read: Callable[[int], None],
-           skipped: Skipped) -> Iterator[_Task]:
+def _tasks(enc, files: list[str], combine: int, format: TextFormat, read: Callable[[int], None], skipped: Skipped
+           ) -> Iterator[_Task]:
     """The corpus in tasks of about TASK characters, or one array. Calls `read` with the bytes read, each time."""
     for is_text, run in itertools.groupby(files, lambda file: not file.endswith('.npz')):
         if not is_text:
             for file in run:
-                for array in read_npz(file, n_vocab):
+                for array in read_npz(file, enc.n_vocab):
                     yield _Task([], [True], [array])
                 read(file_size(file))
             continue
         task, characters = _Task([], []), 0
         events = itertools.chain.from_iterable(read_documents(file, format, read, skipped) for file in run)
-        for text, begins in cut_chunks(events, combine, TASK):
+        for text, begins in cut_chunks(events, combine, TASK, enc.special_tokens):
             task.texts.append(text)
             task.begins.append(begins)
             characters += len(text)
@@ -95,7 +95,8 @@ def _tasks(n_vocab: int, files: list[str], combine: int, format: TextFormat, rea
             yield task
 
 
-def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> Iterator[tuple[str, bool]]:
+def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int, special: SpecialTokens = ONLY_END_OF_TEXT
+               ) -> Iterator[tuple[str, bool]]:
     """Cuts documents, given as events (see read_text), into pieces (text, whether a chunk begins with it).
 
     Pieces have about `size` characters. Their tokens, one after the other, are those of the complete chunk.
@@ -106,14 +107,14 @@ def cut_chunks(events: Iterable[tuple[str, bool]], combine: int, size: int) -> I
         for start in range(0, len(text), size):
             part = text[start:start + size] if len(text) > size else text
             if not inside and characters:
-                parts.append(END_OF_TEXT)
+                parts.append(special.end_of_text)
             parts.append(part)
             inside = True
             characters += len(part)
             held += len(part)
             if held >= wanted:
                 joined = ''.join(parts)
-                if end := cut(joined):
+                if end := cut(joined, special=special):
                     yield joined[:end], begins
                     begins = False
                 parts, held = [joined[end:]], len(joined) - end
@@ -185,7 +186,8 @@ def _encode_in_pool(texts: list[str]) -> tuple[list[np.ndarray], int]:
 
 
 def _encode(enc, texts: list[str]) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, and the UTF-8 bytes of all, those of END_OF_TEXT not counted."""
+    """Token ids of each text, and the UTF-8 bytes of all, those of end tokens not counted."""
     size = sum(len(text) if text.isascii() else len(text.encode('utf-8', 'surrogatepass')) for text in texts)
-    size -= len(END_OF_TEXT) * sum(text.count(END_OF_TEXT) for text in texts)
+    end = enc.special_tokens.end_of_text
+    size -= len(end.encode()) * sum(text.count(end) for text in texts)
     return [enc.encode_array(text) for text in texts], size

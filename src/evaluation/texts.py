@@ -44,7 +44,7 @@ class Texts:
         events = read_documents(file, self._format, read)
         if self._each == 'file':
             self._begin()
-            for text, _ in cut_chunks(events, math.inf, TASK):
+            for text, _ in cut_chunks(events, math.inf, TASK, self._encoder.special_tokens):
                 self._add(text)
             return
         parts = []

@@ -13,6 +13,7 @@ import google_crc32c
 import numpy as np
 
 from command.errors import UserError, reason
+from command.read_files import check_kind
 
 FLOAT32 = 1                     # in tensorflow.DataType
 TABLE_MAGIC = struct.pack('<Q', 0xdb4775248b80fb57)
@@ -63,6 +64,7 @@ def read_index(prefix: str) -> tuple[dict[str, Entry], int]:
     except OSError as error:
         raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
     except (LookupError, ValueError, struct.error):
+        check_kind(path)
         raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off or damaged, or not a checkpoint index; '
                         f'{REMEDY}') from None
 

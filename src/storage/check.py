@@ -1,20 +1,23 @@
-"""Checks that a checkpoint is complete and fits a model."""
+"""Checks that a checkpoint is complete, fits a model, and holds finite numbers."""
 
 import os
 
 import google_crc32c
+import numpy as np
 
 from command import models
 from command.errors import UserError, reason
+from command.read_files import check_kind
 from storage.bundle import FLOAT32, REMEDY, Entry, mask, read_index
 
+BLOCK = 2 ** 22     # numbers read at a time
 CHUNK = 1 << 20
 
 
 def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
-    """Raises UserError unless a checkpoint has these weights (name -> shape) as float32, in data files of sufficient size.
+    """Raises UserError unless a checkpoint has these weights (name -> shape) as float32, complete, none NaN or infinite.
 
-    The numbers themselves are not read.
+    Reads all weights once, in blocks, which leaves them in the system's cache for TensorFlow.
     """
     stored, n_shards = read_index(prefix)
     check_shapes(prefix, {name: entry.shape for name, entry in stored.items()}, weights)
@@ -30,8 +33,33 @@ def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
         except OSError as error:
             raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
         if size < expected:
+            check_kind(path)
             raise UserError(f'cannot read the checkpoint {prefix}: {path} is cut off: it has {size:,} bytes of {expected:,}; '
                             f'{REMEDY}')
+    _check_finite(prefix, {name: stored[name] for name in weights}, n_shards)
+
+
+def _check_finite(prefix: str, entries: dict[str, Entry], n_shards: int) -> None:
+    """Raises UserError that names the first weight, by its place in the files, with a number that is NaN or infinite."""
+    buffer = np.empty(BLOCK, '<f4')
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
+        path = f'{prefix}.data-{entry.shard:05}-of-{n_shards:05}'
+        try:
+            with open(path, 'rb') as file:
+                file.seek(entry.offset)
+                for start in range(0, entry.size // 4, BLOCK):
+                    block = buffer[:entry.size // 4 - start]
+                    if file.readinto(block) and not is_finite(block):
+                        raise UserError(f'the checkpoint {prefix} is of no use: its weight {name} holds NaN or infinite '
+                                        f'numbers; take an earlier checkpoint (train.py: --restore_from), or {REMEDY}')
+        except OSError as error:
+            raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite. Needs no memory: minimum and maximum show both."""
+    with np.errstate(invalid='ignore'):     # numpy warns of NaN in some types
+        return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def is_sound(prefix: str) -> bool:

@@ -1,4 +1,4 @@
-"""Hugging Face's format of GPT-2: weight names, config.json, tokenizer.
+"""Hugging Face's format of GPT-2: weight names, config.json.
 
 Reading weights needs the safetensors package; TensorFlow and transformers are not needed.
 """
@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from command.errors import UserError
-from command.read_files import read_bytes, read_json
-from encoder import Encoder
+from command.read_files import check_kind, read_json
 from network.hparams import HParams
-from vocabulary.files import write_vocabulary
-from vocabulary.spelling import END_OF_TEXT
+from storage.check import is_finite
 
 PREFIX = 'transformer.'
 WEIGHTS = 'model.safetensors'
 OUTPUT = 'lm_head.weight'                               # the output layer, tied to wte
+# What torch.compile, DataParallel and peft put before the names of the weights of the model that they wrap.
+WRAPPERS = re.compile(r'^(?:_orig_mod\.|module\.|base_model\.model\.)+')
 BUFFERS = ('.attn.bias', '.attn.masked_bias')           # causal masks, stored in older files
 # The values with which config.json describes the network that model.py builds; the first is the default.
 ARCHITECTURE = {'model_type': ['gpt2'], 'activation_function': ['gelu_new', 'gelu_pytorch_tanh'],
                 'layer_norm_epsilon': [1e-5], 'scale_attn_weights': [True], 'scale_attn_by_inverse_layer_idx': [False],
-                'add_cross_attention': [False], 'tie_word_embeddings': [True], 'quantization_config': [None]}
+                'add_cross_attention': [False], 'tie_word_embeddings': [True, False], 'quantization_config': [None]}
 DTYPES = ('F32', 'F16', 'BF16')
 
 
@@ -85,48 +85,12 @@ def read_config(directory: str) -> HParams:
     return hparams
 
 
-def write_settings(directory: str, hparams: HParams, encoder: Encoder) -> None:
-    """Writes config.json, generation_config.json and tokenizer_config.json."""
-    generation = {'bos_token_id': encoder.end_of_text, 'eos_token_id': encoder.end_of_text}
-    tokenizer = {'tokenizer_class': 'GPT2Tokenizer', 'add_prefix_space': False, 'clean_up_tokenization_spaces': False,
-                 'model_max_length': hparams.n_ctx, 'bos_token': END_OF_TEXT, 'eos_token': END_OF_TEXT,
-                 'unk_token': END_OF_TEXT}
-    for name, content in (('config.json', config(hparams, encoder.end_of_text)), ('generation_config.json', generation),
-                          ('tokenizer_config.json', tokenizer)):
+def write_config(directory: str, hparams: HParams, end_of_text: int) -> None:
+    """Writes config.json and generation_config.json. Raises OSError."""
+    generation = {'bos_token_id': end_of_text, 'eos_token_id': end_of_text}
+    for name, content in (('config.json', config(hparams, end_of_text)), ('generation_config.json', generation)):
         with open(os.path.join(directory, name), 'w', encoding='utf-8') as file:
             file.write(json.dumps(content, indent=2) + '\n')
-
-
-def read_tokenizer(directory: str) -> tuple[bytes, bytes] | tuple[dict[str, int], list[list[str]]]:
-    """The vocabulary in a Hugging Face directory: the bytes of vocab.json and merges.txt, or ids and merges of tokenizer.json.
-
-    Raises UserError if both are missing, or tokenizer.json holds another kind of tokenizer.
-    """
-    names = [os.path.join(directory, name) for name in ('vocab.json', 'merges.txt')]
-    path = os.path.join(directory, 'tokenizer.json')
-    if not os.path.exists(path) or all(map(os.path.exists, names)):
-        return tuple(read_bytes(name) for name in names)
-    content = read_json(path)
-    try:
-        kind, pieces = content['model']['type'], content['pre_tokenizer']
-        if (kind, pieces['type'], pieces['add_prefix_space']) != ('BPE', 'ByteLevel', False) or content['normalizer']:
-            raise UserError(f'{path} holds a tokenizer other than GPT-2\'s: {kind}, {pieces["type"]}')
-        ids = dict(content['model']['vocab'])
-        ids |= {token['content']: token['id'] for token in content['added_tokens'] if token['content'] == END_OF_TEXT}
-        merges = [merge.split(' ') if isinstance(merge, str) else merge for merge in content['model']['merges']]
-        return dict(sorted(ids.items(), key=lambda item: item[1])), merges
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path} is not a tokenizer of GPT-2: {error!r}') from None
-
-
-def copy_vocabulary(vocabulary: tuple, directory: str) -> None:
-    """Writes the result of `read_tokenizer` as encoder.json and vocab.bpe. Raises UserError or OSError."""
-    if isinstance(vocabulary[0], dict):
-        write_vocabulary(directory, *vocabulary)
-        return
-    for name, content in zip(('encoder.json', 'vocab.bpe'), vocabulary):
-        with open(os.path.join(directory, name), 'wb') as file:
-            file.write(content)
 
 
 class Weights:
@@ -136,28 +100,34 @@ class Weights:
     """
 
     def __init__(self, directory: str, hparams: HParams):
-        self._files = _find_files(directory)
+        self._files, self._names = _find_files(directory)
         self._omitted = '' if f'{PREFIX}wte.weight' in self._files else PREFIX      # part of all names that this file omits
         by_name = {self._stored_name(tensor): tensor for tensor in tensors(hparams)}
         for name, tensor in by_name.items():
             if name not in self._files:
                 raise UserError(f'{directory} holds no weight {name}, which a model of the sizes in config.json has')
             with self._open(name) as file:
-                tensor_slice = file.get_slice(name)
+                tensor_slice = file.get_slice(self._names[name])
                 shape, dtype = list(tensor_slice.get_shape()), tensor_slice.get_dtype()
             if shape != tensor.hf_shape:
                 raise UserError(f'{self._files[name]}: {name} is {shape}; by config.json it should be {tensor.hf_shape}')
             if dtype not in DTYPES:
                 raise UserError(f'{self._files[name]}: {name} holds {dtype}; expected {", ".join(DTYPES)}')
         extra = [name for name in self._files if name not in by_name and name != OUTPUT and not name.endswith(BUFFERS)]
+        if any('lora_' in name for name in extra):
+            raise UserError(f'{self._files[min(extra)]} holds {min(extra)}, of a LoRA adapter beside the weights: merge it first '
+                            '(merge_and_unload of peft), and save again')
         if extra:
             raise UserError(f'{self._files[min(extra)]} holds {min(extra)}, which is no weight of the GPT-2 that config.json '
                             'describes')
         wte = f'{PREFIX}wte.weight'.removeprefix(self._omitted)
+        if OUTPUT not in self._files and not read_json(os.path.join(directory, 'config.json')).get('tie_word_embeddings', True):
+            raise UserError(f'{directory} holds no {OUTPUT}, which a model has whose tie_word_embeddings is False')
         if OUTPUT in self._files and not np.array_equal(self._read(OUTPUT), self._read(wte)):
             raise UserError(f'{self._files[OUTPUT]}: {OUTPUT} is not {wte}; in GPT-2 the output layer is tied to it')
 
     def read(self, tensor: Tensor) -> np.ndarray:
+        """A weight. Raises UserError also if one of its numbers is NaN or infinite."""
         return self._read(self._stored_name(tensor)).reshape(tensor.shape)
 
     def _stored_name(self, tensor: Tensor) -> str:
@@ -165,15 +135,28 @@ class Weights:
 
     def _read(self, name: str) -> np.ndarray:
         with self._open(name) as file:
-            return file.get_tensor(name)
+            array = file.get_tensor(self._names[name])
+        if not is_finite(array):
+            raise UserError(f'{self._files[name]}: {name} holds NaN or infinite numbers: the model is of no use')
+        return array
 
     def _open(self, name: str) -> contextlib.AbstractContextManager:
         """The file of a tensor. Opened again for each, because all that is read stays in memory until the file is closed."""
         return _open_safetensors(self._files[name], f'{name} in ')
 
 
-def _find_files(directory: str) -> dict[str, str]:
-    """Name -> file of every tensor, in a single file or in several with an index."""
+def _find_files(directory: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The file of every weight, and the name that it has there, both by its name without WRAPPERS."""
+    files = _list_weights(directory)
+    names = {WRAPPERS.sub('', name): name for name in files}
+    if len(names) < len(files):
+        [name, *_] = sorted(files.keys() - names.values())
+        raise UserError(f'{files[name]} holds {name}, a weight that is there under another name too')
+    return {name: files[stored] for name, stored in names.items()}, names
+
+
+def _list_weights(directory: str) -> dict[str, str]:
+    """Stored name -> file of every tensor, in a single file or in several with an index."""
     path, index = os.path.join(directory, WEIGHTS), os.path.join(directory, f'{WEIGHTS}.index.json')
     if os.path.isfile(path):
         with _open_safetensors(path) as file:
@@ -204,4 +187,5 @@ def _open_safetensors(path: str, part: str = '') -> Iterator:
         with safetensors.safe_open(path, 'np') as file:
             yield file
     except (OSError, safetensors.SafetensorError) as error:
+        check_kind(path)
         raise UserError(f'cannot read {part}{path}: {error}; is it damaged?') from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from command.errors import UserError, reason
-from command.models import SETTING_FILES
+from command.models import SETTING_FILES, SPECIAL_TOKENS
 from storage.checkpoints import ASIDE, checkpoint_files
 from storage.lock import lock
 
@@ -101,7 +101,7 @@ def _errors_named(directory: str) -> Iterator[None]:
 
 def _files(directory: str) -> list[str]:
     """The files of a run in a directory, the file `checkpoint` first. Cached tokens, the lock and others' files are not."""
-    names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', *SETTING_FILES)
+    names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', *SETTING_FILES, SPECIAL_TOKENS)
     paths = [*(os.path.join(directory, name) for name in names), *checkpoint_files(directory),
              *glob.glob(os.path.join(glob.escape(directory), 'events.out.tfevents*'))]
     return [path for path in paths if os.path.isfile(path)]

@@ -69,7 +69,8 @@ class RunSaver:
     def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
         self.directory, self._keep, self._keep_best = directory, keep, keep_best
         self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
-        self._setting_files = {name: read_bytes(os.path.join(from_model_dir, name)) for name in models.SETTING_FILES}
+        self._setting_files = {name: read_bytes(os.path.join(from_model_dir, name))
+                               for name in ('hparams.json', *models.vocabulary_files(from_model_dir))}
 
     def write_setting_files(self) -> None:
         """Writes the model's sizes and vocabulary into the directory, where they are missing. Raises UserError or OSError."""

@@ -240,7 +240,7 @@ def load_sets(settings: Settings, name: str, sets: list[DataSet], model: Model, 
     write: whether to write the cache; an existing one is read in any case.
     """
     print(f'Loading dataset {name}', flush=True)
-    vocabulary = cache.checksum(os.path.join(model.directory, name) for name in ('encoder.json', 'vocab.bpe'))
+    vocabulary = cache.checksum(os.path.join(model.directory, name) for name in models.vocabulary_files(model.directory))
     corpus, key = cache.load_corpus(model.encoder, name, sets, settings.combine, text_format(settings), settings.processes,
                                     prefix=cache_path, vocabulary=vocabulary, write=write)
     print(f'dataset has {sum(map(len, corpus.chunks))} tokens', flush=True)

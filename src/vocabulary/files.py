@@ -6,17 +6,21 @@ from collections.abc import Iterable
 
 from command.errors import UserError, reason
 from command.read_files import read_bytes
+from vocabulary.special import SpecialTokens, read_special_tokens, special_ids
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT
 
+Merges = list[tuple[str, str]]
 
-def read_vocabulary(directory: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Reads the vocabulary of a model directory: (token -> id, merges in the order of learning), for encoder.Encoder.
 
-    Raises UserError that names the file, and the line of vocab.bpe, for anything that would make an encoder fail later or
-    give wrong ids.
+def read_vocabulary(directory: str) -> tuple[dict[str, int], Merges, SpecialTokens]:
+    """Reads the vocabulary of a model directory, for encoder.Encoder.
+
+    Returns token -> id, the merges in the order of learning, and the special tokens. Raises UserError that names the file,
+    and the line of vocab.bpe, for anything that would make an encoder fail later or give wrong ids.
     """
-    ids = _read_ids(os.path.join(directory, 'encoder.json'))
-    return ids, _read_merges(os.path.join(directory, 'vocab.bpe'), ids)
+    ids, special = _read_ids(os.path.join(directory, 'encoder.json')), read_special_tokens(directory)
+    unmade = special_ids(special, ids, directory).values()
+    return ids, _read_merges(os.path.join(directory, 'vocab.bpe'), ids, set(unmade)), special
 
 
 def _read_ids(path: str) -> dict[str, int]:
@@ -29,15 +33,18 @@ def _read_ids(path: str) -> dict[str, int]:
         raise UserError(f'{path} must hold an object that gives each token its id, a whole number')
     if sorted(ids.values()) != list(range(len(ids))):
         raise UserError(f'{path} has {len(ids)} tokens, so their ids must be 0 to {len(ids) - 1}, each exactly once')
-    if missing := [token for token in (*BYTE_CHARACTERS.values(), END_OF_TEXT) if token not in ids]:
+    if missing := [token for token in BYTE_CHARACTERS.values() if token not in ids]:
         raise UserError(f'{path} lacks the token {missing[0]!r}')
     if foreign := set().union(*ids).difference(BYTE_CHARACTERS.values()):
         raise UserError(f'{path}: tokens may only use the 256 characters that stand for bytes, not {min(foreign)!r}')
     return ids
 
 
-def _read_merges(path: str, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """The first line is the version; each other line is a merge, two tokens separated by a space."""
+def _read_merges(path: str, ids: dict[str, int], special: set[int]) -> Merges:
+    """The first line is the version; each other line is a merge, two tokens separated by a space.
+
+    special: ids of the special tokens, which no merge need make.
+    """
     version, *lines = _read(path).rstrip().split('\n')
     if not version.startswith('#version:'):
         raise UserError(f"{path} line 1: expected '#version: 0.2', not {version!r}")
@@ -57,8 +64,9 @@ def _read_merges(path: str, ids: dict[str, int]) -> list[tuple[str, str]]:
             raise UserError(f'{path} line {number}: the merged token {"".join(pair)!r} is not in encoder.json')
         merges[pair] = number
         made.add(''.join(pair))
-    # Tokens after END_OF_TEXT may have been added later, without a merge.
-    if unmade := [token for token, id in ids.items() if id < ids[END_OF_TEXT] and token not in made]:
+    # Tokens after END_OF_TEXT may have been added later, without a merge. Vocabularies without it have such tokens anywhere.
+    first_added = ids.get(END_OF_TEXT, 0)
+    if unmade := [token for token, id in ids.items() if id < first_added and id not in special and token not in made]:
         raise UserError(f'{path} ends after {len(merges)} merges, none of which makes the token {unmade[0]!r} of encoder.json: '
                         'the file is incomplete, or belongs to another encoder.json')
     return list(merges)

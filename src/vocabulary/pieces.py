@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import regex
 
+from vocabulary.special import ONLY_END_OF_TEXT, SpecialTokens
+
 BLOCK = 2 ** 16             # characters: the arrays for so many fit the processor's cache
 
 # No merge crosses the end of a piece. Every character of a text is in exactly one piece. The `regex` package's Unicode
@@ -28,7 +30,7 @@ PIECE = regex.compile(r'''
 # Between two characters where a piece always ends, whatever surrounds them. A surrogate may be half a letter.
 BOUNDARY = regex.compile(r'''(?r)              # searches backwards
       (?<=\S)(?=\s)
-    | (?<=\p{L})(?=[^\p{L}\p{Cs}])(?<!<\|endoftext)
+    | (?<=\p{L})(?=[^\p{L}\p{Cs}])
     | (?<=\p{N})(?=[^\p{N}\p{Cs}])
 ''', regex.VERBOSE)
 
@@ -58,17 +60,17 @@ ASCII_KINDS = kinds_of(''.join(map(chr, range(256)))).tobytes()
 _kind_of_code = np.full(0x110000, UNKNOWN, np.uint8)        # filled in page by page
 
 
-def cut(text: str, end: bool = False) -> int:
+def cut(text: str, end: bool = False, special: SpecialTokens = ONLY_END_OF_TEXT) -> int:
     """Where to cut a text: text[:p] and text[p:] + any continuation, encoded separately, give the ids of all of it.
 
     p is the last position where a piece ends whatever surrounds the two characters there: before white space that follows
-    something else, and after a letter or number that something else follows, but never inside END_OF_TEXT. 'two words'
-    -> 3. 0 if there is none, as in a single word. len(text) if nothing follows (`end`).
+    something else, and after a letter or number that something else follows, but never inside a special token. 'two
+    words' -> 3. 0 if there is none, as in a single word. len(text) if nothing follows (`end`).
     """
     if end:
         return len(text)
-    boundary = BOUNDARY.search(text)
-    return boundary.start() if boundary else 0
+    positions = (boundary.start() for boundary in BOUNDARY.finditer(text))      # from the end of the text
+    return next((position for position in positions if not special.crosses(text, position)), 0)
 
 
 def blocks(text: str) -> Iterator[str]:

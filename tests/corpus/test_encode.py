@@ -15,8 +15,11 @@ from corpus import encode
 from corpus.data_sets import DataSet
 from corpus.encode import cut_chunks
 from corpus.read_text import TextFormat
-from encoder import load_encoder
+from encoder import Encoder, load_encoder
 from load_dataset import load_dataset, save_sets
+from vocabulary.files import read_vocabulary
+from vocabulary.special import ONLY_END_OF_TEXT, SpecialTokens
+from vocabulary.spelling import spell
 
 WORDS = ['the dog', ' fox', "'s", "'", ' ', '  ', '\n', '\n\n', '<|endoftext|>', '<|endof', 'text|>', '<', '3', ' 42', '语', 'é',
          '\t ', '...', '\u3000', 'jump', '\u00a0', '\U0001f600']
@@ -65,10 +68,29 @@ def test_pieces_give_the_tokens_of_the_complete_text(enc, size):
         assert max(len(text) for text, _ in pieces) < 40 + 9 + 40 and len(pieces) > 10
 
 
+@pytest.mark.parametrize('processes', [1, 2])
+def test_documents_are_separated_by_the_model_s_own_end_token(settings_directory, tmp_path, monkeypatch, processes):
+    """Which may have any text; its bytes are not counted."""
+    monkeypatch.setattr(encode, 'TASK', 50)
+    ids, merges, _ = read_vocabulary(str(settings_directory))
+    end, start = '<|Ende é|>', '<|im_start|>'
+    enc = Encoder(ids | {spell(end): 300, start: 301}, merges, SpecialTokens(end, (end, start)))
+    documents = [f'{start}the dog {number}{start} ' * 5 for number in range(20)]
+    for number, document in enumerate(documents):
+        (tmp_path / f'{number:02}').write_text(document)
+    (tmp_path / '20').write_text(documents[0] + end + documents[0])
+    files = sorted(map(str, tmp_path.iterdir()))
+    totals = save_sets(str(tmp_path / 'a.npz'), enc, '', [DataSet(files)], 10 ** 9, TextFormat(), processes)
+    assert totals.chunks == [1] and totals.text_bytes == len(''.join(documents)) + 2 * len(documents[0])
+    [tokens] = load_dataset(enc, str(tmp_path / 'a.npz'), 1)
+    assert tokens[:].tolist() == enc.encode_with_special(end.join([*documents, documents[0], documents[0]]))
+    assert tokens[:].tolist().count(300) == 21 and tokens[:].tolist().count(301) == 220
+
+
 def test_one_long_word_is_one_piece(monkeypatch):
     """It is searched for a cut again only when it has doubled."""
     sizes = []
-    monkeypatch.setattr(encode, 'cut', lambda text: sizes.append(len(text)) or 0)
+    monkeypatch.setattr(encode, 'cut', lambda text, special: sizes.append(len(text)) or 0)
     events = [('x' * 7, False)] * 1000 + [('', True)]
     [(text, begins)] = cut_chunks(events, 1, size=10)
     assert text == 'x' * 7000 and begins
@@ -106,7 +128,7 @@ def test_processes_change_nothing(enc, corpus, tmp_path, processes):
 
 class Recording:
     """An encoder whose one token of each text is the process that encoded it."""
-    n_vocab = 2 ** 22
+    n_vocab, special_tokens = 2 ** 22, ONLY_END_OF_TEXT
 
     def encode_array(self, text):
         time.sleep(0.01)
@@ -141,7 +163,7 @@ def children():
 
 class Killed:
     """An encoder that kills its process."""
-    n_vocab, end_of_text = 300, 299
+    n_vocab, end_of_text, special_tokens = 300, 299, ONLY_END_OF_TEXT
 
     def encode_array(self, text):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -169,7 +191,7 @@ def test_a_small_corpus_starts_no_processes(enc, tmp_path, monkeypatch):
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """A file of 50 MB, one chunk of 50 MB in tokens; only a few pieces are in memory."""
     class Counting:
-        n_vocab, end_of_text = 2 ** 20, 1
+        n_vocab, end_of_text, special_tokens = 2 ** 20, 1, ONLY_END_OF_TEXT
 
         def encode_array(self, text):
             return np.zeros(len(text) // 4, np.uint32)

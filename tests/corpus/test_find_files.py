@@ -151,7 +151,7 @@ def without_rights():
         try:
             os.seteuid(65534)
         except PermissionError:
-            pytest.skip('cannot give up the rights of root')
+            pytest.skip('root of a container that cannot give up its rights: run the tests as another user')
     try:
         yield
     finally:

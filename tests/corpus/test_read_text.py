@@ -12,6 +12,7 @@ from command.errors import UserError
 from corpus import read_text
 from corpus.read_text import TextFormat, read_documents
 from document_files import documents, error_of
+from optional import needs
 
 
 def test_a_file_is_one_document(tmp_path, block):
@@ -86,7 +87,7 @@ def test_a_word_that_is_too_long(tmp_path, monkeypatch, content, end):
 def packed(suffix, data):
     if suffix == '.gz':
         return gzip.compress(data)
-    return pytest.importorskip('zstandard').ZstdCompressor(write_checksum=True).compress(data)
+    return needs('zstandard').ZstdCompressor(write_checksum=True).compress(data)
 
 
 @pytest.mark.parametrize('suffix', ['.gz', '.zst'])
@@ -148,7 +149,7 @@ def test_wrong_text_of_a_damaged_file_is_reported_as_damage(tmp_path, monkeypatc
 
 
 def test_zst_with_a_long_window_and_skippable_frames(tmp_path):
-    zstandard = pytest.importorskip('zstandard')
+    zstandard = needs('zstandard')
     compressor = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(window_log=31)).compressobj()
     (tmp_path / 'a.zst').write_bytes(b'\x50\x2a\x4d\x18\x02\0\0\0no' + compressor.compress(b'text') + compressor.flush())

@@ -7,6 +7,7 @@ from checkpoint_files import write_checkpoint, write_index, zeros
 from command.errors import UserError
 from conftest import ROOT
 from network.hparams import load_hparams
+from storage import check
 from storage.check import check_checkpoint, is_sound
 
 SHAPES = {f'model/h{i}/b': [1 + i] for i in range(40)} | {'model/wte': [2, 3]}
@@ -85,6 +86,17 @@ def test_weights_of_another_type_are_named(tf, tmp_path):
         session.run(tf.global_variables_initializer())
         tf.train.Saver().save(session, str(tmp_path / 'model-7'))
     assert refusal(str(tmp_path / 'model-7'), {'model/wte': [1, 2]}).endswith('it does not hold model/wte as float32')
+
+
+@pytest.mark.parametrize('number', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(('name', 'position'), [('model/h0/b', 0), ('model/h39/b', 39), ('model/wte', 5)])
+def test_numbers_that_are_not_finite_are_found(tmp_path, monkeypatch, number, name, position):
+    monkeypatch.setattr(check, 'BLOCK', 7)      # h39 takes several blocks, the last one not full
+    arrays = zeros(SHAPES)
+    arrays[name].reshape(-1)[position] = number
+    write_checkpoint(tmp_path / 'm', arrays)
+    assert refusal(str(tmp_path / 'm'), SHAPES).startswith(
+        f'the checkpoint {tmp_path}/m is of no use: its weight {name} holds NaN or infinite numbers; take an earlier checkpoint')
 
 
 def test_missing_and_truncated_files_are_named(prefix, tmp_path):

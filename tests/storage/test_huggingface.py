@@ -1,7 +1,6 @@
-"""storage/huggingface.py: what it writes, and what it reads or refuses; test_convert.py compares with transformers."""
+"""storage/huggingface.py: which weights and sizes it reads or refuses; test_convert.py compares with transformers."""
 
 import json
-import shutil
 import sys
 
 import numpy as np
@@ -11,10 +10,11 @@ import reference
 from command.errors import UserError
 from encoder import load_encoder
 from network.hparams import load_hparams
+from optional import HUGGINGFACE, needs
 from storage import huggingface
-from vocabulary.spelling import END_OF_TEXT
+from text_samples import LFS_POINTER, WEB_PAGE
 
-numpy_format = pytest.importorskip('safetensors.numpy', reason='needs safetensors (requirements-huggingface.txt)')
+numpy_format = needs('safetensors.numpy', HUGGINGFACE)
 
 
 @pytest.fixture
@@ -30,10 +30,8 @@ def arrays(hparams):
 
 @pytest.fixture
 def there(tmp_path, settings_directory, hparams, arrays):
-    """A Hugging Face directory of a toy model."""
-    for ours, theirs in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt')):
-        shutil.copyfile(settings_directory / ours, tmp_path / theirs)
-    huggingface.write_settings(str(tmp_path), hparams, load_encoder(str(settings_directory)))
+    """A Hugging Face directory of a toy model, without a tokenizer."""
+    huggingface.write_config(str(tmp_path), hparams, load_encoder(str(settings_directory)).end_of_text)
     save(tmp_path, {tensor.hf_name: arrays[tensor.name].astype(np.float32).reshape(tensor.hf_shape)
                     for tensor in huggingface.tensors(hparams)})
     return tmp_path
@@ -52,11 +50,10 @@ def edit(path, **changes):
 
 
 def read(directory):
-    """All of a Hugging Face directory: sizes, vocabulary, and weights by TensorFlow's names."""
+    """Of a Hugging Face directory: the sizes, and the weights by TensorFlow's names."""
     hparams = huggingface.read_config(str(directory))
     weights = huggingface.Weights(str(directory), hparams)
-    vocabulary = huggingface.read_tokenizer(str(directory))
-    return hparams, vocabulary, {tensor.name: weights.read(tensor) for tensor in huggingface.tensors(hparams)}
+    return hparams, {tensor.name: weights.read(tensor) for tensor in huggingface.tensors(hparams)}
 
 
 def same(weights, arrays):
@@ -73,22 +70,18 @@ def test_names_and_shapes(hparams):
     assert names['model/ln_f/g'] == ('transformer.ln_f.weight', [24])
 
 
-def test_what_was_written_is_read(there, hparams, arrays, settings_directory):
-    sizes, vocabulary, weights = read(there)
+def test_what_was_written_is_read(there, hparams, arrays):
+    sizes, weights = read(there)
     assert sizes == hparams and same(weights, arrays)
-    assert vocabulary == tuple((settings_directory / name).read_bytes() for name in ('encoder.json', 'vocab.bpe'))
 
 
 def test_the_settings(there, hparams, settings_directory):
     end_of_text = load_encoder(str(settings_directory)).end_of_text
-    config, generation, tokenizer = (json.loads((there / name).read_text()) for name in (
-        'config.json', 'generation_config.json', 'tokenizer_config.json'))
+    config, generation = (json.loads((there / name).read_text()) for name in ('config.json', 'generation_config.json'))
     assert {name: config[name] for name in ('vocab_size', 'n_positions', 'n_ctx', 'n_embd', 'n_head', 'n_layer')} == {
         'vocab_size': hparams.n_vocab, 'n_positions': 32, 'n_ctx': 32, 'n_embd': 24, 'n_head': 3, 'n_layer': 2}
     assert {config['bos_token_id'], config['eos_token_id'], *generation.values()} == {end_of_text}
     assert config['tie_word_embeddings'] is True
-    assert [tokenizer[key] for key in ('tokenizer_class', 'model_max_length', 'eos_token')] == ['GPT2Tokenizer', 32, END_OF_TEXT]
-    assert tokenizer['add_prefix_space'] is tokenizer['clean_up_tokenization_spaces'] is False
 
 
 def test_a_config_without_the_settings_that_are_as_in_gpt_2(there, hparams):
@@ -104,7 +97,9 @@ def test_older_names_are_read_and_masks_skipped(there, arrays):
     weights = {name.removeprefix('transformer.'): array for name, array in load(there).items()}
     masks = {'h.0.attn.bias': np.ones([1, 1, 4, 4], np.uint8), 'h.0.attn.masked_bias': np.array(-1e4, np.float32)}
     save(there, weights | masks | {'lm_head.weight': weights['wte.weight'].copy()})
-    assert same(read(there)[2], arrays)
+    assert same(read(there)[1], arrays)
+    edit(there / 'config.json', tie_word_embeddings=False)
+    assert same(read(there)[1], arrays)
     save(there, weights | {'lm_head.weight': weights['wte.weight'] + 1})
     with pytest.raises(UserError, match='lm_head.weight is not wte.weight; in GPT-2 the output layer is tied to it'):
         read(there)
@@ -114,7 +109,7 @@ def test_older_names_are_read_and_masks_skipped(there, arrays):
 def test_half_precision_is_read(there, arrays, kind):
     import ml_dtypes  # noqa: F401  (adds bfloat16 to numpy)
     save(there, {name: array.astype(kind) for name, array in load(there).items()})
-    assert same({name: array.astype(np.float32) for name, array in read(there)[2].items()},
+    assert same({name: array.astype(np.float32) for name, array in read(there)[1].items()},
                 {name: array.astype(np.float32).astype(kind) for name, array in arrays.items()})
 
 
@@ -131,48 +126,30 @@ def split(directory, weight_map=None):
 
 def test_several_files_are_read_from_the_directory_of_their_index(there, arrays):
     split(there)
-    assert same(read(there)[2], arrays)
+    assert same(read(there)[1], arrays)
 
 
-def tokenizer(settings_directory, **changes):
-    """The content of tokenizer.json, with the end-of-text token among the added tokens only."""
-    ids = json.loads((settings_directory / 'encoder.json').read_text())
-    merges = (settings_directory / 'vocab.bpe').read_text().split('\n')[1:-1]
-    end = {'content': END_OF_TEXT, 'id': ids.pop(END_OF_TEXT)}
-    other = {'content': '<pad>', 'id': 999}
-    return {'normalizer': None, 'pre_tokenizer': {'type': 'ByteLevel', 'add_prefix_space': False},
-            'model': {'type': 'BPE', 'vocab': ids, 'merges': merges}, 'added_tokens': [end, other]} | changes
+@pytest.mark.parametrize('wrapper', ['_orig_mod.', 'module.', 'base_model.model.', 'module._orig_mod.'])
+def test_names_of_wrapped_models_are_read(there, arrays, wrapper):
+    weights = load(there)
+    save(there, {wrapper + name: array for name, array in weights.items()})
+    assert same(read(there)[1], arrays)
+    split(there)
+    assert same(read(there)[1], arrays)
+    older = {wrapper + name.removeprefix('transformer.'): array for name, array in weights.items()}
+    save(there, older | {f'{wrapper}lm_head.weight': weights['transformer.wte.weight'].copy()})
+    assert same(read(there)[1], arrays)
 
 
-@pytest.mark.parametrize('merges_as_lists', [False, True])
-def test_a_tokenizer_json_is_read(there, settings_directory, tmp_path, merges_as_lists):
-    content = tokenizer(settings_directory)
-    if merges_as_lists:
-        content['model']['merges'] = [merge.split(' ') for merge in content['model']['merges']]
-    (there / 'tokenizer.json').write_text('not read while the two other files exist')
-    assert isinstance(huggingface.read_tokenizer(str(there))[0], bytes)
-    (there / 'tokenizer.json').write_text(json.dumps(content))
-    (there / 'merges.txt').unlink()
-    (tmp_path / 'out').mkdir()
-    huggingface.copy_vocabulary(huggingface.read_tokenizer(str(there)), str(tmp_path / 'out'))
-    for name in ('encoder.json', 'vocab.bpe'):
-        assert (tmp_path / 'out' / name).read_bytes() == (settings_directory / name).read_bytes()
-
-
-@pytest.mark.parametrize(('changes', 'words'), [
-    ({'model': {'type': 'WordPiece', 'vocab': {}, 'merges': []}}, "holds a tokenizer other than GPT-2's: WordPiece, ByteLevel"),
-    ({'pre_tokenizer': {'type': 'ByteLevel', 'add_prefix_space': True}}, "holds a tokenizer other than GPT-2's"),
-    ({'pre_tokenizer': {'type': 'Metaspace', 'add_prefix_space': False}}, "holds a tokenizer other than GPT-2's: BPE, Metaspace"),
-    ({'normalizer': {'type': 'NFC'}}, "holds a tokenizer other than GPT-2's"),
-    ({'pre_tokenizer': None}, 'is not a tokenizer of GPT-2: '),
-    ({'added_tokens': [{}]}, "is not a tokenizer of GPT-2: KeyError"),
-    ({'model': {'type': 'BPE', 'vocab': 3, 'merges': []}}, 'is not a tokenizer of GPT-2: ')])
-def test_other_tokenizers_are_refused(there, settings_directory, changes, words):
-    (there / 'merges.txt').unlink()
-    (there / 'tokenizer.json').write_text(json.dumps(tokenizer(settings_directory, **changes)))
-    with pytest.raises(UserError, match=words) as error:
-        huggingface.read_tokenizer(str(there))
-    assert str(there / 'tokenizer.json') in str(error.value)
+@pytest.mark.parametrize('kind', ['float32', 'float16', 'bfloat16'])
+@pytest.mark.parametrize('number', ['nan', 'inf', '-inf'])
+def test_weights_that_are_not_numbers_are_refused(there, kind, number):
+    import ml_dtypes  # noqa: F401  (adds bfloat16 to numpy)
+    weights = {name: array.astype(kind) for name, array in load(there).items()}
+    weights['transformer.h.1.mlp.c_fc.weight'][3, 5] = float(number)
+    save(there, weights)
+    with pytest.raises(UserError, match='model.safetensors: transformer.h.1.mlp.c_fc.weight holds NaN or infinite numbers'):
+        read(there)
 
 
 @pytest.mark.parametrize(('setting', 'value', 'words'), [
@@ -183,7 +160,7 @@ def test_other_tokenizers_are_refused(there, settings_directory, changes, words)
     ('n_inner', 50, 'n_inner is 50; expected 4 times n_embd, 96'),
     ('scale_attn_by_inverse_layer_idx', True, 'scale_attn_by_inverse_layer_idx is True'),
     ('scale_attn_weights', False, 'scale_attn_weights is False'),
-    ('tie_word_embeddings', False, 'tie_word_embeddings is False'),
+    ('tie_word_embeddings', False, 'holds no lm_head.weight, which a model has whose tie_word_embeddings is False'),
     ('quantization_config', {'bits': 4}, 'quantization_config is '),
     ('n_head', 5, 'config.json: n_embd 24 is not divisible by n_head 5'),
     ('n_layer', 3, 'holds no weight transformer.h.2.ln_1.weight, which a model of the sizes in config.json has'),
@@ -201,7 +178,10 @@ def test_another_network_is_refused(there, setting, value, words):
     (lambda d: (d / 'model.safetensors').rename(d / 'pytorch_model.bin'), 'pytorch_model.bin, a pickle.*save_pretrained'),
     (lambda d: (d / 'model.safetensors').unlink(), 'holds no model.safetensors$'),
     (lambda d: (d / 'model.safetensors').unlink() or (d / 'model.safetensors').mkdir(), 'holds no model.safetensors$'),
-    (lambda d: (d / 'model.safetensors').write_bytes(b'version https://git-lfs'), 'cannot read .*/model.safetensors: .*damaged'),
+    (lambda d: (d / 'model.safetensors').write_bytes(b'version https://git'), 'cannot read .*/model.safetensors: .*damaged'),
+    (lambda d: (d / 'model.safetensors').write_bytes(LFS_POINTER), 'model.safetensors is a Git LFS pointer, .*`git lfs pull`'),
+    (lambda d: (d / 'model.safetensors').write_bytes(WEB_PAGE), 'model.safetensors is a web page, not the file itself'),
+    (lambda d: (d / 'config.json').write_bytes(WEB_PAGE), 'config.json is a web page, not the file itself'),
     (lambda d: (d / 'model.safetensors').write_bytes((d / 'model.safetensors').read_bytes()[:-9]), 'is it damaged'),
     (lambda d: split(d, weight_map=3), 'index.json lacks weight_map, the file of each weight'),
     (lambda d: split(d, weight_map={'a': 3}), 'index.json lacks weight_map, the file of each weight'),
@@ -211,7 +191,11 @@ def test_another_network_is_refused(there, setting, value, words):
     (lambda d: (d / 'config.json').write_text('[]'), 'config.json must hold an object'),
     (lambda d: (d / 'config.json').write_text('{"model_type": "gpt2"}'), 'config.json lacks vocab_size, n_positions'),
     (lambda d: (d / 'config.json').unlink(), 'cannot read .*/config.json: No such file'),
-    (lambda d: (d / 'merges.txt').unlink(), 'cannot read .*/merges.txt: No such file'),
+    (lambda d: save(d, {f'base_model.model.{name}': array for name, array in load(d).items()} | {
+        'base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight': np.zeros(2, np.float32)}),
+     'holds transformer.h.0.attn.c_attn.lora_A.default.weight, of a LoRA adapter beside the weights: merge it first'),
+    (lambda d: save(d, load(d) | {'module.transformer.wpe.weight': np.zeros([32, 24], np.float32)}),
+     'holds .*transformer.wpe.weight, a weight that is there under another name too'),
     (lambda d: save(d, load(d) | {'score.weight': np.zeros(2, np.float32)}), 'holds score.weight, which is no weight'),
     (lambda d: save(d, load(d) | {'transformer.wpe.weight': np.zeros([32, 24])}),
      'wpe.weight holds F64; expected F32, F16, BF16')])

@@ -6,15 +6,17 @@ import os
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from checkpoint_files import write_checkpoint, zeros
 from command import errors, models
 from conftest import TEXT
 from network.hparams import HParams, load_hparams
-from storage import run_state
+from storage import bundle, run_state
 from storage.model_directory import new_directory, open_model
 from storage.run_state import RunState
+from text_samples import LFS_POINTER, WEB_PAGE
 
 WEIGHTS = 'model.ckpt.data-00000-of-00001'
 
@@ -74,6 +76,14 @@ def cut_lines(path, count):
     path.write_text('\n'.join(path.read_text().split('\n')[:count]))
 
 
+def with_number(path, name, position, number):
+    """Changes a number of a weight in a data file."""
+    entry = bundle.read_index(str(path).partition('.data-')[0])[0][name]
+    numbers = np.memmap(path, '<f4', 'r+', entry.offset, entry.size // 4)
+    numbers[position] = float(number)
+    numbers.flush()
+
+
 @pytest.mark.parametrize('parent', ['models', 'checkpoint'])
 def test_a_valid_directory_is_opened(home, parent):
     opened = open_model(f'{parent}/bad')
@@ -122,6 +132,13 @@ def test_a_model_is_opened_without_weights_where_they_are_not_needed(home):
     ('model.ckpt.index', replace_by_directory, 'bad holds no checkpoints'),
     ('model.ckpt.index', lambda path: cut(path, 0), '{} is cut off or damaged'),
     ('model.ckpt.index', lambda path: cut(path, 200), '{} is cut off or damaged'),
+    ('hparams.json', lambda path: path.write_bytes(WEB_PAGE), 'bad/hparams.json is a web page, not the file itself'),
+    ('encoder.json', lambda path: path.write_bytes(WEB_PAGE), '{} is a web page, not the file itself'),
+    ('vocab.bpe', lambda path: path.write_bytes(LFS_POINTER), '{} is a Git LFS pointer, not the file itself: `git lfs pull`'),
+    ('model.ckpt.index', lambda path: path.write_bytes(LFS_POINTER), '{} is a Git LFS pointer'),
+    (WEIGHTS, lambda path: path.write_bytes(LFS_POINTER), '{} is a Git LFS pointer'),
+    (WEIGHTS, lambda path: with_number(path, 'model/h1/mlp/c_fc/w', 7, 'nan'),
+     'bad/model.ckpt is of no use: its weight model/h1/mlp/c_fc/w holds NaN or infinite numbers; take an earlier checkpoint'),
     (WEIGHTS, lambda path: path.unlink(), '{}: No such file or directory'),
     (WEIGHTS, replace_by_directory, '{}: Is a directory'),
     (WEIGHTS, lambda path: cut(path, 1000), '{} is cut off: it has 1,000 bytes of '),

@@ -5,9 +5,10 @@ import io
 import numpy as np
 import pytest
 
+from optional import HUGGINGFACE, needs
 from storage.safetensors import write_safetensors
 
-numpy_format = pytest.importorskip('safetensors.numpy', reason='needs safetensors (requirements-huggingface.txt)')
+numpy_format = needs('safetensors.numpy', HUGGINGFACE)
 
 
 @pytest.mark.parametrize('length', range(1, 9))     # of a name: the header is padded to a multiple of 8 bytes

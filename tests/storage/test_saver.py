@@ -143,6 +143,12 @@ def test_a_run_directory_is_a_model_directory(session, run, tmp_path):
     assert read_checkpoint(tmp_path / 'run').keys() == ARRAYS.keys()
 
 
+def test_special_tokens_are_copied_where_they_are(run, tmp_path):
+    (tmp_path / 'model/special_tokens.json').write_text('here')
+    run()
+    assert (tmp_path / 'run/special_tokens.json').read_text() == 'here'
+
+
 @pytest.mark.parametrize(('flags', 'expected'), [({}, {2, 3, 4, 5, 6}), ({'keep': 2}, {5, 6}), ({'keep': 0}, {1, 2, 3, 4, 5, 6}),
                                                  ({'keep': 2, 'keep_best': True}, {1, 5, 6}), ({'keep': 1}, {6})])
 def test_how_many_checkpoints_stay(session, run, tmp_path, flags, expected):

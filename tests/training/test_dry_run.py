@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from checkpoint_files import write_checkpoint, zeros
@@ -230,6 +231,9 @@ def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
      'cannot read the checkpoint models/toy/model.ckpt: models/toy/model.ckpt.data-00000-of-00001: No such file'),
     (lambda model: os.truncate(model / 'model.ckpt.data-00000-of-00001', 1000), 'is cut off: it has 1,000 bytes of '),
     (lambda model: os.truncate(model / 'model.ckpt.index', 100), 'models/toy/model.ckpt.index is cut off or damaged'),
+    (lambda model: write_checkpoint(model / 'model.ckpt', zeros(load_hparams(str(model)).shapes()) | {
+        'model/h1/ln_1/g': np.full([24], np.inf)}),
+     'the checkpoint models/toy/model.ckpt is of no use: its weight model/h1/ln_1/g holds NaN or infinite numbers'),
     (lambda model: write_checkpoint(model / 'model.ckpt', zeros({'model/wte': [9, 24]})),
      'models/toy/model.ckpt is a checkpoint of another model, it looks like .* n_embd 24: it holds no model/wpe')])
 def test_weights_that_are_not_valid(dry_run, place, harm, words):

@@ -167,6 +167,17 @@ def test_a_resumed_run_restores_its_generators_and_prints_what_changed(prepared,
     assert capsys.readouterr().out == ''
 
 
+def test_special_tokens_are_part_of_the_cached_corpus_s_key(prepared, tmp_path, capsys):
+    shutil.copytree(os.path.join(ROOT, 'models/tiny'), tmp_path / 'models/tiny')
+    sizes = []
+    for added in ([], ['the'], ['the', 'o'], ['the', 'o']):
+        (tmp_path / 'models/tiny/special_tokens.json').write_text(json.dumps(
+            {'end_of_text': '<|endoftext|>', 'special': ['<|endoftext|>'], 'added': added}))
+        sizes.append(prepared('--models_dir', 'models').train.total_size)
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
+    assert capsys.readouterr().out.count('encoding it into') == 3
+
+
 def test_a_mistake_gives_the_directory_back(prepared):
     with pytest.raises(UserError, match='two documents'):
         prepared('--val_split', 0.5)

@@ -13,6 +13,7 @@ import pytest
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
 from conftest import ROOT, one_line_error
+from optional import needs
 from storage import run_state
 
 LOSS = re.compile(r'^\[(\d+) \|.*? (?:loss=(\S+) avg=(\S+)|validation loss = (\S+))', re.MULTILINE)
@@ -239,7 +240,7 @@ def test_metrics_of_lost_steps_are_dropped(tf, train, home):
 
 
 def test_the_plot(train, home):
-    pytest.importorskip('matplotlib')
+    needs('matplotlib')
     output = train('--max_steps', 2, '--val_every', 1, '--val_batch_count', 1, '--plot', *SMALL)
     assert 'Loss curve: checkpoint/run1/loss.png' in output
     assert (home / 'checkpoint/run1/loss.png').read_bytes().startswith(b'\x89PNG')

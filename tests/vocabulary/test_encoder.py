@@ -1,7 +1,6 @@
 """encoder.py against tiktoken, a textbook implementation, and examples worked by hand.
 
-Tests with GPT-2's own vocabulary need the environment variable GPT2_VOCABULARY, a directory with its encoder.json and
-vocab.bpe; the others learn a small vocabulary.
+Tests with GPT-2's own vocabulary find it as optional.gpt2_directory does; the others learn a small vocabulary.
 """
 
 import itertools
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 
 import encoder
 from encoder import Encoder, load_encoder
-from text_samples import CODE, ENGLISH, PUBLISHED_PIECE, SAMPLES, UNICODE, gpt2_directory, vocabulary
+from optional import gpt2_directory, needs
+from text_samples import CODE, ENGLISH, PUBLISHED_PIECE, SAMPLES, UNICODE, vocabulary
 from vocabulary.learn import learn_vocabulary
 from vocabulary.pieces import cut
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT, spell
@@ -31,7 +31,7 @@ def gpt2():
 @pytest.fixture(scope='session', params=['toy', 'GPT-2'])
 def twins(request, toy_directory):
     """(our encoder, tiktoken's) for the same two files."""
-    tiktoken = pytest.importorskip('tiktoken', reason='tiktoken is not installed')
+    tiktoken = needs('tiktoken')
     directory = toy_directory if request.param == 'toy' else gpt2_directory()
     with open(os.path.join(directory, 'encoder.json'), encoding='utf-8') as file:
         ids = json.load(file)

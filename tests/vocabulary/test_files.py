@@ -7,7 +7,8 @@ import pytest
 
 from command.errors import UserError
 from encoder import Encoder, get_encoder, load_encoder
-from text_samples import CODE, gpt2_directory, vocabulary
+from optional import gpt2_directory
+from text_samples import CODE, vocabulary
 from vocabulary.files import write_vocabulary
 from vocabulary.learn import learn_vocabulary
 from vocabulary.spelling import END_OF_TEXT

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from encoder import Encoder
+from optional import HUGGINGFACE, needs
 from text_samples import CODE, PUBLISHED_PIECE
 from vocabulary.learn import count_pieces, learn_vocabulary
 from vocabulary.spelling import BYTE_CHARACTERS, END_OF_TEXT, spell
@@ -131,7 +132,7 @@ def test_textbook_on_code():
 
 
 def test_tokenizers_learns_the_same_merges():
-    tokenizers = pytest.importorskip('tokenizers', reason='tokenizers is not installed')
+    tokenizers = needs('tokenizers', HUGGINGFACE)
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
     theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()

@@ -15,6 +15,7 @@ from vocabulary import merge_many
 from vocabulary.learn import learn_vocabulary
 from vocabulary.merge import merge
 from vocabulary.merge_many import PairRanks
+from vocabulary.spelling import END_OF_TEXT
 
 TEXT = 'aabab abaab bbaa aaaa aaabbb babab éaé ' * 20
 
@@ -85,8 +86,8 @@ def different(text: str) -> str:
 @pytest.mark.parametrize('fewest', [1, 10, 10 ** 9])
 @pytest.mark.parametrize('blocks', [1, 3])
 def test_the_encoder_gives_the_same_ids(toy_directory, toy, monkeypatch, fewest, blocks):
-    text = different(CODE + SAMPLES['scripts']) + 'the' * 100 + encoder.END_OF_TEXT + CODE
-    expected = [*itertools.chain.from_iterable([*toy.encode(part), toy.end_of_text] for part in text.split(encoder.END_OF_TEXT))]
+    text = different(CODE + SAMPLES['scripts']) + 'the' * 100 + END_OF_TEXT + CODE
+    expected = [*itertools.chain.from_iterable([*toy.encode(part), toy.end_of_text] for part in text.split(END_OF_TEXT))]
     monkeypatch.setattr(encoder, 'FEWEST_PARALLEL', fewest)
     monkeypatch.setattr(encoder, 'MOST_BLOCKS', blocks)
     monkeypatch.setattr('vocabulary.pieces.BLOCK', 200)
