@@ -37,7 +37,7 @@ def read_texts(path: str, encoding: str = 'utf-8', **format) -> Iterator[str]:
         raise _empty(path, files)
 
 
-def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processes: int = 1, **format
+def load_dataset(enc, path: str, combine: int, encoding: str | None = 'utf-8', processes: int = 1, **format
                  ) -> list[np.ndarray | TokenArray]:
     """Chunks of token ids, each 1-D, of the files that `path` stands for (see find_files).
 
@@ -45,7 +45,7 @@ def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processe
     stands for that token; for chunks see encode_files. format: the other fields of a TextFormat. Raises UserError that
     names the file and what is wrong with it, also if the corpus has no tokens.
     """
-    return load_files(enc, path, find_files(path), combine, TextFormat(encoding, **format), processes)
+    return load_files(enc, path, find_files(path), combine, TextFormat(encoding or 'utf-8', **format), processes)
 
 
 def load_files(enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1
@@ -118,7 +118,7 @@ class Sampler:
         return self._tables[length]
 
     def sample(self, length: int) -> np.ndarray:
-        """A random sample of `length` tokens, [length]; do not write to it, as it may be a view.
+        """A random sample of `length` tokens, [length], which the caller may write to.
 
         Raises as `check`, and UserError if the file that it lies in cannot be read.
         """
@@ -126,4 +126,4 @@ class Sampler:
         number = self.rng.integers(starts[-1])
         index = np.searchsorted(starts, number, side='right')   # 'right' skips the chunks that are too short
         start = number - (starts[index - 1] if index else 0)
-        return self.chunks[index][start:start + length]
+        return np.array(self.chunks[index][start:start + length])

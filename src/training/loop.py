@@ -179,7 +179,7 @@ class Training:
         settings, texts = self._settings, []
         while len(texts) < settings.sample_num:
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
-        text = ''.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
+        text = '\n'.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
         self.print(text)
         atomic_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)
         self._state.sampled = self._state.step
