@@ -141,9 +141,10 @@ def meta_graph(hparams: HParams) -> bytes:
     import tensorflow.compat.v1 as tf
 
     import model
+    from storage import saver
     with tf.Graph().as_default():
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
-        return tf.train.Saver().export_meta_graph(strip_default_attrs=True).SerializeToString()
+        return saver.meta_graph(tf.train.Saver())
 
 
 def main() -> None:

@@ -21,3 +21,35 @@ class Accumulator:
     def mean(self, n: int) -> list:
         """The sums over n batches, divided by n."""
         return [total / n for total in self._sums]
+
+
+class AccumulatingOptimizer:
+    """The gradient accumulation of 2019: run reset, then compute_gradients for each batch, then apply_gradients.
+
+    opt: a tf.train.Optimizer; var_list: the variables that it updates. The sums are global variables, as they were. The
+    gradients are averaged over the batches, where the original applied their sum.
+    """
+
+    def __init__(self, opt, var_list):
+        self._optimizer, self._variables = opt, list(var_list)
+        with tf.variable_scope('accumulate'):
+            self._sums = [tf.Variable(tf.zeros(variable.shape, variable.dtype.base_dtype), trainable=False)
+                          for variable in self._variables]
+            self._loss, self._count = (tf.Variable(0.0, trainable=False) for _ in range(2))
+
+    def reset(self):
+        """The op that sets the sums to zero."""
+        return tf.variables_initializer([*self._sums, self._loss, self._count])
+
+    def compute_gradients(self, loss):
+        """The op that adds the gradients of a batch, and its loss."""
+        gradients = self._optimizer.compute_gradients(loss, self._variables)
+        return tf.group(self._loss.assign_add(loss), self._count.assign_add(1.0),
+                        *(total.assign_add(tf.convert_to_tensor(gradient))
+                          for total, (gradient, _) in zip(self._sums, gradients) if gradient is not None))
+
+    def apply_gradients(self):
+        """A tensor: the mean loss of the batches, once the variables are updated by the mean of their gradients."""
+        means = [total / tf.cast(self._count, total.dtype.base_dtype) for total in self._sums]
+        with tf.control_dependencies([self._optimizer.apply_gradients(zip(means, self._variables))]):
+            return self._loss / self._count

@@ -88,6 +88,7 @@ class Encoder:
 
     def __init__(self, ids: dict[str, int], merges: Collection[tuple[str, str]],
                  special: SpecialTokens = ONLY_END_OF_TEXT):
+        self.encoder, self.byte_encoder = ids, BYTE_CHARACTERS
         self.n_vocab = len(ids)
         self.special_tokens = special
         self.end_of_text = ids[spell(special.end_of_text)]
@@ -167,6 +168,28 @@ class Encoder:
             return b''.join([self._bytes[id] for id in ids])
         except KeyError as error:
             raise ValueError(f'no token has the id {error.args[0]}; ids go from 0 to {self.n_vocab - 1}') from None
+
+
+    # The rest is what code of 2019 uses besides encode and decode: encoder, byte_encoder and the following.
+
+    @functools.cached_property
+    def decoder(self) -> dict[int, str]:
+        """`encoder` the other way round: id -> token, spelled in byte characters."""
+        return {id: token for token, id in self.encoder.items()}
+
+    @functools.cached_property
+    def byte_decoder(self) -> dict[str, int]:
+        return {character: byte for byte, character in self.byte_encoder.items()}
+
+    def bpe(self, token: str) -> str:
+        """Merges one piece of text, spelled in byte characters: 'Ġmerges' -> 'Ġmer ges'."""
+        symbols = [self._byte_ids[self.byte_decoder[character]] for character in token]
+        return ' '.join(self.decoder[id] for id in merge(symbols, self._ranks, self._merged_ids))
+
+
+def bytes_to_unicode() -> dict[int, str]:
+    """Byte -> the character it is spelled as in the vocabulary files, as in 2019."""
+    return dict(BYTE_CHARACTERS)
 
 
 def get_encoder(model_name: str, models_dir: str = 'models') -> Encoder:

@@ -43,14 +43,14 @@ def read_texts(path: str | list[str], encoding: str = 'utf-8', **format) -> Iter
     skipped.report()
 
 
-def load_dataset(enc, path: str, combine: int, encoding: str = 'utf-8', processes: int = 1, **format) -> list[Chunk]:
+def load_dataset(enc, path: str, combine: int, encoding: str | None = 'utf-8', processes: int = 1, **format) -> list[Chunk]:
     """Chunks of token ids, each 1-D, of the files that `path` stands for (see find_files).
 
     An .npz gives its arrays, as TokenArrays if they are not compressed. Any other file is text, in which <|endoftext|>
     stands for that token; for chunks see encode_files. format: the other fields of a TextFormat. Raises UserError that
     names the file and what is wrong with it, also if the corpus has no tokens.
     """
-    return load_sets(enc, path, [DataSet(find_files(path))], combine, TextFormat(encoding, **format), processes).chunks
+    return load_sets(enc, path, [DataSet(find_files(path))], combine, TextFormat(encoding or 'utf-8', **format), processes).chunks
 
 
 def load_sets(enc, name: str, sets: list[DataSet], combine: int, format: TextFormat, processes: int = 1) -> Corpus:
@@ -140,7 +140,7 @@ class Sampler:
         return self._tables[length]
 
     def sample(self, length: int) -> np.ndarray:
-        """A random sample of `length` tokens, [length]; do not write to it, as it may be a view.
+        """A random sample of `length` tokens, [length], which the caller may write to.
 
         Raises as `check`, and UserError if the file that it lies in cannot be read.
         """
@@ -150,4 +150,4 @@ class Sampler:
         start = number - (starts[index - 1] if index else 0)
         if self._weights is not None:
             start = min(int(start / self._weights[index]), self.sizes[index] - length)      # the quotient may be rounded up
-        return self.chunks[index][start:start + length]
+        return np.array(self.chunks[index][start:start + length])

@@ -11,6 +11,7 @@ import tensorflow.compat.v1 as tf
 from network import layers
 from network.attention import block_masks, self_attention
 from network.cache import TensorPast
+from network.functions_2019 import *
 from network.gradients import reshape, shape_of
 from network.head_loss import head_loss
 from network.hparams import HParams, default_hparams, load_hparams  # noqa: F401  (a model and its sizes go together)
@@ -55,19 +56,19 @@ def attention(x, scope, *, norm, layer, past, masks, hparams, dtype):  # [.., fe
         return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams)), present
 
 
-def mlp(x, scope, *, norm, hparams, dtype):  # [.., features] -> [.., features]
+def feed_forward(x, scope, *, norm, hparams, dtype):  # [.., features] -> [.., features]
     with tf.variable_scope(scope):
         hidden = linear(x, 'c_fc', 4 * hparams.n_embd, op=layers.norm_linear, norm=norm, dtype=dtype)
         return linear(hidden, 'c_proj', hparams.n_embd, op=layers.gelu_linear, stddev=residual_stddev(hparams))
 
 
-def block(x, layer, *, past, masks, hparams, dtype):  # [.., features] -> [.., features], present
+def transformer_block(x, layer, *, past, masks, hparams, dtype):  # [.., features] -> [.., features], present
     """Attention and mlp each read the residual stream x through a normalisation and add to it."""
     with tf.variable_scope(f'h{layer}'):
-        y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', x.shape[-1]), layer=layer, past=past, masks=masks,
+        y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', hparams.n_embd), layer=layer, past=past, masks=masks,
                                hparams=hparams, dtype=dtype)
         x = x + tf.cast(y, x.dtype)
-        y = mlp(x, 'mlp', norm=gain_and_bias('ln_2', x.shape[-1]), hparams=hparams, dtype=dtype)
+        y = feed_forward(x, 'mlp', norm=gain_and_bias('ln_2', hparams.n_embd), hparams=hparams, dtype=dtype)
         return x + tf.cast(y, x.dtype), present
 
 
@@ -88,7 +89,8 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
 
     past: keys and values of the tokens before X, as a tensor (see past_shape) or an object (see network.cache). Past
     and X together must fit in n_ctx. dtype: of the matrix multiplications; weights, residual stream, normalisation and
-    softmax are float32. Each block's output goes to the collection `checkpoints` (see memory_saving_gradients).
+    softmax are float32. Without a past, each block's output goes to the collection `checkpoints` (see
+    memory_saving_gradients).
 
     Returns `hidden` [batch, sequence, n_embd] (after the last normalisation), `wte` [n_vocab, n_embd] as `hidden`'s
     dtype, `logits` [batch, sequence, n_vocab] and `present`, the keys and values of X alone.
@@ -103,8 +105,9 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
         masks = block_masks(sequence) if past is None else [past.mask]
         presents = []
         for layer in range(hparams.n_layer):
-            h, present = block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype)
-            tf.add_to_collection('checkpoints', h)
+            h, present = transformer_block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype)
+            if past is None:        # else h may lie inside a sampling loop, where no gradient can be
+                tf.add_to_collection('checkpoints', h)
             presents.append(present)
         h = tf.cast(layers.layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
         wte = tf.cast(wte, dtype)
@@ -123,5 +126,5 @@ def loss(output: dict, labels, differentiable: bool = True):
     targets = tf.concat([labels[:, 1:], labels[:, :1]], axis=1)
     weights = tf.cast(tf.range(sequence) < sequence - 1, tf.float32) / tf.cast(batch * (sequence - 1), tf.float32)
     rows = tf.tile(weights[None], [batch, 1])
-    return head_loss(tf.reshape(output['hidden'], [-1, output['hidden'].shape[-1]]), output['wte'],
+    return head_loss(tf.reshape(output['hidden'], [-1, output['hidden'].shape.as_list()[-1]]), output['wte'],
                      tf.reshape(targets, [-1]), tf.reshape(rows, [-1]), differentiable=differentiable)

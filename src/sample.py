@@ -10,8 +10,8 @@ from network.gradients import shape_of
 
 
 def top_k_logits(logits, k):  # [batch, n_vocab] -> the same, -inf outside the k largest
-    """Fan et al. 2018: only the k most likely tokens stay, and tokens that tie with the last of them."""
-    smallest = tf.nn.top_k(logits, k).values[:, -1:]
+    """Fan et al. 2018: only the k most likely tokens stay, and tokens that tie with the last of them; all for k = 0."""
+    smallest = tf.nn.top_k(logits, tf.where(tf.equal(k, 0), shape_of(logits)[-1], k)).values[:, -1:]
     return tf.where(logits < smallest, tf.fill(tf.shape(logits), logits.dtype.min), logits)
 
 

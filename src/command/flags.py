@@ -1,6 +1,7 @@
 """Command-line flags: argparse with one-line errors, and number types."""
 
 import argparse
+import difflib
 import math
 import os
 from collections.abc import Callable
@@ -18,10 +19,22 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UserError instead of printing its usage. Flags cannot be abbreviated."""
+    """An ArgumentParser that raises UserError instead of printing its usage.
+
+    A flag can be abbreviated to a prefix that only one flag has: --batch for --batch_size.
+    """
 
     def __init__(self, **kwargs):
-        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **kwargs)
+        super().__init__(formatter_class=_Formatter, **kwargs)
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [argument.partition('=')[0] for argument in unknown if argument.startswith('--')]
+            similar = [f'{name}: did you mean {found[0]}?' for name in names
+                       if (found := difflib.get_close_matches(name, self._option_string_actions, n=1))]
+            self.error('; '.join([f'unrecognized arguments: {" ".join(unknown)}', *similar]))
+        return namespace
 
     def error(self, message: str) -> None:
         raise UserError(f'{message} (see {self.prog} --help)')

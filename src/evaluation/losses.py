@@ -43,7 +43,7 @@ class Evaluation:
         for start in range(self._length - width, self._length, step):
             positions = slice(start, min(start + step, self._length))
             with tf.control_dependencies(losses[-1:]):
-                hidden = tf.reshape(output['hidden'][:, positions], [-1, output['hidden'].shape[-1]])
+                hidden = tf.reshape(output['hidden'][:, positions], [-1, output['hidden'].shape.as_list()[-1]])
             loss = head_loss(hidden, output['wte'], tf.reshape(self._batch.labels[:, positions], [-1]),
                              tf.reshape(self._batch.weights[:, positions], [-1]), differentiable=False)
             losses.append(tf.cast(loss, tf.float64))

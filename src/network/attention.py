@@ -35,7 +35,7 @@ def attend(q, k, v, mask):  # [batch, heads, n_query, head], [.., n_key, head] t
 
 def split_heads(qkv):  # [batch, sequence, 3, heads, head] -> q / sqrt(head), k, v, each [batch, heads, sequence, head]
     q, k, v = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
-    return q * (1 / math.sqrt(qkv.shape[-1])), k, v
+    return q * (1 / math.sqrt(qkv.shape.as_list()[-1])), k, v
 
 
 def swap_heads(x):  # [batch, sequence, heads, head] <-> [batch, heads, sequence, head]
@@ -43,12 +43,12 @@ def swap_heads(x):  # [batch, sequence, heads, head] <-> [batch, heads, sequence
 
 
 def _split_queries(x, masks) -> list:  # [batch, heads, length, head] -> for each mask its block of queries
-    return tf.split(x, [mask.shape[2] for mask in masks], axis=2) if len(masks) > 1 else [x]
+    return tf.split(x, [mask.shape.as_list()[2] for mask in masks], axis=2) if len(masks) > 1 else [x]
 
 
 def _visible(x, mask):  # [batch, heads, length, head] -> the keys or values that the mask covers
-    n_key = mask.shape[3]
-    return x if n_key == x.shape[2] else tf.slice(x, [0, 0, 0, 0], [-1, -1, n_key, -1])
+    n_key = mask.shape.as_list()[3]
+    return x if n_key == x.shape.as_list()[2] else tf.slice(x, [0, 0, 0, 0], [-1, -1, n_key, -1])
 
 
 def _sum_prefixes(parts, masks):  # for each mask [batch, heads, n_key, head] -> their sum, as long as the longest
@@ -76,7 +76,7 @@ def _attention_backward(dy, y, qkv, *masks):
         dscores = softmax_gradient(tf.matmul(dy_block, v_visible, transpose_b=True), weights, delta_block)
         dk.append(tf.matmul(dscores, q_block, transpose_a=True))
         dq.append(tf.matmul(dscores, k_visible))
-    dq = tf.concat(dq, axis=2) * (1 / math.sqrt(qkv.shape[-1]))
+    dq = tf.concat(dq, axis=2) * (1 / math.sqrt(qkv.shape.as_list()[-1]))
     dqkv = tf.stack([dq, _sum_prefixes(dk, masks), _sum_prefixes(dv, masks)])
     return [tf.transpose(dqkv, [1, 3, 0, 2, 4]), *[None] * len(masks)]
 

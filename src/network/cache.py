@@ -65,7 +65,7 @@ class CachedPast:
         self.positions, self.mask = positions[:, None], cache.mask(positions)
 
     def extend(self, layer, k, v):  # [rows, heads, 1, head] -> [rows, heads, capacity, head]
-        cache, head_size = self._cache, k.shape[-1]
+        cache, head_size = self._cache, k.shape.as_list()[-1]
         flat = [tf.reshape(x, [-1, head_size]) for x in (k, v)]
         self.written[layer, 0] = cache.write(layer, 0, self._offsets, *flat)
         return [tf.reshape(x, [-1, *cache.heads, cache.capacity, head_size]) for x in self.written[layer, 0]]
@@ -95,7 +95,7 @@ class ResizableCache(Cache):
 
     def _resized(self, flat, old_size, heads):  # [old rows * heads * capacity, head] -> [rows * heads * capacity, head]
         rows, capacity = tf.unstack(self.new_size)
-        head_size = flat.shape[-1]
+        head_size = flat.shape.as_list()[-1]
         old = tf.reshape(flat, [old_size[0], heads, old_size[1], head_size])
         kept = tf.gather(old, self.kept_rows)[:, :, :capacity]
         padding = [[0, rows - tf.size(self.kept_rows)], [0, 0], [0, capacity - tf.shape(kept)[2]], [0, 0]]

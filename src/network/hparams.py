@@ -8,7 +8,7 @@ from command.errors import UserError
 from command.read_files import read_json
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class HParams:
     """Sizes of a GPT-2 (Radford et al. 2019, table 2).
 
@@ -34,6 +34,16 @@ class HParams:
     def head_size(self) -> int:
         """Features of one attention head."""
         return self.n_embd // self.n_head
+
+    def override_from_dict(self, values: dict[str, int]) -> 'HParams':
+        """Changes some sizes, as the HParams of 2019 did; returns self.
+
+        Raises KeyError for an unknown name, ValueError like the constructor.
+        """
+        if unknown := [name for name in values if name not in vars(self)]:
+            raise KeyError(unknown[0])
+        vars(self).update(vars(dataclasses.replace(self, **values)))
+        return self
 
     def shapes(self) -> dict[str, list[int]]:
         """Name -> shape of every variable, as in the published checkpoints."""

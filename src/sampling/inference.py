@@ -52,7 +52,7 @@ def shard_attention(q, keys, values, mask, w):
     rows, heads, _, head_size = shape_of(q)
     keys, values = (tf.reshape(x, [rows, heads, -1, head_size]) for x in (keys, values))
     y = attend(q, keys, values, mask)
-    return tf.matmul(w, tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.shape[1], -1]))
+    return tf.matmul(w, tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.shape.as_list()[1], -1]))
 
 
 def shard_mlp(x, bias, g, b, w_fc, b_fc, w_proj, *parts):  # w_fc [hidden, features], w_proj [features, hidden]
@@ -79,7 +79,7 @@ class _Programs:
         k and v are as in the cache, [rows * heads * sequence, head].
         """
         x = add_parts(x, bias, parts)
-        heads = w.shape[0] // 3 // self._head_size
+        heads = w.shape.as_list()[0] // 3 // self._head_size
         qkv = tf.reshape(project(w, b_qkv, normalize_columns(x, g, b)), [3, heads, self._head_size, *self._columns])
         q, k, v = tf.unstack(tf.transpose(qkv, [0, 3, 1, 4, 2]))
         return x, q * (1 / math.sqrt(self._head_size)), *(tf.reshape(new, [-1, self._head_size]) for new in (k, v))

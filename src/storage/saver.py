@@ -11,6 +11,8 @@ from command.read_files import read_bytes
 from storage import check, checkpoints, run_state
 from storage.run_state import RunState
 
+# Attributes of ops that TensorFlow 1.15 does not know, and refuses to import.
+NEW_ATTRIBUTES = {'VarHandleOp': 'debug_name', 'AssignVariableOp': 'validate_shape'}
 READS = 3       # a Saver holds all it reads in memory until it has read the last tensor, so several each read a part
 
 
@@ -60,6 +62,15 @@ def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
     return stored
 
 
+def meta_graph(saver: tf.train.Saver) -> bytes:
+    """The content of a .meta file: the current graph, in a form that TensorFlow 1.15 can import too."""
+    meta = saver.export_meta_graph(strip_default_attrs=True)
+    for nodes in [meta.graph_def.node, *(function.node_def for function in meta.graph_def.library.function)]:
+        for node in nodes:
+            node.attr.pop(NEW_ATTRIBUTES.get(node.op, ''), None)
+    return meta.SerializeToString()
+
+
 class RunSaver:
     """Writes a training run's numbered checkpoints, and the files that make its directory a model directory too.
 
@@ -69,6 +80,7 @@ class RunSaver:
     def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
         self.directory, self._keep, self._keep_best = directory, keep, keep_best
         self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
+        self._meta_graph = meta_graph(self._saver)
         self._setting_files = {name: read_bytes(os.path.join(from_model_dir, name))
                                for name in ('hparams.json', *models.vocabulary_files(from_model_dir))}
 
@@ -87,7 +99,9 @@ class RunSaver:
         """
         prefix = os.path.join(self.directory, f'model-{state.step}')
         try:
-            self._saver.save(session, os.path.join(self.directory, 'model'), global_step=state.step, write_state=False)
+            self._saver.save(session, prefix, write_state=False, write_meta_graph=False)
+            with open(f'{prefix}.meta', 'wb') as file:
+                file.write(self._meta_graph)
             for suffix in run_state.SUFFIXES:
                 atomic_files.sync(prefix + suffix)
             run_state.write(prefix, state)
@@ -129,6 +143,10 @@ def save_model(session: tf.Session, directory: str, from_checkpoint: str | None 
             checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))
             saver.restore(session, from_checkpoint)
     try:
-        saver.save(session, os.path.join(directory, 'model.ckpt'), strip_default_attrs=True)
+        prefix = saver.save(session, os.path.join(directory, 'model.ckpt'), write_meta_graph=False)
+        with open(f'{prefix}.meta', 'wb') as file:
+            file.write(meta_graph(saver))
+    except OSError as error:
+        raise UserError(f'cannot write {directory}: {reason(error)}') from None
     except tf.errors.OpError as error:
         raise UserError(f'cannot write {directory}: {_cause(error).rpartition("; ")[2]}') from None     # without the file's name

@@ -185,7 +185,7 @@ class Training:
         settings, texts = self._settings, []
         while len(texts) < settings.sample_num:
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
-        text = ''.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
+        text = '\n'.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
         self.print(text)
         os.makedirs(settings.sample_directory, exist_ok=True)       # it may have been moved or removed
         atomic_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)

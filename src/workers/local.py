@@ -43,15 +43,19 @@ def run_workers(args: argparse.Namespace, command: list[str], devices: list[tupl
 
 
 def remove_flags(arguments: list[str], flags: dict[str, int]) -> list[str]:
-    """Arguments without some flags (name -> number of values), as `--name value` or `--name=value`."""
+    """Arguments without some flags (name -> number of values), as `--name value` or `--name=value`, also abbreviated.
+
+    The arguments are valid: a prefix of one of these flags is not one of another.
+    """
     kept, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
         name, equals, _ = argument.partition('=')
-        if name not in flags:
+        removed = next((flag for flag in flags if len(name) > 2 and flag.startswith(name)), None)
+        if removed is None:
             kept.append(argument)
         elif not equals:
-            del rest[:flags[name]]
+            del rest[:flags[removed]]
     return kept
 
 

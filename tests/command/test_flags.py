@@ -57,11 +57,26 @@ def test_every_flag_for_a_path_knows_the_home_directory(script, monkeypatch):
     assert paths and [action.dest for action in paths if action.type is not flags.path] == []
 
 
-def test_flags_cannot_be_abbreviated():
+@pytest.fixture
+def parser():
     parser = flags.Parser(prog='prog')
-    parser.add_argument('--number')
-    with pytest.raises(UserError, match='unrecognized arguments: --num=1'):
-        parser.parse_args(['--num=1'])
+    for name in ('--val_every', '--val_dataset', '--batch_size', '--val'):
+        parser.add_argument(name)
+    return parser
+
+
+def test_a_flag_can_be_abbreviated_if_only_one_begins_so(parser):
+    args = parser.parse_args(['--batch', '1', '--val_e=2', '--val', '3'])
+    assert (args.batch_size, args.val_every, args.val) == ('1', '2', '3')
+    with pytest.raises(UserError, match='ambiguous option: --val_ could match --val_every, --val_dataset'):
+        parser.parse_args(['--val_', '1'])
+
+
+def test_an_unknown_flag_is_compared_with_the_known_ones(parser):
+    with pytest.raises(UserError, match=r'unrecognized arguments: --batch-size=1 x; --batch-size: did you mean --batch_size\?'):
+        parser.parse_args(['--batch-size=1', 'x'])
+    with pytest.raises(UserError, match=r'^unrecognized arguments: --zzz 1 \(see prog --help\)$'):
+        parser.parse_args(['--zzz', '1'])
 
 
 def test_help_shows_defaults_except_none_and_false():
