@@ -228,7 +228,7 @@ def main() -> None:
         if args.dry_run:
             print(plan(job, memory))
             return
-        with job.lock or contextlib.nullcontext():
+        with contextlib.closing(job):
             if cluster.count > 1 or not already_finished(job):
                 train(job, cluster)
 

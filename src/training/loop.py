@@ -181,9 +181,18 @@ class Training:
             state.sampled != state.step)
 
     def write_samples(self) -> None:
-        """Prints --sample_num samples, each from one random token of the training data, and writes them to a file."""
+        """Prints --sample_num samples, each from one random token of the training data, and writes them to a file.
+
+        After a signal it leaves them to the next start, which draws the same ones.
+        """
         settings, texts = self._settings, []
+        generators = [self._job.contexts.rng.bit_generator, self._job.sampling.bit_generator]
+        before = [generator.state for generator in generators]
         while len(texts) < settings.sample_num:
+            if self._signal.received:
+                for generator, state in zip(generators, before):
+                    generator.state = state
+                return
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
         text = '\n'.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
         self.print(text)

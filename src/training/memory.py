@@ -163,7 +163,7 @@ def _token_memory(settings: Settings, hparams: HParams) -> dict[str, int]:
     """Flags, with values, and the bytes that the tokens or texts which they ask for take at least."""
     size, sequence = settings.batch_size, settings.seq_length * token_dtype(hparams.n_vocab).itemsize
     batches = settings.accumulate_gradients + settings.worker_count - 1     # a worker draws the rows of the others too
-    needed = {_values(settings, 'batch_size', 'accumulate_gradients'): size * batches * sequence}
+    needed = {_values(settings, 'batch_size', 'seq_length', 'accumulate_gradients'): size * batches * sequence}
     if settings.val_every:
         needed[_values(settings, 'val_batch_size', 'val_batch_count')] = (
             settings.val_batch_size * settings.val_batch_count * sequence)

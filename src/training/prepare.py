@@ -62,6 +62,11 @@ class Job:
             if name in self.state.generators:
                 generator.bit_generator.state = self.state.generators[name]
 
+    def close(self) -> None:
+        """Releases the lock."""
+        if self.lock:
+            self.lock.close()
+
     def finished(self) -> str | None:
         """Why the run has ended, in words; None if it has not."""
         settings, state = self.settings, self.state

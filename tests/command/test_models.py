@@ -61,6 +61,14 @@ def test_runs(home):
         models.find_run('run1', 'empty')
 
 
+def test_paths_of_runs(home):
+    assert models.run_path('checkpoint', 'run1') == models.run_path('checkpoint', './run1/') == 'checkpoint/run1'
+    assert models.run_path('/data', 'exp/..b') == '/data/exp/..b'
+    for name in ('', '.', '..', '../a', '/a', 'a/../..'):
+        with pytest.raises(UserError, match=f"^--run_name '{name}' is not the name of a directory in checkpoint: give a name "):
+            models.run_path('checkpoint', name)
+
+
 def test_a_checkpoint_without_settings_names_the_files_to_copy(home):
     for directory in ('models/old', 'checkpoint/old'):
         (home / directory).mkdir()

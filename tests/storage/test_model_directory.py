@@ -158,6 +158,17 @@ def test_every_script_refuses_an_invalid_directory(home, mistake, name, harm, wo
         assert model in mistake('convert', 'to_hf', 'models/bad', 'out')
 
 
+@pytest.mark.parametrize('command', [
+    ('evaluate', '--dataset', 'corpus.txt', '--run_name', 'x'), ('create_model', 'new', '--from_run', 'x'),
+    ('convert', 'to_hf', 'x', 'out'), ('interactive_conditional_samples', '--run_name', 'x'),
+    ('generate_unconditional_samples', '--run_name', 'x')], ids=lambda command: command[0])
+def test_every_script_takes_another_directory_of_runs(home, mistake, command):
+    (home / 'checkpoint/bad').rename(home / 'checkpoint/x')
+    (home / 'runs').mkdir()
+    error = mistake(*command, '--checkpoint_dir', 'runs')
+    assert error.endswith("no run 'x' in runs; no runs are here; ./train.py makes one")
+
+
 @pytest.fixture
 def run(home):
     """A run `checkpoint/bad` with checksums, as train.py writes it."""

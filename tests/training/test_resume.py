@@ -1,20 +1,25 @@
 """Stopped runs continue exactly where they stopped, whatever happened in between."""
 
 import errno
+import fcntl
 import json
 import os
+import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from checkpoint_files import read_checkpoint
+from checkpoint_files import read_checkpoint, write_checkpoint
 from command.errors import UserError
 from conftest import ROOT, one_line_error
 from optional import needs
 from storage import run_state
+from storage.model_directory import open_model
+from training import loop
 
 LOSS = re.compile(r'^\[(\d+) \|.*? (?:loss=(\S+) avg=(\S+)|validation loss = (\S+))', re.MULTILINE)
 SMALL = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01)
@@ -128,7 +133,7 @@ def test_patience_epochs_and_save_secs(train, home):
     assert re.findall(r'Saving \S+-(\d)', output) == ['1', '2', '3']
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_ends_the_run(home, number):
     command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
                '--sample_every', '0']
@@ -146,6 +151,169 @@ def test_a_signal_saves_and_ends_the_run(home, number):
     assert step >= 3
     assert run_state.read(str(home / f'checkpoint/run1/model-{step}')).step == step
     assert rows(home)[-1]['step'] == step
+
+
+def test_a_terminal_that_closes_saves_and_ends_the_run(home):
+    """The terminal is gone when SIGHUP arrives: printing to it fails."""
+    pid, terminal = pty.fork()
+    if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.chdir(home)
+        os.execv(sys.executable, [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy',
+                                  '--dataset', 'corpus.txt', '--sample_every', '0', '--max_steps', '100000'])
+    output = b''
+    while b'[3 |' not in output:
+        output += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert int((home / 'checkpoint/run1/counter').read_text()) >= 3
+
+
+def test_a_pipe_that_closes_saves_and_ends_the_run(home):
+    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
+               '--sample_every', '0']
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('[3 '):
+                break
+        process.stdout.close()
+        assert process.stderr.read() == ''
+    assert process.returncode == 0
+    assert int((home / 'checkpoint/run1/counter').read_text()) >= 3
+
+
+def test_a_signal_does_not_wait_for_all_samples(train, home, monkeypatch):
+    """The next start writes those that the run would have written."""
+    flags = ('--max_steps', 2, '--sample_every', 1, '--sample_num', 3, '--sample_length', 5, '--seed', 1)
+    train('--run_name', 'complete', *flags)
+    sample = loop.Training._sample
+
+    def signalled(training, n):
+        signal.raise_signal(signal.SIGTERM)
+        return sample(training, n)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, '_sample', signalled)
+        assert 'SIGTERM: stopping' in train(*flags)
+    assert os.listdir(home / 'samples/run1') == []
+    train(*flags)
+    for step in (1, 2):
+        assert (home / f'samples/run1/samples-{step}').read_text() == (home / f'samples/complete/samples-{step}').read_text()
+
+
+def at_step(monkeypatch, step, do):
+    """Calls do() after an update."""
+    update = loop.Training.update
+
+    def then(training):
+        why = update(training)
+        if training._state.step == step:
+            do()
+        return why
+    monkeypatch.setattr(loop.Training, 'update', then)
+
+
+@pytest.mark.parametrize('how', ['removed', 'moved'])
+def test_a_directory_that_is_gone_is_written_again_complete(tf, train, home, monkeypatch, how):
+    flags = ('--max_steps', 4, '--save_every', 3, '--seed', 1, '--sample_every', 4, '--sample_length', 5, '--batch_size', 2)
+    train('--run_name', 'undisturbed', *flags)
+
+    def remove():
+        for parent in ('checkpoint', 'samples'):
+            shutil.rmtree(home / parent / 'run1') if how == 'removed' else (home / parent / 'run1').rename(home / parent / 'away')
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, remove)
+        output = train(*flags)
+    assert output.count('checkpoint/run1 was moved or removed: writing it again\n') == 1
+    run = home / 'checkpoint/run1'
+    assert [row['step'] for row in rows(home)] == [1, 2, 3, 4]
+    assert {'lock', 'settings.json', 'hparams.json', 'encoder.json', 'vocab.bpe'} <= {path.name for path in run.iterdir()}
+    assert list(run.glob('events.out.tfevents*'))
+    assert (home / 'samples/run1/samples-4').exists()
+    assert variables(tf, run) == variables(tf, home / 'checkpoint/undisturbed')
+    assert open_model(str(run)).checkpoint.endswith('model-4')
+    assert 'other settings' not in train(*flags[2:], '--max_steps', 5)
+
+
+def test_a_file_that_is_gone_is_written_again(train, home, monkeypatch):
+    run = home / 'checkpoint/run1'
+    gone = ('hparams.json', 'settings.json', 'lock', 'metrics.jsonl')
+    at_step(monkeypatch, 2, lambda: [(run / name).unlink() for name in gone])
+    output = train('--max_steps', 3, *SMALL)
+    assert 'writing it again' not in output
+    assert all((run / name).exists() for name in ('hparams.json', 'settings.json', 'lock'))
+    assert [row['step'] for row in rows(home)] == [1, 2, 3]
+
+
+def test_a_directory_that_another_process_has_taken_is_left_alone(train, home, monkeypatch):
+    def replace():
+        (home / 'checkpoint/run1').rename(home / 'checkpoint/away')
+        (home / 'checkpoint/run1').mkdir()
+        other = open(home / 'checkpoint/run1/lock', 'w')        # noqa: SIM115  (locked to the end of the test)
+        other.write('77\n')
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        held.append(other)
+    held = []
+    at_step(monkeypatch, 2, replace)
+    with pytest.raises(UserError, match=r'another process \(number 77\) trains in checkpoint/run1'):
+        train('--max_steps', 3, *SMALL)
+    assert os.listdir(home / 'checkpoint/run1') == ['lock']
+    held[0].close()
+
+
+def test_the_overwritten_run_stays_until_the_new_one_has_a_checkpoint(tf, train, home, monkeypatch):
+    train('--max_steps', 2, *SMALL)
+    run = home / 'checkpoint/run1'
+
+    def files():
+        return {path.name: path.read_bytes() for path in run.iterdir() if path.name not in ('lock', 'dataset.npz', 'dataset.json')
+                and path.is_file() and not path.name.startswith('events')}
+    old = files()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_state, 'write', lambda *_: fail_to_write())
+        with pytest.raises(UserError, match='cannot save checkpoint/run1/model-2'):
+            train('--overwrite', '--max_steps', 2, *SMALL)
+    assert files() == old
+    train('--overwrite', '--max_steps', 1, *SMALL)
+    assert not (run / '.overwritten').exists()
+    assert {name for name in files() if name.startswith('model-')} == {
+        f'model-1{suffix}' for suffix in (*run_state.SUFFIXES, '.json')}
+    assert [row['step'] for row in rows(home)] == [1]
+
+
+def fail_to_write():
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_an_overwriting_run_that_is_killed(train, home, monkeypatch):
+    train('--max_steps', 2, *SMALL)
+    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt',
+               '--sample_every', '0', '--overwrite', '--save_every', '0']
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('[2 '):
+                break
+        process.kill()
+    output = train('--max_steps', 3, *SMALL)
+    assert 'checkpoint/run1: the run that --overwrite was to replace is back' in output
+    assert [step for step, *_ in logged(output)] == ['3']
+    assert [row['step'] for row in rows(home)] == [1, 2, 3]
+
+
+def test_a_checkpoint_of_another_program_continues_with_its_weights(tf, train, home):
+    """gpt-2-simple writes over model-STEP, and removes no model-STEP.json."""
+    train('--max_steps', 2, '--val_every', 1, '--val_batch_count', 1, *SMALL)
+    prefix = home / 'checkpoint/run1/model-2'
+    weights = {name: array + 1 for name, array in read_checkpoint(prefix).items() if 'Adam' not in name and 'power' not in name}
+    write_checkpoint(prefix, weights)
+    output = train('--max_steps', 3, *SMALL)
+    assert 'checkpoint/run1/model-2.json is not the state of checkpoint/run1/model-2: another program has written' in output
+    assert 'continuing with the weights of checkpoint/run1/model-2 alone' in output
+    assert 'model-2 holds no state of the optimizer adam: it starts from scratch' in output
+    assert [step for step, *_ in logged(output)] == ['3']
+    assert [(row['step'], 'loss' in row) for row in rows(home)] == [
+        (0, False), (1, True), (1, False), (2, True), (2, False), (3, True)]
 
 
 def test_a_second_signal_ends_the_process_immediately():
@@ -269,5 +437,5 @@ BAD_FLAGS = [
 @pytest.mark.parametrize(('flags', 'words'), BAD_FLAGS, ids=lambda value: value if isinstance(value, str) else ' '.join(value))
 def test_a_mistake_is_one_line_before_tensorflow(mistake, home, flags, words):
     assert words in mistake('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1, *flags)
-    assert not (home / 'checkpoint').exists()
+    assert {path.name for path in (home / 'checkpoint').rglob('*')} <= {'run1', 'dataset.npz', 'dataset.json'}
 

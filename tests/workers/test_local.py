@@ -161,7 +161,7 @@ def restarted(monkeypatch, stopped=False, **flags):
     monkeypatch.setattr(Lost, 'commands', [])
     monkeypatch.setattr(Lost, 'stopped', stopped)
     monkeypatch.setattr(local, '_Group', Lost)
-    args = argparse.Namespace(local_workers=2, run_name='run1', **flags)
+    args = argparse.Namespace(local_workers=2, checkpoint_dir='checkpoint', run_name='run1', **flags)
     command = ['train.py', '--local_workers', '2', '--overwrite', '--max_restarts', '1', '--seed', '5']
     assert local.run_workers(args, command, [({}, {0})] * 2) == 75
     assert Lost.commands == [[sys.executable, 'train.py', '--overwrite', '--seed', '5']] * len(Lost.commands)
@@ -201,16 +201,17 @@ def test_when_a_worker_dies_all_are_restarted(home, command):
     assert (home / 'checkpoint/run1/counter').read_text() == '60\n'
 
 
-def test_a_signal_stops_all(home, command):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_all(home, command, number):
     process = command()
     wait_for(home, '[2 |', process)
     workers = children(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(TIMEOUT) == 0
     assert not any(map(alive, workers))
     output = (home / 'output').read_text()
     assert output.count('Saving') == 1
-    assert 'SIGINT: stopping' in output
+    assert f'{number.name}: stopping' in output
     assert output.count('Loading dataset') == 1
 
 

@@ -1,0 +1,69 @@
+"""training/memory.py: a run that no machine of this size has memory for is refused; whatever could run is not."""
+
+import dataclasses
+import re
+
+import pytest
+
+from command.errors import UserError
+from training import memory
+from training.memory import MEDIUM, SMALL, step_of, total
+from training.settings import make_settings
+
+GB = 10 ** 9
+
+
+@pytest.fixture
+def check(parse, monkeypatch):
+    """Checks the flags of a run of 124M on a machine with so many bytes: check('--batch_size', 4, existing=16 * GB)."""
+    def run(*flags, existing=16 * GB, gpus=(), hparams=SMALL, **settings):
+        monkeypatch.setattr(memory, 'total_memory', lambda: existing)
+        monkeypatch.setattr(memory, 'visible_gpus', lambda: list(gpus))
+        memory.check(dataclasses.replace(make_settings(parse(*flags), hparams), **settings), hparams)
+    return run
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--batch_size', 10 ** 9], ('--batch_size 1000000000, --seq_length 1024, --accumulate_gradients 1: 2,048.0 GB are '
+     'needed for the tokens alone, this machine has 16.0 GB: give smaller numbers')),
+    (['--accumulate_gradients', 10 ** 8], '--accumulate_gradients 100000000: 204.8 GB are needed for the tokens alone'),
+    (['--val_every', 1, '--val_batch_count', 10 ** 7], '--val_batch_size 2, --val_batch_count 10000000: 41.0 GB are needed'),
+    (['--sample_num', 10 ** 9], '--sample_num 1000000000, --sample_length 1023: 1,023.0 GB are needed for the tokens alone')])
+def test_tokens_that_fit_no_memory_are_refused_with_any_gpu(check, flags, words):
+    for gpus in ((), ('0',)):
+        with pytest.raises(UserError, match=re.escape(words)):
+            check(*flags, gpus=gpus)
+    check(*flags, existing=10 ** 13, gpus=['0'])
+    check(*flags, existing=None)
+
+
+def test_what_is_turned_off_takes_nothing(check):
+    check('--val_every', 0, '--val_batch_count', 10 ** 9, '--sample_every', 0, '--sample_num', 10 ** 9)
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--batch_size', 100], '--batch_size 100, --seq_length 1024: about 49.1 GB are needed, this machine has 8.0 GB and no GPU'),
+    (['--val_every', 1, '--val_batch_size', 5000, '--val_batch_count', 1], '--val_batch_size 5000, --seq_length 1024: about 78'),
+    (['--batch_size', 300, '--sample_num', 300, '--seq_length', 2], '--batch_size 300, --sample_num 300, --sample_length 1023')])
+def test_a_step_far_above_the_memory_is_refused_without_a_gpu(check, flags, words):
+    check(*flags, existing=8 * GB, gpus=['0'])
+    check(*flags, existing=8 * GB, dry_run=True)       # whose plan says what takes less
+    check(*flags, existing=40 * GB)
+    with pytest.raises(UserError, match=re.escape(words)):
+        check(*flags, existing=5 * GB if '--sample_num' in flags else 8 * GB)
+
+
+def test_a_step_that_may_just_run_by_swapping_is_not_refused(check, parse):
+    needed = total(step_of(make_settings(parse(), MEDIUM), MEDIUM))
+    check(existing=int(needed / 3.9), hparams=MEDIUM)
+    with pytest.raises(UserError, match='about .* GB are needed'):
+        check(existing=int(needed / 4.1), hparams=MEDIUM)
+
+
+def test_workers_on_this_machine_share_it_and_draw_for_each_other(check):
+    check(existing=3 * GB)
+    with pytest.raises(UserError, match='--local_workers 4: about 13.5 GB are needed, this machine has 3.0 GB'):
+        check(existing=3 * GB, local_workers=4, worker_count=4)
+    check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'])
+    with pytest.raises(UserError, match=r'6\.1 GB are needed for the tokens'):
+        check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'], worker_count=3)
