@@ -1,4 +1,4 @@
-"""Reads small files of a model; what cannot be read is a UserError that names it."""
+"""Reads small files of a model; a UserError names what cannot be read."""
 
 import json
 import re

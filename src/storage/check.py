@@ -1,4 +1,4 @@
-"""Checks that a checkpoint is complete, fits a model, and holds finite numbers."""
+"""Checks that a checkpoint is complete, finite, and of the right model."""
 
 import os
 
