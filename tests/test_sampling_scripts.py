@@ -379,7 +379,7 @@ def test_a_batch_that_cannot_fit_is_refused(tf, parse, monkeypatch, arguments, g
     from sampling import flags
     monkeypatch.setattr(flags, 'visible_gpus', lambda: gpus)
     monkeypatch.setattr(flags, 'available_memory', lambda: available)
-    message = '^--batch_size 9 needs at least 0.0 GB, 0.0 GB are available$'
+    message = '^--batch_size 9 needs at least 0.0 GB, 0.0 GB are available: give a smaller one$'
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match=message):
         parse(UNCONDITIONAL, *arguments)
     assert flags.SHORT_TEXT == importlib.import_module('generator').CAPACITY_STEP

@@ -95,12 +95,13 @@ class Flags:
         self._check_memory()
 
     def _check_memory(self) -> None:
-        """Raises UserError if the keys and values of a batch cannot fit, each text being short."""
+        """Raises UserError if memory cannot hold the keys and values of a batch of short texts."""
         hparams, rows = self.model.hparams, min(self.batch_size, self.nsamples or self.batch_size)
         needed = rows * 4 * 2 * hparams.n_layer * hparams.n_embd * min(hparams.n_ctx, SHORT_TEXT)
         available = None if visible_gpus() else available_memory()      # on a GPU its own memory counts
         if available is not None and needed > available:
-            raise UserError(f'--batch_size {rows} needs at least {needed / 1e9:,.1f} GB, {available / 1e9:,.1f} GB are available')
+            raise UserError(f'--batch_size {rows} needs at least {needed / 1e9:,.1f} GB, {available / 1e9:,.1f} GB are '
+                            'available: give a smaller one')
 
     def _texts(self, name: str) -> tuple[str, ...] | object:
         """The values of a flag that may be given several times; SamplingSettings refuses anything else."""

@@ -268,6 +268,7 @@ def test_if_every_token_is_banned_none_is(generator):
     text = generator.continuation('', SamplingSettings(no_repeat_ngram=1, length=size + 5, stop_at_eot=False), [1])
     [_] = generator.finish([text], 1)
     assert sorted(text.tokens[:size]) == list(range(size)) and len(text.ids) == size + 5
+    assert text.banned_tokens() == set() and set(text.ids[-5:]) != {0}      # 0 is drawn from logits that are all -inf
 
 
 def written_words(generator, sizes, **settings):
