@@ -45,7 +45,7 @@ def load_dataset(enc, path: str, combine: int, encoding: str | None = 'utf-8', p
     stands for that token; for chunks see encode_files. format: the other fields of a TextFormat. Raises UserError that
     names the file and what is wrong with it, also if the corpus has no tokens.
     """
-    return load_files(enc, path, find_files(path), combine, TextFormat(encoding or 'utf-8', **format), processes)
+    return load_files(enc, path, find_files(path), combine, TextFormat('utf-8' if encoding is None else encoding, **format), processes)
 
 
 def load_files(enc, path: str, files: list[str], combine: int, format: TextFormat, processes: int = 1
