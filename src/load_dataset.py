@@ -50,7 +50,8 @@ def load_dataset(enc, path: str, combine: int, encoding: str | None = 'utf-8', p
     stands for that token; for chunks see encode_files. format: the other fields of a TextFormat. Raises UserError that
     names the file and what is wrong with it, also if the corpus has no tokens.
     """
-    return load_sets(enc, path, [DataSet(find_files(path))], combine, TextFormat(encoding or 'utf-8', **format), processes).chunks
+    format = TextFormat('utf-8' if encoding is None else encoding, **format)
+    return load_sets(enc, path, [DataSet(find_files(path))], combine, format, processes).chunks
 
 
 def load_sets(enc, name: str, sets: list[DataSet], combine: int, format: TextFormat, processes: int = 1) -> Corpus:

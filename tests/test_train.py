@@ -34,6 +34,7 @@ def test_a_run_leaves_what_the_2019_tools_leave(tf, train, home):
     assert (home / 'checkpoint/run1/counter').read_text() == '4\n'
     sample = (home / 'samples/run1/samples-4').read_text()
     assert re.findall(r'^======== SAMPLE (\d) ========$', sample, re.MULTILINE) == ['1', '2', '3']
+    assert sample.count('\n\n======== SAMPLE ') == 2 and sample.endswith('\n')      # an empty line between them
     assert sample in output     # all of them, not only the last
     assert 'model-4' in tf.train.latest_checkpoint(str(home / 'checkpoint/run1'))
 
@@ -280,7 +281,7 @@ BAD_FLAGS = [
     (['--top_k', '-1'], 'argument --top_k: expected'),
     (['--top_k', '2147483648'], "argument --top_k: expected a whole number from 0 to 2147483647, not '2147483648'"),
     (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
-    (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5'),
+    (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5; --sample_evry: did you mean --sample_every?'),
     (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine ends at --max_steps: give that too'),
     (['--warmup_steps', '5', '--max_steps', '5'], '--warmup_steps 5 must be less than --max_steps 5'),
     (['--weight_decay', '0.1'], '--weight_decay works only with --optimizer adamw'),

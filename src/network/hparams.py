@@ -8,12 +8,14 @@ from command.errors import UserError
 from command.read_files import read_json
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(unsafe_hash=True)
 class HParams:
     """Sizes of a GPT-2 (Radford et al. 2019, table 2).
 
     n_vocab: tokens in the vocabulary; n_ctx: longest sequence in tokens; n_embd: features; n_head: attention heads,
     of n_embd / n_head features each; n_layer: blocks.
+
+    They can be changed, because code of 2019 does so; nothing here does.
 
     Raises ValueError for a size that is not a positive int, or an n_embd that is not a multiple of n_head.
     """

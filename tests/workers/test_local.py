@@ -71,7 +71,8 @@ def steps(output):
 
 
 def test_removing_flags():
-    flags = ['--a', '1', '--local_workers', '2', '--b', '--local_workers=3', '--overwrite', '--local_workers_x', '4']
+    flags = ['--a', '1', '--local_workers', '2', '--b', '--local_workers=3', '--overwrite', '--local_workers_x', '4',
+             '--local_w', '5', '--over']
     assert local.remove_flags(flags, {'--local_workers': 1, '--overwrite': 0}) == ['--a', '1', '--b', '--local_workers_x', '4']
 
 
