@@ -189,8 +189,10 @@ def project(stand_in, tmp_path, monkeypatch):
     (tmp_path / '.venv' / 'bin').mkdir(parents=True)
     (tmp_path / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
     (tmp_path / 'corpus').mkdir()
-    for name in ('corpus/one.txt', 'corpus/two.txt', 'corpus.txt', 'test.txt'):
+    (tmp_path / 'poems').mkdir()
+    for name in ('corpus/one.txt', 'corpus/two.txt', 'corpus.txt', 'test.txt', 'novel.txt', 'poems/one.txt', 'poems/two.txt'):
         (tmp_path / name).write_text(TEXT)
+    (tmp_path / 'chats.csv').write_text('sender,message\n' + 'me,"The quick brown fox, again."\n' * 60)
     (tmp_path / 'greek.txt').write_text('ἄνδρα μοι ἔννεπε μοῦσα πολύτροπον ὃς μάλα πολλὰ πλάγχθη θάλασσα.\n' * 60)
     (tmp_path / 'stories.jsonl').write_text('{"story": "The quick brown fox jumps over the lazy dog."}\n' * 60)
     (tmp_path / 'prompts.txt').write_text('ROMEO:\nThe king\n')
@@ -271,7 +273,7 @@ def test_every_flag_is_documented(script, flags):
 
 
 def test_every_flag_in_the_pages_is_one(flags):
-    known = set().union(*flags.values()) | {'--help', '--logdir', '--nostop_at_eot'}
+    known = set().union(*flags.values()) | {'--help', '--logdir', '--nostop_at_eot', '--batch'}     # --batch: abbreviated
     for page, text in text_of_pages().items():
         assert {flag for flag in re.findall(r'(?<![\w-])--[a-z][\w-]*', text) if flag not in known} == set(), page
 
