@@ -240,7 +240,7 @@ def test_a_damaged_model_and_one_whose_loss_is_nan_are_refused(evaluate, home, m
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(UserError, match='cannot read the checkpoint models/cut/model.ckpt'):
         evaluate('--model_name', 'cut', '--dataset', 'corpus.txt')
-    write_checkpoint(home / 'models/nan/model.ckpt', params | {'wpe': np.full_like(params['wpe'], np.nan)}, 'model/')
+    write_checkpoint(home / 'models/nan/model.ckpt', params | {'ln_f/g': np.full(24, 3e38, np.float32)}, 'model/')
     with pytest.raises(UserError, match='the loss is nan'):
         evaluate('--model_name', 'nan', '--dataset', 'corpus.txt')
 
