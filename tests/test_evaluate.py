@@ -265,7 +265,7 @@ def test_a_damaged_model_and_one_whose_loss_is_nan_are_refused(evaluate, home, m
     (['--run_name', 'other'], ['other', 'no runs are here']),
     (['--run_name', 'r', '--model_name', 'toy'], ['--run_name', 'not allowed with', '--model_name']),
     (['--batch_size', 'x'], ['--batch_size', "'x'"]),
-    (['--strid', '3'], ['--strid'])])
+    (['--strde', '3'], ['--strde'])])
 def test_a_mistake_is_one_line_before_tensorflow(mistake, home, flags, words):
     (home / 'one.txt').write_text('x')
     (home / 'empty.txt').write_text('')

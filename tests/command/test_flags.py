@@ -49,7 +49,7 @@ def actions(parser):
 def test_every_flag_for_a_path_knows_the_home_directory(script, monkeypatch):
     """Which ones are for a path is seen by their metavar."""
     parsers = []
-    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self: parsers.append(self) or sys.exit(0))
+    monkeypatch.setattr(flags.Parser, 'parse_args', lambda self: parsers.append(self) or sys.exit(0))
     with pytest.raises(SystemExit):
         runpy.run_path(os.path.join(ROOT, script), run_name='__main__')
     paths = [action for parser in parsers for action in actions(parser)

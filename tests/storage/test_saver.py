@@ -145,7 +145,7 @@ def test_a_run_directory_is_a_model_directory(session, run, tmp_path):
 
 def test_special_tokens_are_copied_where_they_are(run, tmp_path):
     (tmp_path / 'model/special_tokens.json').write_text('here')
-    run()
+    run().write_setting_files()
     assert (tmp_path / 'run/special_tokens.json').read_text() == 'here'
 
 
