@@ -11,6 +11,11 @@ from typing import NoReturn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 from command.errors import check_utf8, run
 from command.flags import (
     Parser,
@@ -31,9 +36,12 @@ from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
 
+EXAMPLES = ('./train.py --model_name tiny --dataset corpus.txt --run_name mine --max_steps 500',
+            "./train.py --model_name 124M --dataset 'corpus/**/*.txt' --val_split 0.1 --val_every 100")
+
 
 def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, examples=EXAMPLES)
     add_data_flags(parser.add_argument_group('data'))
     add_model_flags(parser.add_argument_group('model'))
     add_training_flags(parser.add_argument_group('training'))

@@ -281,7 +281,7 @@ BAD_FLAGS = [
     (['--top_k', '-1'], 'argument --top_k: expected'),
     (['--top_k', '2147483648'], "argument --top_k: expected a whole number from 0 to 2147483647, not '2147483648'"),
     (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
-    (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5; --sample_evry: did you mean --sample_every?'),
+    (['--sample_evry', '5'], 'unknown flag --sample_evry: did you mean --sample_every?'),
     (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine ends at --max_steps: give that too'),
     (['--warmup_steps', '5', '--max_steps', '5'], '--warmup_steps 5 must be less than --max_steps 5'),
     (['--weight_decay', '0.1'], '--weight_decay works only with --optimizer adamw'),
