@@ -40,8 +40,8 @@ EXAMPLES = ('./train.py --model_name tiny --dataset corpus.txt --run_name mine -
             "./train.py --model_name 124M --dataset 'corpus/**/*.txt' --val_split 0.1 --val_every 100")
 
 
-def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__, examples=EXAMPLES)
+def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(prog=os.path.basename(__file__), description=__doc__, examples=EXAMPLES)
     add_data_flags(parser.add_argument_group('data'))
     add_model_flags(parser.add_argument_group('model'))
     add_training_flags(parser.add_argument_group('training'))
@@ -51,7 +51,7 @@ def parse_flags() -> argparse.Namespace:
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
     add_worker_flags(parser.add_argument_group('several workers'))
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def add_data_flags(group) -> None:
@@ -215,21 +215,22 @@ def already_finished(job: Job) -> bool:
     return why is not None
 
 
-def train_locally(args: argparse.Namespace, devices: list[tuple[dict, set[int]]]) -> NoReturn:
-    """Trains with --local_workers processes, and exits with their status."""
+def train_locally(args: argparse.Namespace, command: list[str], devices: list[tuple[dict, set[int]]]) -> NoReturn:
+    """Trains with --local_workers processes that run `command`, and exits with their status."""
     if not args.no_cache:       # finds mistakes and encodes the corpus before the workers start
         with contextlib.redirect_stdout(io.StringIO()):     # worker 0 prints the same
             prepare(args).lock.close()
-    sys.exit(local.run_workers(args, sys.argv, devices))
+    sys.exit(local.run_workers(args, command, devices))
 
 
-def main() -> None:
-    args = parse_flags()
+def main(arguments: list[str] | None = None) -> None:
+    """Trains as the command line says, or as these arguments say if it is called from Python."""
+    args = parse_flags(arguments)
     cluster = find_cluster(args)
     if (args.local_workers or 1) > 1:
         devices = local.assign_devices(args.local_workers)      # raises UserError for too few GPUs
         if not args.dry_run:
-            train_locally(args, devices)
+            train_locally(args, sys.argv if arguments is None else [os.path.abspath(__file__), *arguments], devices)
     memory = available_memory()     # before the corpus takes any
     with contextlib.nullcontext() if args.dry_run else only_worker_0_prints(cluster):
         job = prepare(args, cluster)

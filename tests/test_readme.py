@@ -19,6 +19,7 @@ from multiprocessing.connection import Client, Listener
 
 import pytest
 
+import train  # noqa: F401  (so that a block imports this one, not the stub)
 from command import machine
 from conftest import ROOT, TEXT
 from optional import HUGGINGFACE
@@ -199,11 +200,15 @@ def project(stand_in, tmp_path, monkeypatch):
     return tmp_path
 
 
-def run_block(page, language, content, project, capsys):
-    """Runs a block of a page; asserts that it does what the page says."""
+def run_block(page, language, content, project, capsys, names):
+    """Runs a block of a page; asserts that it does what the page says. names: what its earlier Python blocks defined."""
     if language == 'python':
         (project / 'block.py').write_text(content)
-        runpy.run_path(str(project / 'block.py'))
+        path = list(sys.path)
+        try:
+            names |= runpy.run_path(str(project / 'block.py'), {name: names[name] for name in names if not name.startswith('__')})
+        finally:
+            sys.path[:] = path
         assert capsys.readouterr().out.strip(), f'{page}\n{content}'
     elif language == 'console':
         first, *expected = content.splitlines()
@@ -217,12 +222,12 @@ def run_block(page, language, content, project, capsys):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_every_block_of_a_page_runs(page, project, capsys):
-    missing = set()
+    missing, names = set(), {}
     for language, content in blocks(page):
         lacking = {package for package in OPTIONAL if package in content and importlib.util.find_spec(package) is None}
         missing |= lacking
         if not lacking:
-            run_block(page, language, content, project, capsys)
+            run_block(page, language, content, project, capsys, names)
     assert (project / 'corpus.txt').read_text() == TEXT
     if missing:
         pytest.skip(f'blocks of {page} need {", ".join(sorted(missing))}: pip install -r {HUGGINGFACE}')
@@ -271,7 +276,7 @@ def test_every_flag_is_documented(script, flags):
 
 
 def test_every_flag_in_the_pages_is_one(flags):
-    known = set().union(*flags.values()) | {'--help', '--logdir', '--nostop_at_eot'}
+    known = set().union(*flags.values()) | {'--help', '--logdir', '--nostop_at_eot', '--batch'}      # --batch: an abbreviation
     for page, text in text_of_pages().items():
         assert {flag for flag in re.findall(r'(?<![\w-])--[a-z][\w-]*', text) if flag not in known} == set(), page
 

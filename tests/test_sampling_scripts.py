@@ -100,6 +100,15 @@ def test_prompts_from_a_file_as_json_lines(ask, home):
     assert unseeded == ask(INTERACTIVE, '', *flags, '--seed', samples_in(unseeded)[0]['seed']).out != screen.out
 
 
+def test_python_writes_the_same_samples(ask, home):
+    from generator import Generator
+    (home / 'prompts.txt').write_text('the fox\ndog\n')
+    flags = ('--prompt_file', 'prompts.txt', '--nsamples', 3, '--seed', 5, '--top_k', 40)
+    samples = samples_in(ask(INTERACTIVE, '', *flags, '--jsonl').out)
+    texts = Generator(str(home / 'models/toy')).generate(['the fox', 'dog'], n=3, seed=5, top_k=40)
+    assert texts == [sample['text'] for sample in samples] and len(texts) == 6
+
+
 def test_standard_input_can_be_a_prompt_file(ask):
     screen = ask(INTERACTIVE, 'the fox\r\ndog\r\n', '--prompt_file', '-', '--length', 5, '--include_prompt', '--jsonl')
     samples = samples_in(screen.out)
