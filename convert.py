@@ -11,6 +11,11 @@ from collections.abc import Iterator
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 import numpy as np
 from tqdm import tqdm
 
@@ -23,13 +28,16 @@ from storage import bundle, huggingface, huggingface_tokenizer, safetensors
 from storage.model_directory import new_directory, open_model
 from training import model_card
 
+EXAMPLES = ('./convert.py to_hf run1 mine-hf',
+            './convert.py from_hf gpt2-hf mine')
+
 
 def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     export = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
                                  description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
-                                             'and AutoTokenizer load.')
+                                             'and AutoTokenizer load.', examples=EXAMPLES[:1])
     export.add_argument('source', metavar='MODEL_OR_RUN', type=path, help='a model in --models_dir, a run in '
                         '--checkpoint_dir, or the path of either')
     export.add_argument('output', metavar='OUT', type=path, help='the directory to write; it must not exist, or be empty')
@@ -38,7 +46,7 @@ def parse_flags() -> argparse.Namespace:
     export.set_defaults(convert=to_hf)
     import_ = commands.add_parser('from_hf', help='DIR NAME: make a model from a Hugging Face directory',
                                   description='Makes a model from a Hugging Face directory of GPT-2; needs the safetensors '
-                                              'package.')
+                                              'package.', examples=EXAMPLES[1:])
     import_.add_argument('source', metavar='DIR', type=path,
                          help='a directory with config.json, model.safetensors, and the tokenizer\'s files')
     import_.add_argument('output', metavar='NAME', help='of the new model, a directory in --models_dir')

@@ -12,6 +12,11 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 from command import models
 from command.errors import UserError, check_utf8, run
 from command.flags import Parser, non_negative_int, path, positive_int
@@ -24,10 +29,13 @@ from training.memory import FLOAT, parameters
 from vocabulary.files import write_vocabulary
 from vocabulary.learn import SMALLEST_VOCABULARY, learn_vocabulary
 
+EXAMPLES = ('./create_model.py small --dataset corpus.txt --vocab_size 5000 --n_layer 4 --n_head 4 --n_embd 256',
+            './create_model.py mine --from_run run1')
+
 
 def parse_flags() -> argparse.Namespace:
     default = default_hparams()
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, examples=EXAMPLES)
     parser.add_argument('name', metavar='NAME', help='of the new model, a directory in --models_dir; before --dataset')
     parser.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
     parser.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,

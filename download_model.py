@@ -18,11 +18,17 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
+
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 import requests
 import urllib3
 from tqdm import tqdm
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 from command import atomic_files, errors, flags, models
 from command.errors import UserError, reason
 from command.read_files import WEB_PAGE
@@ -35,6 +41,7 @@ KNOWN_SHA256 = {'encoder.json': '196139668be63f3b5d6574427317ae82f612a97c5d1cdaf
                 'vocab.bpe': '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'}
 # hparams.json makes a directory a model, so it comes last: an incomplete download is not listed as a model.
 ORDER = sorted(models.FILES, key=lambda file: file == 'hparams.json')
+EXAMPLES = ('./download_model.py 124M',)
 
 
 class Transient(requests.RequestException):
@@ -249,7 +256,7 @@ def http_url(text: str) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = flags.Parser(description=__doc__)
+    parser = flags.Parser(description=__doc__, examples=EXAMPLES)
     parser.add_argument('name', metavar='NAME', help=f'{", ".join(models.PUBLISHED)}; or the old names 117M, 345M')
     parser.add_argument('--models_dir', metavar='DIR', type=flags.path, default='models',
                         help='directory in which to create the directory NAME')

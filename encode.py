@@ -10,6 +10,12 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
+
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 import encoder
 from command import errors, flags, models
 from command.errors import UserError
@@ -19,9 +25,12 @@ from corpus.flags import add_text_flags, add_token_flags, text_format
 from corpus.read_text import check_text_column
 from load_dataset import save_sets
 
+EXAMPLES = ('./encode.py corpus.txt corpus.npz --model_name tiny',
+            "./encode.py 'corpus/**/*.txt' corpus.npz")
+
 
 def make_parser() -> flags.Parser:
-    parser = flags.Parser(description=__doc__)
+    parser = flags.Parser(description=__doc__, examples=EXAMPLES)
     parser.add_argument('input', metavar='IN', type=flags.path,
                         help="a file, a directory, or a glob in quotes ('corpus/**/*.txt')")
     parser.add_argument('output', metavar='OUT.npz', type=flags.path,

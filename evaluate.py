@@ -7,9 +7,14 @@ import os
 import sys
 import time
 
-from tqdm import tqdm
-
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
+
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
+from tqdm import tqdm
 
 from command import models
 from command.errors import UserError, run
@@ -27,10 +32,12 @@ from storage.model_directory import Model, open_model
 
 FIGURES = (('loss', 'nats per token'), ('perplexity', 'per token'), ('word_perplexity', 'per word, which white space separates'),
            ('bits_per_byte', 'of UTF-8'))
+EXAMPLES = ('./evaluate.py --model_name tiny --dataset test.txt',
+            './evaluate.py --run_name run1 --dataset test.txt --each line')
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, examples=EXAMPLES)
     what = parser.add_argument_group('model')
     which = what.add_mutually_exclusive_group()
     which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')

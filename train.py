@@ -11,6 +11,11 @@ from typing import NoReturn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), 'src'))
 
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 from command.errors import check_utf8, run
 from command.flags import (
     Parser,
@@ -31,9 +36,12 @@ from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
 
+EXAMPLES = ('./train.py --model_name tiny --dataset corpus.txt --run_name mine --max_steps 500',
+            "./train.py --model_name 124M --dataset 'corpus/**/*.txt' --val_split 0.1 --val_every 100")
 
-def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+
+def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(prog=os.path.basename(__file__), description=__doc__, examples=EXAMPLES)
     add_data_flags(parser.add_argument_group('data'))
     add_model_flags(parser.add_argument_group('model'))
     add_training_flags(parser.add_argument_group('training'))
@@ -43,7 +51,7 @@ def parse_flags() -> argparse.Namespace:
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
     add_worker_flags(parser.add_argument_group('several workers'))
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def add_data_flags(group) -> None:
@@ -207,21 +215,22 @@ def already_finished(job: Job) -> bool:
     return why is not None
 
 
-def train_locally(args: argparse.Namespace, devices: list[tuple[dict, set[int]]]) -> NoReturn:
-    """Trains with --local_workers processes, and exits with their status."""
+def train_locally(args: argparse.Namespace, command: list[str], devices: list[tuple[dict, set[int]]]) -> NoReturn:
+    """Trains with --local_workers processes that run `command`, and exits with their status."""
     if not args.no_cache:       # finds mistakes and encodes the corpus before the workers start
         with contextlib.redirect_stdout(io.StringIO()):     # worker 0 prints the same
             prepare(args).lock.close()
-    sys.exit(local.run_workers(args, sys.argv, devices))
+    sys.exit(local.run_workers(args, command, devices))
 
 
-def main() -> None:
-    args = parse_flags()
+def main(arguments: list[str] | None = None) -> None:
+    """Trains as the command line says, or as these arguments say if it is called from Python."""
+    args = parse_flags(arguments)
     cluster = find_cluster(args)
     if (args.local_workers or 1) > 1:
         devices = local.assign_devices(args.local_workers)      # raises UserError for too few GPUs
         if not args.dry_run:
-            train_locally(args, devices)
+            train_locally(args, sys.argv if arguments is None else [os.path.abspath(__file__), *arguments], devices)
     memory = available_memory()     # before the corpus takes any
     with contextlib.nullcontext() if args.dry_run else only_worker_0_prints(cluster):
         job = prepare(args, cluster)

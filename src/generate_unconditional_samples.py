@@ -7,9 +7,18 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 from command.errors import run
 from sampling.flags import Flags, parse
 from sampling.printing import write_samples
+
+SUMMARY = 'Writes texts without a prompt, one after the other.'
+EXAMPLES = ('src/generate_unconditional_samples.py --model_name tiny --nsamples 4 --length 100',
+            'src/generate_unconditional_samples.py --run_name run1 --top_k 40 --nsamples 1')
 
 
 @dataclasses.dataclass
@@ -23,7 +32,7 @@ class UnconditionalFlags(Flags):
 
 
 def main():
-    flags = parse(UnconditionalFlags, 'Writes texts without a prompt, one after the other.')
+    flags = parse(UnconditionalFlags, SUMMARY, EXAMPLES)
     # TensorFlow takes seconds to import, so it comes after all checks.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()

@@ -16,6 +16,7 @@ from corpus import windows
 from sampling import scores
 from sampling.continuation import Continuation, SamplingSettings, check_whole_number, prompt_tokens
 from sampling.inference import ShardedNetwork
+from sampling.keywords import takes_settings
 from sampling.scores import Score
 from storage.model_directory import Model, open_model
 
@@ -26,7 +27,7 @@ class Generator:
     """Continues texts with a model. The graph is built once; every setting is fed.
 
         generator = Generator('models/117M')
-        generator.generate(['Once upon a time'], length=50, top_k=40, seed=1)   # -> a list of one text
+        generator.generate('Once upon a time', n=3, length=50, top_k=40, seed=1)    # -> a list of three texts
         for piece in generator.stream('Once upon a time', length=50):
             print(piece, end='', flush=True)
 
@@ -53,23 +54,29 @@ class Generator:
         self._lock = threading.RLock()  # held while the cache is used; a thread that has it may take it again
         self._cache_owner = None        # the call of `steps` whose texts the cache holds
 
-    def generate(self, prompts: Iterable[str] | str, *, seed: int | None = None, batch_size: int = 8,
+    @takes_settings
+    def generate(self, prompts: Iterable[str] | str, *, n: int = 1, seed: int | None = None, batch_size: int = 8,
                  **settings) -> list[str]:
-        """Continues each prompt; '' starts a new text. A seed gives the same texts for every batch size.
+        """Continues each prompt n times; '' starts a new text.
 
-        prompts: a string is one prompt. A literal <|endoftext|> in a prompt is that token. settings: see
-        SamplingSettings. Raises UserError for an invalid one or a prompt longer than the model's window.
+        Returns one flat list: the n texts of the first prompt, then the n texts of the second, and so on. A seed gives the same
+        texts for every batch size, and text i of a prompt is the same for every n: it is sample i + 1 of the sampling scripts
+        with that --seed. prompts: a string is one prompt. A literal <|endoftext|> in a prompt is that token. The other
+        arguments: see SamplingSettings. Raises UserError for an invalid one or a prompt longer than the model's window.
         """
         if not isinstance(prompts, Iterable):
             raise UserError(f'prompts must be strings, not {prompts!r}')
+        check_whole_number('n', n, 1)
         settings, prompts = SamplingSettings(**settings), [prompts] if isinstance(prompts, (str, bytes)) else prompts
-        texts = [self.continuation(prompt, settings, [seed, number]) for number, prompt in enumerate(prompts)]
+        texts = [self.continuation(prompt, settings, [seed, number, i]) for number, prompt in enumerate(prompts)
+                 for i in range(n)]
         with self._lock:
             return [text.text for text in self.finish(texts, batch_size)]
 
+    @takes_settings
     def stream(self, prompt: str, *, seed: int | None = None, **settings) -> Iterator[str]:
         """The text that `generate` returns for one prompt, in pieces of complete characters as they are drawn."""
-        steps = self.steps([self.continuation(prompt, SamplingSettings(**settings), [seed, 0])], 1)
+        steps = self.steps([self.continuation(prompt, SamplingSettings(**settings), [seed, 0, 0])], 1)
         return (piece for text in steps if (piece := text.new_text()))
 
     def continuation(self, prompt: str, settings: SamplingSettings, seed: list) -> Continuation:

@@ -7,6 +7,11 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
+from command.missing_packages import explain_missing_packages
+
+if __name__ == '__main__':
+    explain_missing_packages()
+
 from command.errors import UserError, reason, run
 from sampling.flags import PromptFlags, parse
 from sampling.printing import write_samples
@@ -16,6 +21,8 @@ QUESTION = 'Model prompt >>> '
 SUMMARY = '''Continues each line you type, until the end of input (Ctrl-D), or the prompts you give.
 
 Ctrl-C stops a sample and asks for the next line.'''
+EXAMPLES = ("src/interactive_conditional_samples.py --model_name tiny --prompt 'ROMEO:' --length 60 --temperature 0.8",
+            'src/interactive_conditional_samples.py --run_name run1 --top_k 40')
 
 
 def typed_prompts(flags: PromptFlags):
@@ -54,7 +61,7 @@ def ask() -> str:
 
 
 def main():
-    flags = parse(PromptFlags, SUMMARY)
+    flags = parse(PromptFlags, SUMMARY, EXAMPLES)
     # TensorFlow takes seconds to import, so it comes after all checks.
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow()

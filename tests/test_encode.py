@@ -145,7 +145,9 @@ def test_runs_as_a_program(workdir):
     (['loop', 'out.npz'], "cannot find 'loop': Too many levels of symbolic links"),
     (['corpus', 'out.npz', '--combine', '0'], "argument --combine: expected a whole number above 0, not '0' "),
     (['corpus', 'out.npz', '--combine', 'x'], "argument --combine: expected a whole number above 0, not 'x' "),
-    (['corpus', 'out.npz', '--combined', '5'], 'unrecognized arguments: --combined 5; --combined: did you mean --combine?'),
+    (['corpus/a.txt', 'corpus/b.txt', 'corpus/b.txt', 'out.npz'],
+     "unrecognized arguments: corpus/b.txt out.npz; if the shell made these of a pattern, give it in quotes: 'corpus/*.txt' "),
+    (['corpus', 'out.npz', '--combined', '5'], 'unknown flag --combined: did you mean --combine?'),
     (['corpus', 'out.npz', '--models_dir', 'elsewhere'], "no model 'toy' in elsewhere; "),
 ])
 def test_errors_are_one_line_and_leave_nothing(workdir, encode, arguments, message):

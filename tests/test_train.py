@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -281,7 +282,7 @@ BAD_FLAGS = [
     (['--top_k', '-1'], 'argument --top_k: expected'),
     (['--top_k', '2147483648'], "argument --top_k: expected a whole number from 0 to 2147483647, not '2147483648'"),
     (['--encoding', 'klingon'], "unknown text encoding 'klingon'"),
-    (['--sample_evry', '5'], 'unrecognized arguments: --sample_evry 5; --sample_evry: did you mean --sample_every?'),
+    (['--sample_evry', '5'], 'unknown flag --sample_evry: did you mean --sample_every?'),
     (['--learning_rate_schedule', 'cosine', '--max_steps', '0'], 'cosine ends at --max_steps: give that too'),
     (['--warmup_steps', '5', '--max_steps', '5'], '--warmup_steps 5 must be less than --max_steps 5'),
     (['--weight_decay', '0.1'], '--weight_decay works only with --optimizer adamw'),
@@ -350,3 +351,28 @@ def test_what_other_workers_print_is_discarded_whatever_it_is(capsys):
 
 def test_no_dataset_is_one_line(mistake):
     assert '--dataset' in mistake('train.py')
+
+
+def test_training_called_from_python(train, home, monkeypatch):
+    """In the working directory, with arguments of its own instead of those of the program or notebook."""
+    import train as script
+    train('--max_steps', 1, '--sample_every', 0, '--run_name', 'command')
+    monkeypatch.setattr(sys, 'argv', ['notebook', '-f', 'kernel.json'])
+    flags = ['--model_name', 'toy', '--dataset', 'corpus.txt', '--sample_every', '0', '--run_name', 'mine']
+    for steps in ('1', '2'):
+        script.main([*flags, '--max_steps', steps])
+    assert (home / 'checkpoint/mine/model-2.index').exists()
+    with pytest.raises(UserError, match=r'^unknown flag --datset: did you mean --dataset\? \(see train.py --help\)$'):
+        script.main(['--datset', 'x'])
+
+
+def test_local_workers_started_from_python_run_the_script_with_the_arguments(home, monkeypatch):
+    import train as script
+    commands = []
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(script.local, 'assign_devices', lambda count: [])
+    monkeypatch.setattr(script.local, 'run_workers', lambda args, command, devices: commands.append(command) or 0)
+    flags = ['--model_name', 'toy', '--dataset', 'corpus.txt', '--local_workers', '2', '--no_cache']
+    with pytest.raises(SystemExit):
+        script.main(flags)
+    assert commands == [[os.path.join(ROOT, 'train.py'), *flags]]

@@ -71,7 +71,7 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         if error.skip_cleanup:
             exit_now(str(error), 2)
-        _fail(str(error))
+        fail(str(error))
     except WorkerLost as error:
         exit_now(str(error))
     except KeyboardInterrupt:
@@ -83,11 +83,11 @@ def run(main: Callable[[], None]) -> None:
     except UnicodeEncodeError as error:
         if error.reason != SURROGATES:
             raise
-        _fail(_not_utf8(error.object))
+        fail(_not_utf8(error.object))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        _fail(f'cannot write {error.filename or "to the disk"}: {reason(error)}')
+        fail(f'cannot write {error.filename or "to the disk"}: {reason(error)}')
 
 
 def _escape_output() -> None:
@@ -97,7 +97,8 @@ def _escape_output() -> None:
             stream.reconfigure(errors='backslashreplace')
 
 
-def _fail(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Ends this process: one line on stderr, and status 2."""
     print(_line(message), file=sys.stderr)
     sys.exit(2)
 

@@ -1,11 +1,12 @@
 """Command-line flags: argparse with one-line errors, and number types."""
 
 import argparse
-import difflib
 import math
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
+from command.did_you_mean import did_you_mean
 from command.errors import UserError
 
 
@@ -21,23 +22,60 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UserError instead of printing its usage.
 
-    A flag can be abbreviated to a prefix that only one flag has: --batch for --batch_size.
+    A flag can be abbreviated to a prefix that only one flag has: --batch for --batch_size. examples: commands that --help
+    shows.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, examples: Sequence[str] = (), **kwargs):
         super().__init__(formatter_class=_Formatter, **kwargs)
+        self.examples = examples
+
+    def format_help(self) -> str:
+        examples = ''.join(f'  {example}\n' for example in self.examples)
+        return super().format_help() + (f'\nexamples:\n{examples}' if examples else '')
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            names = [argument.partition('=')[0] for argument in unknown if argument.startswith('--')]
-            similar = [f'{name}: did you mean {found[0]}?' for name in names
-                       if (found := difflib.get_close_matches(name, self._option_string_actions, n=1))]
-            self.error('; '.join([f'unrecognized arguments: {" ".join(unknown)}', *similar]))
+            self.error(f'unrecognized arguments: {_at_most_three(unknown)}{_quoted_pattern(unknown)}')
         return namespace
+
+    def parse_known_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+                         ) -> tuple[argparse.Namespace, list[str]]:
+        """As ArgumentParser's, but an unknown flag is an error, before any other: a misspelled one is not called missing."""
+        args = sys.argv[1:] if args is None else list(args)
+        if self._subparsers is None:        # else those of the command, which its own parser knows
+            known = list(self._option_string_actions)
+            is_known = (lambda name: any(flag.startswith(name) for flag in known)) if self.allow_abbrev else known.__contains__
+            for argument in args[:args.index('--')] if '--' in args else args:
+                name = argument.partition('=')[0]
+                if name.startswith('--') and ' ' not in name and not is_known(name):
+                    self.error(f'unknown flag {name}{did_you_mean(name, known)}')
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), map(str, action.choices))
+            raise
 
     def error(self, message: str) -> None:
         raise UserError(f'{message} (see {self.prog} --help)')
+
+
+def _at_most_three(names: list[str]) -> str:
+    return ' '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
+
+def _quoted_pattern(names: list[str]) -> str:
+    """What to write if these are the files that the shell made of a pattern: 'src/*.py' in quotes. Otherwise ''."""
+    files = [name for name in names if os.path.exists(name)]
+    if not files:
+        return ''
+    directory, ending = os.path.dirname(files[0]), os.path.splitext(files[0])[1]
+    pattern = os.path.join(directory, f'*{ending}')
+    return f"; if the shell made these of a pattern, give it in quotes: '{pattern}'"
 
 
 def number(kind: type, expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:

@@ -2,6 +2,7 @@
 
 import os
 
+from command.did_you_mean import did_you_mean
 from command.errors import UserError, check_utf8
 
 FILES = ('checkpoint', 'encoder.json', 'hparams.json', 'model.ckpt.data-00000-of-00001', 'model.ckpt.index',
@@ -21,7 +22,8 @@ def published_name(name: str) -> str:
     real_name = ALIASES.get(name, name)
     if real_name not in PUBLISHED:
         names = ', '.join([*PUBLISHED, *ALIASES])
-        raise UserError(f'no published model is called {name!r}; there are {names}')
+        near = did_you_mean(name, [*PUBLISHED, *ALIASES])
+        raise UserError(f'no published model is called {name!r}{near or ";"} there are {names}')
     return real_name
 
 
@@ -58,7 +60,8 @@ def find_model(name: str, models_dir: str = 'models') -> str:
     known = f'models here: {", ".join(here)}' if here else 'no models are here'
     if ALIASES.get(name, name) in PUBLISHED:
         raise UserError(f'no model {name!r} in {models_dir}: ./download_model.py {name} fetches it; {known}')
-    raise UserError(f'no model {name!r} in {models_dir}; {known}; ./download_model.py fetches {", ".join(PUBLISHED)}')
+    near = did_you_mean(name, [*here, *PUBLISHED])
+    raise UserError(f'no model {name!r} in {models_dir}{near or ";"} {known}; ./download_model.py fetches {", ".join(PUBLISHED)}')
 
 
 def run_path(parent: str, run_name: str) -> str:
@@ -81,7 +84,7 @@ def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
     _check_settings(directory)
     here = list_models(checkpoint_dir)
     known = f'runs here: {", ".join(here)}' if here else 'no runs are here; ./train.py makes one'
-    raise UserError(f'no run {run_name!r} in {checkpoint_dir}; {known}')
+    raise UserError(f'no run {run_name!r} in {checkpoint_dir}{did_you_mean(run_name, here) or ";"} {known}')
 
 
 def _check_settings(directory: str) -> None:

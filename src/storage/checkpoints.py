@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 
+from command.did_you_mean import did_you_mean
 from command.errors import UserError
 from command.models import list_models
 from storage.check import is_sound
@@ -79,7 +80,8 @@ def find_start(name: str, run_directory: str, checkpoint_dir: str = 'checkpoint'
         return find_checkpoint(run)
     own = list_checkpoints(run_directory) if os.path.isdir(run_directory) else []
     runs = list_models(checkpoint_dir)
-    raise UserError(f'no checkpoint {name!r}; this run has {", ".join(own) or "none"}; runs in {checkpoint_dir}: '
+    near = did_you_mean(name, [*runs, 'latest', 'fresh'])
+    raise UserError(f'no checkpoint {name!r}{near or ";"} this run has {", ".join(own) or "none"}; runs in {checkpoint_dir}: '
                     f'{", ".join(runs) or "none"}')
 
 

@@ -5,6 +5,8 @@ import pytest
 from command import models
 from command.errors import UserError
 
+HERE = 'models here: 124M, mine, theirs; ./download_model.py fetches 124M, 355M, 774M, 1558M'
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -21,7 +23,9 @@ def home(tmp_path, monkeypatch):
 
 def test_published_names():
     assert [models.published_name(name) for name in ('117M', '124M', '345M')] == ['124M', '124M', '355M']
-    with pytest.raises(UserError, match="^no published model is called '125M'; there are 124M, 355M, 774M, 1558M, 117M, 345M$"):
+    with pytest.raises(UserError, match="^no published model is called '9M'; there are 124M, 355M, 774M, 1558M, 117M, 345M$"):
+        models.published_name('9M')
+    with pytest.raises(UserError, match=r"^no published model is called '125M': did you mean 124M\? there are 124M, 355M, "):
         models.published_name('125M')
 
 
@@ -45,6 +49,8 @@ def test_models_are_found_by_either_name_and_next_to_the_scripts(home):
     (('355M',), "no model '355M' in models: ./download_model.py 355M fetches it; models here: 124M, mine, theirs"),
     (('345M',), "no model '345M' in models: ./download_model.py 345M fetches it; models here: 124M, mine, theirs"),
     (('x',), "no model 'x' in models; models here: 124M, mine, theirs; ./download_model.py fetches 124M, 355M, 774M, 1558M"),
+    (('thiers',), f"no model 'thiers' in models: did you mean theirs? {HERE}"),
+    (('356M',), f"no model '356M' in models: did you mean 355M? {HERE}"),
     (('theirs', 'empty'), "no model 'theirs' in empty; no models are here; ./download_model.py fetches 124M, 355M, 774M, 1558M"),
 ])
 def test_a_missing_model_names_those_that_are_here(home, arguments, message):
@@ -55,8 +61,10 @@ def test_a_missing_model_names_those_that_are_here(home, arguments, message):
 
 def test_runs(home):
     assert models.find_run('run1') == 'checkpoint/run1'
-    with pytest.raises(UserError, match="^no run 'run2' in checkpoint; runs here: run1$"):
+    with pytest.raises(UserError, match=r"^no run 'run2' in checkpoint: did you mean run1\? runs here: run1$"):
         models.find_run('run2')
+    with pytest.raises(UserError, match="^no run 'other' in checkpoint; runs here: run1$"):
+        models.find_run('other')
     with pytest.raises(UserError, match=r"^no run 'run1' in empty; no runs are here; ./train.py makes one$"):
         models.find_run('run1', 'empty')
 

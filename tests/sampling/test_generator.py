@@ -213,6 +213,22 @@ def test_the_end_of_text_token_in_a_prompt(generator):
     assert generator.generate('', seed=1, length=30) == generator.generate('<|endoftext|>', seed=1, length=30)
 
 
+def test_several_texts_for_each_prompt(generator):
+    settings = {'length': 6, 'seed': 4, 'stop_at_eot': False}
+    texts = generator.generate(['the', 'dog'], n=3, **settings)
+    assert len(set(texts)) == 6
+    assert [generator.generate(['the', 'dog'], n=n, batch_size=2, **settings) for n in (1, 2)] == [
+        [texts[0], texts[3]], [texts[0], texts[1], texts[3], texts[4]]]
+    assert generator.generate('the', n=3, **settings) == texts[:3]
+    assert ''.join(generator.stream('the', **settings)) == texts[0]
+
+
+def test_a_wrong_keyword_is_named(generator):
+    for call in (generator.generate, generator.stream):
+        with pytest.raises(TypeError, match=r"has no argument 'temprature': did you mean temperature\?"):
+            call('the', temprature=1)
+
+
 def test_a_string_is_one_prompt(generator):
     assert generator.generate('the fox', seed=1, length=5) == generator.generate(['the fox'], seed=1, length=5)
 
@@ -220,6 +236,7 @@ def test_a_string_is_one_prompt(generator):
 @pytest.mark.parametrize(('arguments', 'words'), [
     ({'batch_size': 0}, 'batch_size must be a whole number, 1 or more, not 0'),
     ({'batch_size': 2 ** 31}, 'batch_size must be at most 2147483647'),
+    ({'n': 0}, 'n must be a whole number, 1 or more, not 0'),
     ({'seed': -1}, 'seed must be a whole number, 0 or more, not -1'),
     ({'seed': 'x'}, "seed must be a whole number, 0 or more, not 'x'"),
     ({'prompts': ['the', 5]}, 'the prompt must be a string, not 5'),
