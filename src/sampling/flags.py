@@ -27,7 +27,8 @@ HELP = {
     'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time.',
     'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
     'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
-    'run_name': 'sample from the newest checkpoint of this training run in --checkpoint_dir, instead of a model.',
+    'run_name': 'sample from this training run in --checkpoint_dir, instead of a model: RUN/best, RUN/latest or RUN/STEP; RUN is '
+                'its best with --keep_best, else its newest.',
     'models_dir': 'the directory of the models.',
     'checkpoint_dir': 'the directory of the runs.',
     'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start.',
