@@ -39,7 +39,8 @@ def parse_flags() -> argparse.Namespace:
                                  description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
                                              'and AutoTokenizer load.', examples=EXAMPLES[:1])
     export.add_argument('source', metavar='MODEL_OR_RUN', type=path, help='a model in --models_dir, a run in '
-                        '--checkpoint_dir, or the path of either')
+                        '--checkpoint_dir, or the path of either; RUN/best, RUN/latest and RUN/STEP name a checkpoint (default: '
+                        'the best of a run with --keep_best, else the newest)')
     export.add_argument('output', metavar='OUT', type=path, help='the directory to write; it must not exist, or be empty')
     export.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
                         help='the directory of the runs')
@@ -57,20 +58,20 @@ def parse_flags() -> argparse.Namespace:
 
 
 def find_source(name: str, models_dir: str, checkpoint_dir: str) -> str:
-    """The directory of a model or run, by its path or its name. Raises UserError if there is none, or one of each."""
-    if os.path.isfile(os.path.join(name, 'hparams.json')):
+    """The path of a model, a run or a checkpoint, by path or name. Raises UserError if there is none, or one of each."""
+    if os.path.isfile(os.path.join(models.directory_of(name), 'hparams.json')):
         return name
-    directories, errors = [], []
+    found, errors = [], []
     for find in (lambda: models.find_model(name, models_dir), lambda: models.find_run(name, checkpoint_dir)):
         try:
-            directories.append(find())
+            found.append(find())
         except UserError as error:
             errors.append(str(error))
-    if not directories:
+    if not found:
         raise UserError('; '.join(errors))
-    if len(directories) > 1:
-        raise UserError(f'{name} is a model and a run: give the path, {" or ".join(directories)}')
-    return directories[0]
+    if len(found) > 1:
+        raise UserError(f'{name} is a model and a run: give the path, {" or ".join(found)}')
+    return found[0]
 
 
 def progress_bar(tensors: list) -> tqdm:

@@ -42,8 +42,9 @@ def parse_flags() -> argparse.Namespace:
                         help='the directory of the runs')
     source = parser.add_argument_group('source').add_mutually_exclusive_group(required=True)
     add_dataset_flag(source, 'text to learn the vocabulary from')
-    source.add_argument('--from_run', metavar='RUN', help='instead take the newest weights of this run in --checkpoint_dir, '
-                        'without the optimizer\'s state')
+    source.add_argument('--from_run', metavar='RUN', help='instead take the weights of this run in --checkpoint_dir, without '
+                        'the optimizer\'s state: of RUN/best, RUN/latest or RUN/STEP (default: the best with --keep_best, else '
+                        'the newest)')
     add_text_flags(parser.add_argument_group('text', 'with --dataset'))
     size = parser.add_argument_group('size', 'with --dataset; by default that of 124M')
     size.add_argument('--vocab_size', metavar='N', type=positive_int, default=default.n_vocab,

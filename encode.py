@@ -78,7 +78,7 @@ def main() -> None:
     check_text_column(format, files)
     output = with_suffix(args.output)
     check_output(output, args.input, files)
-    enc = encoder.load_encoder(models.find_model(args.model_name, args.models_dir))
+    enc = encoder.load_encoder(models.directory_of(models.find_model(args.model_name, args.models_dir)))
     start = time.perf_counter()
     totals = save_sets(output, enc, args.input, [DataSet(files)], args.combine, format, args.processes)
     seconds = time.perf_counter() - start

@@ -41,7 +41,8 @@ def parse_flags() -> argparse.Namespace:
     what = parser.add_argument_group('model')
     which = what.add_mutually_exclusive_group()
     which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')
-    which.add_argument('--run_name', metavar='RUN', help='evaluate the newest checkpoint of this run in --checkpoint_dir instead')
+    which.add_argument('--run_name', metavar='RUN', help='evaluate this run in --checkpoint_dir instead: RUN/best, RUN/latest or '
+                       'RUN/STEP (default: the best with --keep_best, else the newest)')
     what.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
     what.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
                       help='the directory of the runs')

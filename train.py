@@ -30,6 +30,7 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
+from training.best import best_line
 from training.dry_run import plan
 from training.prepare import DEFAULT_MODEL, Job, prepare
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
@@ -123,7 +124,7 @@ def add_run_flags(group) -> None:
                        help='the directory of the runs')
     group.add_argument('--restore_from', metavar='latest|fresh|WHERE', type=path, default='latest',
                        help='latest: continue the run; fresh: start from the model; else start from a checkpoint: a step of '
-                            'this run, the name of a run, or a path')
+                            'this run, its best, the name of a run, RUN/best, RUN/latest, RUN/STEP, or a path')
     group.add_argument('--overwrite', action='store_true',
                        help='start from scratch, and remove the existing run of this name when the new '
                             'one has a checkpoint')
@@ -212,6 +213,8 @@ def already_finished(job: Job) -> bool:
     why = job.finished()
     if why:
         print(f'{job.settings.run_directory} has already ended after {job.state.step} steps: {why}')
+        if line := best_line(job.settings):
+            print(line)
     return why is not None
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from command.models import find_model
+from command.models import directory_of, find_model
 from vocabulary.files import read_vocabulary
 from vocabulary.merge import merge, separable_bytes
 from vocabulary.merge_many import PairRanks, merge_many
@@ -194,7 +194,7 @@ def bytes_to_unicode() -> dict[int, str]:
 
 def get_encoder(model_name: str, models_dir: str = 'models') -> Encoder:
     """The encoder of a model, found by name. Raises UserError for an unknown model or a broken file."""
-    return load_encoder(find_model(model_name, models_dir))
+    return load_encoder(directory_of(find_model(model_name, models_dir)))
 
 
 def load_encoder(directory: str) -> Encoder:

@@ -31,7 +31,8 @@ class Generator:
         for piece in generator.stream('Once upon a time', length=50):
             print(piece, end='', flush=True)
 
-    model: a model or run directory, or an opened one. Raises UserError for a directory without a complete model.
+    model: a model or run directory, a checkpoint in one ('checkpoint/run1/best'), or an opened model. Raises UserError for
+    a directory without a complete model.
 
     Several threads may use it. `generate` makes other threads wait until its texts are complete; `stream`, `finish` and
     `steps` wait only for one token, and calls that take turns read their texts again at each turn, which is slow. One

@@ -1,6 +1,7 @@
-"""Names of models and runs, and the directories that they stand for."""
+"""Names of models and runs, and the directories and checkpoints that they stand for."""
 
 import os
+import re
 
 from command.did_you_mean import did_you_mean
 from command.errors import UserError, check_utf8
@@ -15,6 +16,8 @@ ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, from a wron
 PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
+BEST, LATEST = 'best', 'latest'     # after a run and a slash: which of its checkpoints
+_CHECKPOINT = re.compile(rf'{BEST}|{LATEST}|\d+|model-\d+|model\.ckpt|.+\.index')
 
 
 def published_name(name: str) -> str:
@@ -41,21 +44,44 @@ def list_models(models_dir: str) -> list[str]:
                   if os.path.isfile(os.path.join(models_dir, name, 'hparams.json')))
 
 
-def find_model(name: str, models_dir: str = 'models') -> str:
-    """The directory of a model: `models_dir`/NAME, or, for the default `models`, the one next to the scripts.
+def split_path(path: str) -> tuple[str, str | None]:
+    """The directory of a model or run, and what a path names in it: best, latest, a step or a prefix; None for no checkpoint.
 
-    The old and the new name of a published model both find it. Raises UserError that lists the models here and names
-    the command that downloads one.
+    'checkpoint/run1/best' -> ('checkpoint/run1', 'best'), 'checkpoint/run1/model-5.index' -> ('checkpoint/run1', 'model-5'),
+    'checkpoint/run1' -> ('checkpoint/run1', None). A directory of that name comes first, like that of a run `exp/best`.
+    """
+    directory, name = os.path.split(path)
+    if os.path.isdir(path) or not (_CHECKPOINT.fullmatch(name) or os.path.isfile(f'{path}.index')):
+        return path, None
+    return directory or '.', name.removesuffix('.index')
+
+
+def directory_of(path: str) -> str:
+    """The directory of a model or run that `find_model` or `find_run` has found."""
+    return split_path(path)[0]
+
+
+def _is_found(path: str) -> bool:
+    """Whether a path names a directory with the sizes of a model, or a checkpoint in one, which need not exist."""
+    return os.path.isfile(os.path.join(directory_of(path), 'hparams.json'))
+
+
+def find_model(name: str, models_dir: str = 'models') -> str:
+    """The path of a model: `models_dir`/NAME, or, for the default `models`, the one next to the scripts, or NAME as a path.
+
+    A checkpoint may be named (see split_path). The old and the new name of a published model both find it. Raises UserError
+    that lists the models here and names the command that downloads one.
     """
     directories = [models_dir]
     if models_dir == 'models':
         directories.append(os.path.join(PROJECT_DIR, 'models'))
     other_names = ALIASES | {new: old for old, new in ALIASES.items()}
-    for directory in directories:
-        for candidate in (name, other_names.get(name)):
-            if candidate in list_models(directory):
-                return check_utf8(os.path.join(directory, candidate))
-    _check_settings(os.path.join(models_dir, name))
+    names = [candidate for candidate in (name, other_names.get(name)) if candidate]
+    paths = [os.path.join(directory, candidate) for directory in directories for candidate in names]
+    for path in [*paths, *([name] if os.path.dirname(name) else [])]:
+        if _is_found(path):
+            return check_utf8(path)
+    _check_settings(os.path.join(models_dir, name), name)
     here = sorted({model for directory in directories for model in list_models(directory)})
     known = f'models here: {", ".join(here)}' if here else 'no models are here'
     if ALIASES.get(name, name) in PUBLISHED:
@@ -77,18 +103,24 @@ def run_path(parent: str, run_name: str) -> str:
 
 
 def find_run(run_name: str, checkpoint_dir: str = CHECKPOINT_DIR) -> str:
-    """The directory of a training run. Raises UserError that lists the runs here."""
-    directory = check_utf8(os.path.join(checkpoint_dir, run_name))
-    if os.path.isfile(os.path.join(directory, 'hparams.json')):
-        return directory
-    _check_settings(directory)
+    """The path of a training run, or of a checkpoint of it (see split_path): `checkpoint_dir`/NAME, or NAME, if it is a path.
+
+    Raises UserError that lists the runs here.
+    """
+    inside = check_utf8(os.path.join(checkpoint_dir, run_name))
+    for path in [inside, *([run_name] if os.path.dirname(run_name) else [])]:
+        if _is_found(path):
+            return path
+    _check_settings(inside, run_name)
     here = list_models(checkpoint_dir)
     known = f'runs here: {", ".join(here)}' if here else 'no runs are here; ./train.py makes one'
     raise UserError(f'no run {run_name!r} in {checkpoint_dir}{did_you_mean(run_name, here) or ";"} {known}')
 
 
-def _check_settings(directory: str) -> None:
-    """Raises UserError for a directory with a checkpoint but no hparams.json, like those of the 2019 tools."""
-    if os.path.isdir(directory) and any(name.endswith('.index') for name in os.listdir(directory)):
-        raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the '
-                        'model that it was made from')
+def _check_settings(*paths: str) -> None:
+    """Raises UserError if one names a directory with a checkpoint but no hparams.json, like those of the 2019 tools."""
+    for path in filter(os.path.dirname, paths):
+        directory = directory_of(path)
+        if os.path.isdir(directory) and any(name.endswith('.index') for name in os.listdir(directory)):
+            raise UserError(f'{directory} holds no file hparams.json: copy {", ".join(SETTING_FILES)} into it, from the '
+                            'model that it was made from')

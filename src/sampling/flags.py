@@ -23,7 +23,8 @@ from storage.model_directory import open_model
 HELP = {
     'model': {
         'model_name': 'the model in --models_dir to sample from',
-        'run_name': 'sample from the newest checkpoint of this training run in --checkpoint_dir, instead of a model',
+        'run_name': 'sample from this training run in --checkpoint_dir, instead of a model: RUN/best, RUN/latest or RUN/STEP; '
+                    'RUN is its best with --keep_best, else its newest',
         'models_dir': 'the directory of the models',
         'checkpoint_dir': 'the directory of the runs'},
     'prompts': {

@@ -1,13 +1,11 @@
-"""Lists, finds and removes the checkpoints in a directory."""
+"""Lists and removes the checkpoints in a directory; finds the newest one."""
 
 import glob
 import os
 import re
 import shutil
 
-from command.did_you_mean import did_you_mean
 from command.errors import UserError
-from command.models import list_models
 from storage.check import is_sound
 from storage.run_state import OtherCheckpoint, RunState, read
 
@@ -45,44 +43,6 @@ def checkpoint_step(prefix: str) -> int:
     """'checkpoint/run1/model-500' -> 500; 0 for a model's checkpoint, which has no step."""
     step = re.search(r'-(\d+)$', prefix)
     return int(step[1]) if step else 0
-
-
-def find_checkpoint(path: str) -> str:
-    """Prefix of the checkpoint given by a directory, a prefix, or an .index file.
-
-    Raises UserError that lists the checkpoints in that directory.
-    """
-    if os.path.isdir(path):
-        prefix, directory = latest_checkpoint(path), path
-    else:
-        prefix, directory = path.removesuffix('.index'), os.path.dirname(path) or '.'
-    if prefix and os.path.isfile(prefix + '.index'):
-        return prefix
-    here = list_checkpoints(directory) if os.path.isdir(directory) else []
-    known = f'checkpoints there: {", ".join(here)}' if here else f'{directory} holds no checkpoints'
-    if os.path.isdir(aside := os.path.join(directory, ASIDE)):
-        known += f'; {aside} holds the run before --overwrite, which the next ./train.py puts back'
-    if here and os.path.isdir(path):
-        known = f'{os.path.join(path, "checkpoint")} is missing, or does not name one that is there; {known}'
-    raise UserError(f'no checkpoint {path!r}; {known}')
-
-
-def find_start(name: str, run_directory: str, checkpoint_dir: str = 'checkpoint') -> str:
-    """Prefix of the checkpoint given by a step of this run, a path (see find_checkpoint), or a run's name.
-
-    Raises UserError that lists the checkpoints of this run and the other runs.
-    """
-    if name.isdecimal():
-        return find_checkpoint(os.path.join(run_directory, f'model-{name}'))
-    if os.path.exists(name) or os.path.exists(f'{name}.index'):
-        return find_checkpoint(name)
-    if os.path.isdir(run := os.path.join(checkpoint_dir, name)):
-        return find_checkpoint(run)
-    own = list_checkpoints(run_directory) if os.path.isdir(run_directory) else []
-    runs = list_models(checkpoint_dir)
-    near = did_you_mean(name, [*runs, 'latest', 'fresh'])
-    raise UserError(f'no checkpoint {name!r}{near or ";"} this run has {", ".join(own) or "none"}; runs in {checkpoint_dir}: '
-                    f'{", ".join(runs) or "none"}')
 
 
 def newest_sound(directory: str) -> tuple[str | None, RunState | None]:

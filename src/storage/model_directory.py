@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 from command import atomic_files
 from command.errors import UserError, reason
+from command.models import directory_of
 from encoder import Encoder, load_encoder
 from network.hparams import HParams, check_vocabulary, load_hparams
 from storage import check, run_state
-from storage.checkpoints import find_checkpoint
+from storage.find_checkpoint import find_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +24,19 @@ class Model:
     checkpoint: str | None
 
 
-def open_model(directory: str, weights: bool = True) -> Model:
-    """Reads the sizes and the vocabulary of a model or run, and checks its newest checkpoint, without TensorFlow.
+def open_model(path: str, weights: bool = True) -> Model:
+    """Reads the sizes and the vocabulary of a model or run, and checks the checkpoint that is meant, without TensorFlow.
 
-    The checkpoint must have the weights of this model, in data files of sufficient size, and match the checksums that a run
+    path: of the directory, or of a checkpoint in it (see find_checkpoint, which prints a line if it takes a run's best). The
+    checkpoint must have the weights of this model, in data files of sufficient size, and match the checksums that a run
     stores with it; weights=False skips this. Raises UserError that names the file that is missing, damaged or does not fit.
     """
+    directory = directory_of(path)
     hparams, encoder = load_hparams(directory), load_encoder(directory)
     check_vocabulary(hparams, encoder.n_vocab, directory)
     prefix = None
     if weights:
-        prefix = find_checkpoint(directory)
+        prefix = find_checkpoint(path)
         check_files(prefix)
         check.check_checkpoint(prefix, hparams.shapes())
     return Model(directory, hparams, encoder, prefix)

@@ -47,19 +47,7 @@ def read(prefix: str) -> RunState | None:
     Raises UserError that names the file if it is damaged, or if the checkpoint's index or data is missing or does not match its
     checksum; for that, OtherCheckpoint. The graph in .meta is not compared: no tool needs it to restore weights.
     """
-    path = f'{prefix}.json'
-    if not os.path.exists(path):
-        return None
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-        digest = content.pop('sha256')
-        state = RunState(**content['state'])
-        files = dict(content['files'])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f'{path} is damaged') from None
-    if digest != _digest(content):
-        raise UserError(f'{path} is damaged')
+    state, files = _load(prefix) or (None, {})
     for suffix, expected in files.items():
         if suffix == '.meta':
             continue
@@ -70,6 +58,29 @@ def read(prefix: str) -> RunState | None:
         if actual != expected:
             raise OtherCheckpoint(f'{prefix}{suffix} is damaged: its checksum does not match')
     return state
+
+
+def read_alone(prefix: str) -> RunState | None:
+    """As `read`, without reading the checkpoint's own files, which takes seconds for a large model."""
+    state, _ = _load(prefix) or (None, {})
+    return state
+
+
+def _load(prefix: str) -> tuple[RunState, dict[str, str]] | None:
+    """The state of a checkpoint, and suffix -> checksum of its files; None without one. Raises UserError if it is damaged."""
+    path = f'{prefix}.json'
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+        digest = content.pop('sha256')
+        loaded = RunState(**content['state']), dict(content['files'])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f'{path} is damaged') from None
+    if digest != _digest(content):
+        raise UserError(f'{path} is damaged')
+    return loaded
 
 
 def _digest(content: dict) -> str:

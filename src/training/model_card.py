@@ -26,7 +26,8 @@ def model_card(directory: str, prefix: str) -> str:
     """
     settings = read_record(directory)
     name = os.path.basename(os.path.normpath(directory))
-    base = str(settings['flags'].get('model_name')) if settings else name
+    # Not the path, if it was named by one, which is private.
+    base = os.path.basename(models.directory_of(str(settings['flags'].get('model_name')))) if settings else name
     lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [gpt2]']
     if published := HUB_NAMES.get(models.ALIASES.get(base, base)):
         lines.append(f'base_model: {published}')

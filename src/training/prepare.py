@@ -23,6 +23,7 @@ from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
 from storage import checkpoints, run_directory
 from storage.check import check_checkpoint
+from storage.find_checkpoint import find_checkpoint, find_start
 from storage.lock import one_at_a_time
 from storage.model_directory import Model, check_files, open_model
 from storage.run_state import RunState
@@ -153,7 +154,7 @@ def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:
     flags = (record.read_record(directory) or {'flags': {}})['flags']
     name = args.model_name or flags.get('model_name') or DEFAULT_MODEL
     try:
-        base = models.find_model(name, args.models_dir)
+        base = models.directory_of(models.find_model(name, args.models_dir))
     except UserError:
         print(f'no model {name!r} in {args.models_dir}: {directory} continues with its own sizes and vocabulary', flush=True)
     else:
@@ -178,9 +179,9 @@ def starting_point(settings: Settings, model: Model) -> tuple[str, RunState]:
         if prefix:
             return prefix, state or state_without_file(prefix)
     if settings.restore_from in ('latest', 'fresh'):
-        prefix = checkpoints.find_checkpoint(model.directory)
+        prefix = find_checkpoint(models.find_model(settings.model_name, settings.models_dir))
     else:
-        prefix = checkpoints.find_start(settings.restore_from, directory, settings.checkpoint_dir)
+        prefix = find_start(settings.restore_from, directory, settings.checkpoint_dir)
         if os.path.realpath(os.path.dirname(prefix)) == os.path.realpath(directory):
             if settings.overwrite:
                 raise UserError(f'--overwrite would remove {prefix}, which --restore_from names')

@@ -69,6 +69,42 @@ def test_runs(home):
         models.find_run('run1', 'empty')
 
 
+@pytest.mark.parametrize(('path', 'parts'), [
+    ('checkpoint/run1', ('checkpoint/run1', None)), ('checkpoint/run1/best', ('checkpoint/run1', 'best')),
+    ('checkpoint/run1/latest', ('checkpoint/run1', 'latest')), ('checkpoint/run1/20', ('checkpoint/run1', '20')),
+    ('checkpoint/run1/model-20', ('checkpoint/run1', 'model-20')), ('checkpoint/run1/x.index', ('checkpoint/run1', 'x')),
+    ('checkpoint/run1/x', ('checkpoint/run1/x', None)), ('models/mine/model.ckpt', ('models/mine', 'model.ckpt')),
+    ('checkpoint/run1/own', ('checkpoint/run1', 'own')), ('checkpoint/run1/7', ('checkpoint/run1/7', None)),
+    ('model-20', ('.', 'model-20')), ('', ('', None))])
+def test_what_a_path_names(home, path, parts):
+    (home / 'checkpoint/run1/own.index').touch()
+    (home / 'checkpoint/run1/7').mkdir()
+    assert models.split_path(path) == parts
+    assert models.directory_of(path) == parts[0]
+
+
+def test_a_checkpoint_of_a_model_or_run_and_paths_of_them(home):
+    for name in ('run1/best', 'run1/20', 'run1/model-20.index'):
+        assert models.find_run(name) == f'checkpoint/{name}'
+        for path in (f'checkpoint/{name}', f'{home}/checkpoint/{name}', f'./checkpoint/{name}'):
+            assert models.find_run(path) == models.find_model(path) == path
+    assert models.find_run('checkpoint/run1') == models.find_model('checkpoint/run1') == 'checkpoint/run1'
+    assert models.find_model('mine/model.ckpt') == 'models/mine/model.ckpt'
+    for name in ('run2/best', 'checkpoint/run2/best', 'best', '20', 'run1/x'):
+        with pytest.raises(UserError, match=f"^no run '{name}' in checkpoint; runs here: run1$"):
+            models.find_run(name)
+        with pytest.raises(UserError, match=f"^no model '{name}' in models; models here: "):
+            models.find_model(name)
+
+
+def test_an_empty_name_is_never_this_directory(home, monkeypatch):
+    monkeypatch.chdir(home / 'checkpoint/run1')
+    for find in (models.find_run, models.find_model):
+        for name in ('', 'best'):
+            with pytest.raises(UserError, match=f"^no (run|model) '{name}'"):
+                find(name)
+
+
 def test_paths_of_runs(home):
     assert models.run_path('checkpoint', 'run1') == models.run_path('checkpoint', './run1/') == 'checkpoint/run1'
     assert models.run_path('/data', 'exp/..b') == '/data/exp/..b'
@@ -84,6 +120,8 @@ def test_a_checkpoint_without_settings_names_the_files_to_copy(home):
     for find, directory in ((models.find_model, 'models/old'), (models.find_run, 'checkpoint/old')):
         with pytest.raises(UserError, match=f'^{directory} holds no file hparams.json: copy hparams.json, encoder.json, '):
             find('old')
+        with pytest.raises(UserError, match=f'^{directory} holds no file hparams.json: copy hparams.json, encoder.json, '):
+            find('old/best')
 
 
 def test_a_name_that_is_not_utf_8_is_refused(home):

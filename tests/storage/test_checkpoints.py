@@ -11,23 +11,6 @@ from storage import checkpoints, run_state
 from storage.run_state import RunState
 
 
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes the files of checkpoints: write('run/model-1', …). The `checkpoint` file names the last. Changes to tmp_path."""
-    def files(*prefixes, state=False):
-        for prefix in prefixes:
-            os.makedirs(os.path.dirname(prefix), exist_ok=True)
-            for suffix in run_state.SUFFIXES:
-                with open(prefix + suffix, 'wb') as file:
-                    file.write(os.urandom(99))
-            if state:
-                run_state.write(prefix, RunState(step=checkpoints.checkpoint_step(prefix)))
-        with open(os.path.join(os.path.dirname(prefix), 'checkpoint'), 'w') as file:
-            file.write(f'model_checkpoint_path: "{os.path.basename(prefix)}"\n')
-    monkeypatch.chdir(tmp_path)
-    return files
-
-
 def test_the_latest_is_the_one_that_is_named(write):
     write('run/model-9', 'run/model-10', 'run/model-2')
     assert checkpoints.latest_checkpoint('run') == 'run/model-2'
@@ -58,40 +41,6 @@ def test_directories_and_other_files_are_no_checkpoints(write):
 @pytest.mark.parametrize(('prefix', 'step'), [('run/model-500', 500), ('models/124M/model.ckpt', 0), ('run-7/model.ckpt', 0)])
 def test_steps(prefix, step):
     assert checkpoints.checkpoint_step(prefix) == step
-
-
-@pytest.mark.parametrize('name', ['checkpoint/run', 'checkpoint/run/model-3', 'checkpoint/run/model-3.index', '3', 'run'])
-def test_ways_to_name_a_checkpoint(write, name):
-    write('checkpoint/run/model-2', 'checkpoint/run/model-3')
-    assert checkpoints.find_start(name, 'checkpoint/run') == 'checkpoint/run/model-3'
-
-
-@pytest.mark.parametrize(('name', 'words'), [
-    ('9', "no checkpoint 'checkpoint/run/model-9'; checkpoints there: checkpoint/run/model-2, checkpoint/run/model-3"),
-    ('checkpoint/empty', "no checkpoint 'checkpoint/empty'; checkpoint/empty holds no checkpoints"),
-    ('nothing', "no checkpoint 'nothing'; this run has checkpoint/run/model-2, checkpoint/run/model-3; runs in checkpoint: run")])
-def test_a_checkpoint_that_does_not_exist(write, name, words):
-    write('checkpoint/run/model-2', 'checkpoint/run/model-3')
-    os.makedirs('checkpoint/empty')
-    open('checkpoint/run/hparams.json', 'w').close()
-    with pytest.raises(UserError) as error:
-        checkpoints.find_start(name, 'checkpoint/run')
-    assert str(error.value) == words
-
-
-def test_without_any_run(write):
-    with pytest.raises(UserError, match="no checkpoint 'x'; this run has none; runs in checkpoint: none"):
-        checkpoints.find_start('x', 'checkpoint/run')
-    with pytest.raises(UserError, match="no checkpoint 'a/b'; a holds no checkpoints"):
-        checkpoints.find_checkpoint('a/b')
-
-
-def test_a_checkpoint_file_that_names_none(write):
-    write('run/model-3')
-    os.remove('run/checkpoint')
-    with pytest.raises(UserError, match='run/checkpoint is missing, or does not name one that is there; checkpoints there: '
-                                        'run/model-3'):
-        checkpoints.find_checkpoint('run')
 
 
 @pytest.mark.parametrize('suffix', ['.index', '.data-00000-of-00001', '.json'])
@@ -156,13 +105,6 @@ def test_a_missing_state_is_printed(write, capsys):
     write('run/model-2')
     assert checkpoints.newest_sound('run') == ('run/model-2', None)
     assert capsys.readouterr().out == 'run/model-2.json, the state of the run, is missing\n'
-
-
-def test_the_run_before_overwrite_is_named(write):
-    os.makedirs('run/.overwritten')
-    with pytest.raises(UserError, match="run holds no checkpoints; run/.overwritten holds the run before --overwrite, which the "
-                                        "next ./train.py puts back"):
-        checkpoints.find_checkpoint('run')
 
 
 def test_only_earlier_checkpoints_replace_a_damaged_one(write):

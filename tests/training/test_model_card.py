@@ -30,6 +30,13 @@ def test_a_run(run):
     assert 'secret' not in card
 
 
+def test_a_run_of_a_model_that_was_named_by_its_path(run):
+    (run / 'settings.json').write_text(json.dumps(
+        {'flags': {'model_name': '/home/me/secret/run/best'}, 'corpus': {'name': 'a', 'tokens': 1}}))
+    card = model_card(str(run), str(run / 'model-4'))
+    assert '\n- base model: run\n' in card and 'secret' not in card
+
+
 def test_a_run_on_several_data_sets(run):
     names = ['/home/me/secret/a.txt=2', '~/secret/b/', 'c', 'd', 'e']
     (run / 'settings.json').write_text(json.dumps({'flags': {}, 'corpus': {'name': names, 'tokens': 1234}}))
