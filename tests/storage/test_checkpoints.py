@@ -171,3 +171,13 @@ def test_an_interrupted_removal_is_completed_later(write, tmp_path, monkeypatch,
     for prefix in checkpoints.outdated('run', 1, set()):
         checkpoints.remove_checkpoint(prefix)
     assert os.listdir('run') == []
+
+
+@pytest.mark.parametrize(('name', 'near'), [('porms', ': did you mean poems?'), ('latset', ': did you mean latest?'), ('x', ';')])
+def test_a_misspelled_start_is_answered_with_the_nearest_name(tmp_path, monkeypatch, name, near):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'checkpoint/poems').mkdir(parents=True)
+    (tmp_path / 'checkpoint/poems/hparams.json').touch()
+    with pytest.raises(UserError) as error:
+        checkpoints.find_start(name, 'checkpoint/run1')
+    assert str(error.value) == f'no checkpoint {name!r}{near} this run has none; runs in checkpoint: poems'
