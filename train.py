@@ -33,7 +33,7 @@ from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
 from training.best import best_line
 from training.dry_run import plan
 from training.prepare import DEFAULT_MODEL, Job, prepare
-from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
+from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
 
@@ -158,12 +158,13 @@ def add_validation_flags(group) -> None:
     add_dataset_flag(group, 'text or .npz to validate on (default: what --val_split holds out, or the training data)',
                      '--val_dataset')
     group.add_argument('--val_split', metavar='SHARE', type=fraction, default=0.0,
-                       help='share of the documents to validate on, and not to train on')
+                       help='share of the tokens to validate on, and not to train on: whole documents, or, if they are few or '
+                       'uneven, the end of one')
     group.add_argument('--val_batch_size', metavar='N', type=positive_int, default=2, help='sequences in a batch')
     group.add_argument('--val_batch_count', metavar='N', type=positive_int, default=40,
                        help='how many batches, the same each time')
-    group.add_argument('--val_every', metavar='N', type=non_negative_int, default=0,
-                       help='validate every N steps; 0: never')
+    group.add_argument('--val_every', metavar='N', type=non_negative_int,
+                       help=f'validate every N steps; 0: never (default: {DEFAULT_VAL_EVERY} with --val_split, else 0)')
     group.add_argument('--keep_best', action='store_true',
                        help='save when the validation loss is the lowest so far, and keep that checkpoint besides the last')
     group.add_argument('--patience', metavar='N', type=non_negative_int, default=0,

@@ -224,8 +224,7 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Cor
     train, key = load('dataset')
     held_out = None
     if settings.val_split:
-        train, held_out = hold_out(train, model.encoder.end_of_text, settings.val_split)
-        print(f'held out for validation: {sum(map(len, held_out.chunks))} tokens', flush=True)
+        train, held_out = split_corpus(train, model.encoder.end_of_text, settings)
     Sampler(train.chunks).check(settings.seq_length)
     if not settings.val_every:
         if settings.val_dataset or settings.val_split:
@@ -237,6 +236,17 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Cor
         print('Neither --val_dataset nor --val_split is given: validating on the training data')
     validation = validation_batches(held_out or train, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
     return train, validation, key
+
+
+def split_corpus(corpus: Corpus, end_of_text: int, settings: Settings) -> tuple[Corpus, Corpus]:
+    """The corpus without what --val_split holds out, and that; raises UserError if it has no sequence to validate on."""
+    train, held_out = hold_out(corpus, end_of_text, settings.val_split)
+    tokens, longest = (function(map(len, held_out.chunks)) for function in (sum, max))
+    print(f'held out for validation: {tokens} tokens', flush=True)
+    if settings.val_every and longest < settings.seq_length:
+        raise UserError(f'--val_split {settings.val_split:g} holds out {longest} tokens, fewer than a sequence of '
+                        f'{settings.seq_length}: give a larger share, a smaller --seq_length, or --val_dataset')
+    return train, held_out
 
 
 def load_sets(settings: Settings, name: str, sets: list[DataSet], model: Model, cache_path: str | None, *, write: bool

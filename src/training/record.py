@@ -31,7 +31,8 @@ def describe(settings: Settings, corpus: Corpus, key: str | None) -> dict:
     key: of the corpus (see corpus.cache). If the run's last record has the same key, the checksum of the tokens is taken
     from there; else it is computed, which reads them all.
     """
-    key = key and hashlib.sha256(f'{key} {settings.val_split}'.encode()).hexdigest()
+    split = f'{settings.val_split} of the tokens' if settings.val_split else settings.val_split
+    key = key and hashlib.sha256(f'{key} {split}'.encode()).hexdigest()
     before = (read_record(settings.run_directory) or {}).get('corpus', {})
     checksum = before['sha256'] if key and before.get('key') == key and 'sha256' in before else _checksum(corpus.chunks)
     versions = {'python': platform.python_version()}

@@ -10,6 +10,7 @@ from training import plot
 
 DEFAULT_SAMPLE_LENGTH = 1023
 DEFAULT_WEIGHT_DECAY = 0.01
+DEFAULT_VAL_EVERY = 100         # with --val_split; without it 0, as in 2019
 RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on activations outweigh the weights
 
 
@@ -109,6 +110,7 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
         'seq_length': seq_length,
         'sample_length': args.sample_length or _default_sample_length(args, hparams),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
+        'val_every': _val_every(args),
         'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
 
 
@@ -118,6 +120,15 @@ def _default_sample_length(args: argparse.Namespace, hparams: HParams) -> int:
     if args.sample_every:
         print(f'The model\'s window holds {hparams.n_ctx} tokens: --sample_length is {hparams.n_ctx - 1}')
     return hparams.n_ctx - 1
+
+
+def _val_every(args: argparse.Namespace) -> int:
+    """The value of --val_every: what --val_split holds out is validated on also if no interval is given, at the end at least."""
+    if args.val_every is not None or not args.val_split:
+        return args.val_every or 0
+    steps = min(DEFAULT_VAL_EVERY, args.max_steps or DEFAULT_VAL_EVERY)
+    print(f'--val_split is given without --val_every: validating every {steps} steps')
+    return steps
 
 
 def _recompute(given: bool | None, hparams: HParams) -> bool:
@@ -141,7 +152,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.val_split and args.val_dataset:
         raise UserError('--val_split and --val_dataset: give only one of them')
     for flag in ('keep_best', 'patience'):
-        if getattr(args, flag) and not args.val_every:
+        if getattr(args, flag) and not args.val_every and (args.val_every == 0 or not args.val_split):
             raise UserError(f'--{flag} compares validation losses: give --val_every too')
     if args.plot:
         plot.check()

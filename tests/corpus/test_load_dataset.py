@@ -168,8 +168,61 @@ def test_documents_that_are_held_out_are_not_trained_on():
     assert [len(chunk.parts) for chunk in train] == [1, 1, 1]       # neighbours are one part
     again, _ = split(chunks, 9, 0.34)
     assert [chunk[:].tolist() for chunk in again] == [chunk[:].tolist() for chunk in train]
-    with pytest.raises(UserError, match='two documents or more'):
-        split([np.array([1, 2, 9])], 9, 0.5)
+    for chunks, share in (([np.array([1, 2, 9])], 1), ([np.array([1])], 0.5), ([np.array([9, 9])], 0.5)):
+        with pytest.raises(UserError, match=f'^--val_split {share} leaves nothing to train on: give a smaller share'):
+            split(chunks, 9, share)
+
+
+@pytest.mark.parametrize(('sizes', 'share'), [
+    ([1000], 0.1), ([1000], 0.5), ([1000], 0.9), ([500, 500], 0.1), ([900, 50, 50], 0.1), ([300, 300, 400], 0.1),
+    ([10] * 9 + [910], 0.1), ([10] * 9 + [910], 0.5), ([2] * 50 + [300] * 3, 0.25), ([1, 999], 0.02)])
+@pytest.mark.parametrize('ends', [True, False])
+def test_a_share_of_the_tokens_of_few_or_uneven_documents(sizes, share, ends):
+    """Every token is different, so that one in both parts would show."""
+    starts = np.cumsum([10, *sizes])
+    documents = [np.arange(start, start + size) for start, size in zip(starts, sizes)]
+    chunk = np.concatenate([np.append(document, 9) for document in documents])
+    chunk = chunk if ends else chunk[:-1]
+    [train], [held_out] = split([chunk], 9, share)
+    parts = [train[:].tolist(), held_out[:].tolist()]
+    kept, out = (set(part) - {9} for part in parts)
+    assert not kept & out and kept | out == set(range(10, 1010))
+    assert abs(len(out) - share * 1000) <= 0.25 * min(share, 1 - share) * 1000
+    cut = [document for document in documents if kept & set(document) and out & set(document)]
+    assert len(cut) <= 1
+    for document in cut:    # only its end is held out, and exactly as much as is missing
+        assert min(out & set(document)) > max(kept & set(document)) and len(out) == round(share * 1000)
+    for part in parts:      # in order, and with an end-of-text token between documents, neither doubled nor at an end
+        assert sorted(token for token in part if token != 9) == [token for token in part if token != 9]
+        assert part.count(9) == sum(bool(set(document) & set(part)) for document in documents) - 1
+        assert 9 not in (part[0], part[-1])
+
+
+def test_many_documents_are_split_as_in_earlier_versions():
+    sizes = np.random.default_rng(0).integers(5, 15, 200)
+    chunk = np.concatenate([np.append(np.full(size, 10 + number), 9) for number, size in enumerate(sizes)])
+    _, [held_out] = split([chunk], 9, 0.1)
+    assert set(held_out[:].tolist()) - {9} == set(10 + np.random.default_rng(1).permutation(200)[:20])
+
+
+def test_each_weight_has_its_share_of_one_long_document():
+    chunks = [np.arange(1000, 2000), np.arange(2000, 2500)]
+    train, held_out = hold_out(Corpus(chunks, [3.0, 1.0]), 9, 0.1)
+    assert [chunk[:].tolist() for chunk in train.chunks] == [list(range(1000, 1900)), list(range(2000, 2450))]
+    assert dict(zip(held_out.weights, (chunk[:].tolist() for chunk in held_out.chunks))) == {
+        3.0: list(range(1900, 2000)), 1.0: list(range(2450, 2500))}
+
+
+def test_one_long_document_stays_in_its_file(tmp_path):
+    np.savez(tmp_path / 'a.npz', np.zeros(4_000_000, int))
+    [chunk] = load_dataset(ENC, str(tmp_path / 'a.npz'), 1)
+    tracemalloc.start()
+    try:
+        [train], [held_out] = split([chunk], 9, 0.1)
+        assert (len(train), len(held_out)) == (3_600_000, 400_000)
+        assert tracemalloc.get_traced_memory()[1] < 0.4 * chunk.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -223,13 +276,16 @@ def test_what_is_held_out_keeps_its_weights():
     weights = [1.0, 5.0, 5.0, 7.0]
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         train, held_out = hold_out(Corpus(chunks, weights), 9, share)
-        plain, [together] = split(chunks, 9, share)
-        assert [chunk[:].tolist() for chunk in train.chunks] == [chunk[:].tolist() for chunk in plain]
         for corpus in (train, held_out):
             tokens = {(weight, token) for chunk, weight in zip(corpus.chunks, corpus.weights) for token in chunk[:].tolist()}
             assert tokens <= {(1, 1), (1, 9), (5, 2), (5, 3), (5, 9)}
             assert len(corpus.chunks) == len(corpus.weights)
         assert len(set(held_out.weights)) == len(held_out.weights)
+        if share in (0.1, 0.9):     # no number of these documents is near: each weight has its own share
+            assert set(held_out.weights) == {1.0, 5.0}
+            continue
+        plain, [together] = split(chunks, 9, share)
+        assert [chunk[:].tolist() for chunk in train.chunks] == [chunk[:].tolist() for chunk in plain]
         assert sorted(token for chunk in held_out.chunks for token in chunk[:].tolist() if token != 9) == sorted(
             token for token in together[:].tolist() if token != 9)
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from command.errors import UserError
 from conftest import ROOT, TEXT
+from corpus.chunks import Corpus
 from load_dataset import Sampler
 from network.hparams import HParams
 from storage import run_directory
@@ -179,14 +181,14 @@ def test_special_tokens_are_part_of_the_cached_corpus_s_key(prepared, tmp_path, 
 
 
 def test_a_mistake_gives_the_directory_back(prepared):
-    with pytest.raises(UserError, match='two documents'):
-        prepared('--val_split', 0.5)
+    with pytest.raises(UserError, match='leaves nothing to train on'):
+        prepared('--val_split', 1)
     assert os.listdir() == ['corpus.txt']
     os.makedirs('checkpoint/run1')
     for name in ('lock', 'dataset.json'):
         open(f'checkpoint/run1/{name}', 'w').close()
-    with pytest.raises(UserError, match='two documents'):
-        prepared('--val_split', 0.5)
+    with pytest.raises(UserError, match='leaves nothing to train on'):
+        prepared('--val_split', 1)
     assert sorted(os.listdir('checkpoint/run1')) == ['dataset.json', 'lock']        # those that were there before
     with open('checkpoint/run1/lock', encoding='utf-8') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)        # raises BlockingIOError while it is locked
@@ -311,7 +313,8 @@ def test_only_worker_0_takes_the_directory_and_the_checkpoint(prepared):
     (['--val_every', 1], 'Neither --val_dataset nor --val_split is given: validating on the training data', None),
     (['--val_every', 1, '--val_dataset', 'other.txt'], 'Loading dataset other.txt', None),
     (['--val_every', 1, '--val_split', 0.5], 'held out for validation: ', True),
-    (['--val_split', 0.5], '--val_every is 0: no validation takes place', True),
+    (['--val_every', 0, '--val_split', 0.5], '--val_every is 0: no validation takes place', True),
+    (['--val_split', 0.5], '--val_split is given without --val_every: validating every 100 steps\n', True),
     (['--val_dataset', 'other.txt'], '--val_every is 0: no validation takes place', None)])
 def test_what_is_validated_on(prepared, capsys, flags, printed, held_out):
     with open('corpus.txt', 'a', encoding='utf-8') as corpus, open('other.txt', 'w', encoding='utf-8') as other:
@@ -322,8 +325,8 @@ def test_what_is_validated_on(prepared, capsys, flags, printed, held_out):
     job = prepared(*flags)
     assert printed in capsys.readouterr().out
     assert (job.train.total_size < complete) == bool(held_out)
-    assert [batch.shape for batch in job.validation] == [(2, 16)] * (3 if '--val_every' in flags else 0)
-    if '--val_every' in flags:
+    assert [batch.shape for batch in job.validation] == [(2, 16)] * (3 if job.settings.val_every else 0)
+    if job.settings.val_every:
         other = 'Q' in job.model.encoder.decode(np.ravel(job.validation).tolist())
         assert other == ('--val_dataset' in flags)
 
@@ -366,6 +369,32 @@ def test_weighted_data_sets(prepared, texts, capsys):
     validated = job.model.encoder.decode(np.ravel(job.validation).tolist())
     assert validated.count('Q') > 20 * validated.count('Z')
     assert job.record['flags']['val_dataset'] == ['Q.txt=100', 'Z.txt']
+
+
+def test_one_text_is_split_by_tokens(prepared, capsys):
+    """Without anything else: a text without documents, and no interval."""
+    complete = prepared('--run_name', 'complete').train
+    tokens = complete.chunks[0][:].tolist()
+    capsys.readouterr()
+    jobs = [prepared('--val_split', 0.1), prepared('--val_split', 0.1, cluster=Cluster(('a:1', 'b:1'), 1))]
+    assert f'held out for validation: {round(0.1 * len(tokens))} tokens\n' in capsys.readouterr().out
+    for job in jobs:
+        [chunk] = job.train.chunks
+        assert chunk[:].tolist() == tokens[:-round(0.1 * len(tokens))]
+        rest = np.array(tokens[len(chunk):])
+        windows = {tuple(window) for window in np.lib.stride_tricks.sliding_window_view(rest, 16)}
+        assert {tuple(row) for row in np.concatenate(job.validation)} <= windows
+    with pytest.raises(UserError, match=r'^--val_split 0.01 holds out \d+ tokens, fewer than a sequence of 16: give a larger '):
+        prepared('--val_split', 0.01)
+    prepared('--val_split', 0.01, '--val_every', 0)
+
+
+def test_a_split_by_documents_of_an_earlier_version_is_another_corpus(prepared):
+    """Its key must not be the present one, or the checksum of the tokens would be taken from its record."""
+    plain = record.describe(prepared('--val_split', 0.1).settings, Corpus([np.arange(9)]), 'the key')['corpus']['key']
+    assert plain != hashlib.sha256(b'the key 0.1').hexdigest()
+    unsplit = record.describe(prepared().settings, Corpus([np.arange(9)]), 'the key')['corpus']['key']
+    assert unsplit == hashlib.sha256(b'the key 0.0').hexdigest()
 
 
 def test_what_is_held_out_of_weighted_data_sets(prepared):

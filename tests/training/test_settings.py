@@ -19,7 +19,8 @@ def test_the_fields_are_the_flags_and_the_number_of_workers(parse):
 def test_defaults_of_a_published_model(parse, capsys):
     args = parse()
     assert make_settings(args, SMALL) == Settings(**vars(args) | {
-        'seq_length': 1024, 'sample_length': 1023, 'weight_decay': 0.01, 'memory_saving_gradients': False, 'worker_count': 1})
+        'seq_length': 1024, 'sample_length': 1023, 'weight_decay': 0.01, 'memory_saving_gradients': False, 'worker_count': 1,
+        'val_every': 0})
     assert capsys.readouterr().out == ''
 
 
@@ -76,6 +77,7 @@ def test_lengths_that_do_not_fit(parse, flags, error):
     (['--weight_decay', 0.1], '--weight_decay works only with --optimizer adamw'),
     (['--weight_decay', 0, '--optimizer', 'sgd'], '--weight_decay works only with --optimizer adamw'),
     (['--val_split', 0.1, '--val_dataset', 'x'], '--val_split and --val_dataset: give only one of them'),
+    (['--keep_best', '--val_split', 0.1, '--val_every', 0], '--keep_best compares validation losses: give --val_every too'),
     (['--keep_best'], '--keep_best compares validation losses: give --val_every too'),
     (['--patience', 1], '--patience compares validation losses: give --val_every too')])
 def test_flags_that_contradict_each_other(parse, flags, error):
@@ -86,9 +88,18 @@ def test_flags_that_contradict_each_other(parse, flags, error):
 @pytest.mark.parametrize('flags', [
     [], ['--learning_rate_schedule', 'linear', '--max_steps', 1], ['--warmup_steps', 4, '--max_steps', 5], ['--warmup_steps', 5],
     ['--weight_decay', 0.1, '--optimizer', 'adamw'], ['--val_split', 0.1], ['--val_dataset', 'x'],
-    ['--keep_best', '--patience', 1, '--val_every', 1]])
+    ['--keep_best', '--patience', 1, '--val_every', 1], ['--keep_best', '--patience', 1, '--val_split', 0.1]])
 def test_flags_that_go_together(parse, flags):
     check_flags(parse(*flags))
+
+
+@pytest.mark.parametrize(('flags', 'steps', 'printed'), [
+    ([], 0, False), (['--val_dataset', 'x'], 0, False), (['--val_split', 0.1], 100, True),
+    (['--val_split', 0.1, '--max_steps', 1000], 100, True), (['--val_split', 0.1, '--max_steps', 30], 30, True),
+    (['--val_split', 0.1, '--val_every', 0], 0, False), (['--val_split', 0.1, '--val_every', 7], 7, False)])
+def test_how_often_to_validate(parse, capsys, flags, steps, printed):
+    assert make_settings(parse(*flags, '--sample_every', 0), SHORT).val_every == steps
+    assert ('validating every' in capsys.readouterr().out) == printed
 
 
 def test_a_plot_without_matplotlib(parse, monkeypatch):
