@@ -95,7 +95,8 @@ def to_hf(args: argparse.Namespace) -> None:
 def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterator[np.ndarray]:
     """Yields the weights in a checkpoint, read one by one. Raises UserError if one is damaged."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from command.tensorflow_setup import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow, note_loading
+    note_loading()
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 
@@ -145,7 +146,8 @@ def check_encoder(directory: str, source: str, hparams: HParams) -> None:
 def meta_graph(hparams: HParams) -> bytes:
     """The content of model.ckpt.meta, as create_model.py writes it."""
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from command.tensorflow_setup import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow, note_loading
+    note_loading()
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 

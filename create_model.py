@@ -97,7 +97,8 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
     Raises UserError if memory or disk space runs out.
     """
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from command.tensorflow_setup import load_tensorflow
+    from command.tensorflow_setup import load_tensorflow, note_loading
+    note_loading()
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 

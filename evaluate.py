@@ -113,8 +113,8 @@ def main() -> None:
     n_bytes, words = windows.measure_text(model.encoder, chunks)
     start = time.perf_counter()
     # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from command.tensorflow_setup import load_tensorflow
-    load_tensorflow()
+    from command.device import load_and_report
+    load_and_report()
     if args.each:
         loss = score_each(chunks, model, length, stride, args.batch_size)
     else:

@@ -133,6 +133,8 @@ def add_run_flags(group) -> None:
     group.add_argument('--save_secs', metavar='SECONDS', type=non_negative_float, default=0.0,
                        help='save also when the last checkpoint is this old; 0: never')
     group.add_argument('--keep', metavar='N', type=non_negative_int, default=5, help='how many checkpoints to keep; 0: all')
+    group.add_argument('--log_every', metavar='N', type=positive_int, default=1,
+                       help='print the loss of every N-th step; metrics.jsonl and TensorBoard get that of all steps')
     group.add_argument('--plot', action='store_true', help='draw loss.png at the end; needs matplotlib')
     group.add_argument('--dry_run', action='store_true',
                        help='do not train, but check everything and print a plan: corpus, model, needed memory, and what takes '
@@ -194,9 +196,13 @@ def add_worker_flags(group) -> None:
 
 def train(job: Job, cluster: Cluster) -> None:
     # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
+    print('Loading TensorFlow', flush=True)
+    from command.device import device, unused_gpu
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow(several=cluster.count > 1)
+    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
     from training import loop
+    from training.next_steps import next_steps
     from workers.collectives import Workers
     settings = job.settings
     workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
@@ -207,6 +213,7 @@ def train(job: Job, cluster: Cluster) -> None:
                   f'{settings.batch_size} for each')
         if not already_finished(job):
             loop.train(job, workers)
+            print(next_steps(settings, job.state.step, job.finished()), flush=True)
 
 
 def already_finished(job: Job) -> bool:

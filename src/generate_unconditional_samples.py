@@ -34,8 +34,8 @@ class UnconditionalFlags(Flags):
 def main():
     flags = parse(UnconditionalFlags, SUMMARY, EXAMPLES)
     # TensorFlow takes seconds to import, so it comes after all checks.
-    from command.tensorflow_setup import load_tensorflow
-    load_tensorflow()
+    from command.device import load_and_report
+    load_and_report()
     from generator import Generator
     generator = Generator(flags.model)
     try:

@@ -63,8 +63,8 @@ def ask() -> str:
 def main():
     flags = parse(PromptFlags, SUMMARY, EXAMPLES)
     # TensorFlow takes seconds to import, so it comes after all checks.
-    from command.tensorflow_setup import load_tensorflow
-    load_tensorflow()
+    from command.device import load_and_report
+    load_and_report()
     from generator import Generator
     generator = Generator(flags.model)
     for number, prompts in enumerate([flags.prompts] if flags.prompts else ([line] for line in typed_prompts(flags))):

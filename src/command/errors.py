@@ -61,8 +61,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs a script's main function and turns errors that a user can cause into an exit status.
 
     UserError, a disk that is full or fails, or a name that TensorFlow cannot use: one line on stderr and status 2.
-    WorkerLost: the same with status 75. Ctrl-C: status 130. Output to a closed pipe (`| head`): status 141, as the shell
-    reports a SIGPIPE.
+    WorkerLost: the same with status 75. Ctrl-C: status 130, and on a terminal a new line, or the shell's
+    prompt would follow the ^C. Output to a closed pipe (`| head`): status 141, as the shell reports a SIGPIPE.
     """
     _escape_output()
     try:
@@ -75,6 +75,8 @@ def run(main: Callable[[], None]) -> None:
     except WorkerLost as error:
         exit_now(str(error))
     except KeyboardInterrupt:
+        if sys.stderr and sys.stderr.isatty():
+            print(file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Python flushes standard output again at exit, which would fail again: replace it.

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 
+DRIVER_TIMEOUT = 20     # seconds in which NVIDIA's driver must list its GPUs
+
 
 def available_processors() -> int:
     """The number of processors that this process may use."""
@@ -15,11 +17,25 @@ def visible_gpus() -> list[str]:
     given = os.environ.get('CUDA_VISIBLE_DEVICES')
     if given is not None:
         return [gpu.strip() for gpu in given.split(',') if gpu.strip() not in ('', '-1')]
+    return _nvidia_smi('index')
+
+
+def nvidia_gpus() -> list[tuple[str, int | None]]:
+    """Each GPU that NVIDIA's driver has, whether or not this process may use it: name, and bytes of memory if known."""
+    rows = (row.rsplit(', ', 1) for row in _nvidia_smi('name,memory.total', 'nounits'))
+    return [(row[0], int(row[1]) * 2 ** 20 if row[-1].isdecimal() else None) for row in rows]
+
+
+def _nvidia_smi(fields: str, *format: str) -> list[str]:
+    """A line of these fields for each GPU; none if there is no driver, or if it does not answer."""
     if not shutil.which('nvidia-smi'):
         return []
-    command = ['nvidia-smi', '--query-gpu=index', '--format=csv,noheader']
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    return listed.stdout.split() if listed.returncode == 0 else []
+    command = ['nvidia-smi', f'--query-gpu={fields}', f'--format={",".join(("csv", "noheader", *format))}']
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DRIVER_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 
 def available_memory() -> int | None:

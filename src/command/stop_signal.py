@@ -3,6 +3,7 @@
 import os
 import signal
 
+STOPPING = '\nfinishing this step, then saving (Ctrl-C again: exit without saving)\n'
 NAMES = ('SIGINT', 'SIGTERM', 'SIGHUP')
 
 
@@ -13,7 +14,10 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class StopSignal:
-    """A context in which the first signal only sets `received` to its name; the second ends the process immediately."""
+    """A context in which the first signal only sets `received` to its name; the second ends the process immediately.
+
+    On a terminal, Ctrl-C prints that, below the ^C and whatever line was being drawn.
+    """
 
     def __init__(self):
         self.received = None
@@ -33,6 +37,8 @@ class StopSignal:
         self.received = signal.Signals(number).name
         for each in self._handlers:
             signal.signal(each, signal.SIG_DFL)
+        if self.received == 'SIGINT' and 2 in self._terminals:
+            os.write(2, STOPPING.encode())      # not print, which may be what the signal interrupted
         if self.received == 'SIGHUP':
             discard_output(self._terminals)     # writing to a terminal that is gone is an error
 

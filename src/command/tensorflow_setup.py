@@ -36,7 +36,16 @@ def load_tensorflow(devices: bool = True, several: bool = False) -> None:
         if devices:
             tf.config.list_physical_devices()
     tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.config.experimental.enable_tensor_float_32_execution(False)      # GPUs would round float32 to it by default
     tf.disable_eager_execution()
+
+
+def note_loading() -> bool:
+    """Prints what takes the next seconds, if standard error is a terminal. Returns whether it is."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if terminal:
+        print('Loading TensorFlow', file=sys.stderr, flush=True)
+    return terminal
 
 
 @contextlib.contextmanager
@@ -96,6 +105,7 @@ def session_config(shards: int = 1):
     config = tf.ConfigProto()
     config.gpu_options.allow_growth = True
     if not tf.config.list_physical_devices('GPU'):
+        config.device_count['GPU'] = 0      # or a driver without CUDA libraries ends TensorFlow 2.21's sessions in an error
         config.inter_op_parallelism_threads = shards
         if shards > 1:
             config.intra_op_parallelism_threads = max(available_processors() // shards, 1)

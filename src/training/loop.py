@@ -25,7 +25,7 @@ def train(job: Job, workers: Workers) -> None:
     """Continues a run until it ends or a signal stops it, and saves it. Raises UserError if memory runs out."""
     try:
         with StopSignal() as signal, Training(job, workers, signal) as training:
-            training.print('Training...')
+            training.print('Training... (the first step takes longer than the others)')
             try:
                 why = run_to_the_end(training)
             except tf.errors.ResourceExhaustedError:
@@ -69,6 +69,7 @@ class Training:
         self._agreed_stop = None        # the stop request that all workers know of
         self._saved, self._saved_at = job.state.step, time.time()
         self._batches = DrawAhead(self._draw_batches, {'data': job.train.rng, 'noise': job.noise})
+        print('Building the graph', flush=True)
         self._graph = TrainingGraph(job, workers)
         if workers.leads:
             self._restore_and_open_records()
@@ -85,7 +86,8 @@ class Training:
             run_directory.set_aside(directory)
         record.write_record(directory, self._job.record)
         self._run.write_setting_files()
-        self._log = metrics.Log(directory, self._state, settings.max_steps, self._signal.output_closed)
+        self._log = metrics.Log(directory, self._state, settings.max_steps, self._signal.output_closed,
+                                settings.log_every)
 
     def __enter__(self):
         return self
@@ -165,16 +167,17 @@ class Training:
         """Computes the mean loss over the validation batches, each worker over some of them, and reports it."""
         state, workers, batches = self._state, self._workers, self._job.validation
         losses = np.zeros(len(batches))
-        for i in tqdm(range(workers.index, len(batches), workers.count), 'validation', leave=False,
+        for i in tqdm(range(workers.index, len(batches), workers.count), 'validation', leave=False, delay=1, unit='batch',
                       disable=None if workers.leads else True):
             losses[i] = self._graph.validation_loss(batches[i])
         loss = float(np.mean(workers.sum(losses)))
         state.validated = state.step
-        self._log.validation(state.step, loss)
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, state.not_better = loss, state.step, 0
         else:
             state.not_better += 1
+        patience = self._settings.patience
+        self._log.validation(state.step, loss, state.best_loss, max(patience - state.not_better, 0) if patience else None)
 
     def samples_are_due(self) -> bool:
         """Whether this worker samples at this step and has not done so."""
@@ -190,6 +193,7 @@ class Training:
         settings, texts = self._settings, []
         generators = [self._job.contexts.rng.bit_generator, self._job.sampling.bit_generator]
         before = [generator.state for generator in generators]
+        self.print('Generating samples...')
         while len(texts) < settings.sample_num:
             if self._signal.received:
                 for generator, state in zip(generators, before):

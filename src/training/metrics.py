@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +48,12 @@ def read_metrics(path: str) -> list[dict]:
     return rows
 
 
+def compact(value: float, decimals: int, width: int = 5) -> str:
+    """A number with as many of these decimals as leave it `width` characters: compact(123.456, 2) -> '123.5'; else '1e+06'."""
+    fitting = (text for places in range(decimals, -1, -1) if len(text := f'{value:.{places}f}') <= width)
+    return next(fitting, f'{value:.0e}')
+
+
 class NoLog:
     """The log of a worker other than worker 0: it ignores everything."""
 
@@ -59,19 +67,21 @@ class Log:
     """Prints `[step | seconds] loss=… avg=…`; writes metrics.jsonl and TensorBoard's scalars into the run directory.
 
     Continues from `state`: drops rows of later steps, which no checkpoint holds. With last_step, shows a bar with the time
-    left on a terminal. output_closed: is called once when printing fails.
+    left on a terminal. log_every: prints its first step, and those that this divides; the files get all steps.
+    output_closed: is called once when printing fails.
     """
 
-    def __init__(self, directory: str, state, last_step: int = 0, output_closed: Callable[[], None] = lambda: None):
+    def __init__(self, directory: str, state, last_step: int = 0, output_closed: Callable[[], None] = lambda: None,
+                 log_every: int = 1):
         import tensorflow.compat.v1 as tf
-        self._tf, self._start, self._output_closed = tf, time.time(), output_closed
-        self._average = Average(state.average)
+        self._tf, self._start, self._output_closed, self._log_every = tf, time.time(), output_closed, log_every
+        self._average, self._first_step = Average(state.average), state.step + 1
         self._path = os.path.join(directory, run_directory.METRICS)
         rows = [row for row in read_metrics(self._path)
                 if row['step'] <= (state.validated if 'val_loss' in row else state.step)]
         self._open(''.join(json.dumps(row) + '\n' for row in rows), state.step)
-        terminal = last_step > 0 and sys.stdout.isatty()
-        self._bar = tqdm(total=last_step, initial=state.step, unit='step', file=sys.stdout) if terminal else None
+        self._last_step = last_step if sys.stdout.isatty() else 0
+        self._bar = None        # until the first step, before which it has nothing to show
 
     def _open(self, rows: str, step: int) -> None:
         """Writes these rows to metrics.jsonl, and opens it and a file for TensorBoard for the steps after `step`."""
@@ -97,16 +107,27 @@ class Log:
     def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
               epoch: float) -> None:
         average = self._average.add(loss)
-        self._line(step, f'loss={loss:.2f} avg={average:.2f} tokens/s={tokens_per_second:.0f} epoch={epoch:.3f} '
-                         f'lr={learning_rate:.3g} norm={gradient_norm:.2f}')
+        if step % self._log_every == 0 or step == self._first_step:
+            self._line(step, f'loss={compact(loss, 2)} avg={compact(average, 2)} tokens/s={compact(tokens_per_second, 0, 6)} '
+                             f'epoch={compact(epoch, 3)} lr={learning_rate:.2g}')
         self._row(step, loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm,
                   tokens_per_second=tokens_per_second, epoch=epoch)
+        self._show_progress(step)
+
+    def validation(self, step: int, loss: float, best: float, patience: int | None = None) -> None:
+        """best: the lowest validation loss so far. patience: how many more that are no lower end the run; None if they do not."""
+        perplexity = math.inf if loss > 700 else math.exp(loss)
+        left = '' if patience is None else f' patience={patience}'
+        self._line(step, f'validation loss = {compact(loss, 2)} perplexity={compact(perplexity, 2)} '
+                         f'best={compact(best, 2)}{left}')
+        self._row(step, val_loss=loss)
+
+    def _show_progress(self, step: int) -> None:
+        if self._bar is None and self._last_step:
+            self._bar = tqdm(total=self._last_step, initial=step - 1, unit='step', file=sys.stdout,
+                             ncols=shutil.get_terminal_size().columns - 3)     # ^C after it has room
         if self._bar is not None:
             self._bar.update()
-
-    def validation(self, step: int, loss: float) -> None:
-        self._line(step, f'validation loss = {loss:.2f}')
-        self._row(step, val_loss=loss)
 
     def print(self, text: str) -> None:
         """Prints a text, above the bar if there is one."""
@@ -125,7 +146,7 @@ class Log:
         self._writer.close()
 
     def _line(self, step: int, text: str) -> None:
-        self.print(f'[{step} | {time.time() - self._start:.2f}] {text}')
+        self.print(f'[{step} | {compact(time.time() - self._start, 2, width=7)}] {text}')
 
     def _row(self, step: int, **values: float) -> None:
         try:

@@ -58,6 +58,7 @@ class Settings:
     save_every: int
     save_secs: float
     keep: int
+    log_every: int
     plot: bool
     dry_run: bool
     # samples

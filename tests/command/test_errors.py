@@ -43,6 +43,12 @@ def test_errors_that_a_user_can_cause(status, capsys, error, code, line):
     assert capsys.readouterr() == ('', line)
 
 
+def test_the_shell_s_prompt_does_not_follow_ctrl_c(status, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    assert status(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ('', '\n')
+
+
 def test_other_errors_keep_their_traceback(capsys):
     with pytest.raises(FileNotFoundError):
         errors.run(raising(FileNotFoundError(errno.ENOENT, 'No such file or directory')))

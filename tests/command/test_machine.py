@@ -25,6 +25,19 @@ def test_gpus_of_the_driver(monkeypatch, tmp_path):
     assert machine.visible_gpus() == []
 
 
+def test_gpus_of_the_driver_that_this_process_may_not_use(monkeypatch, tmp_path):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert machine.nvidia_gpus() == []
+    command = tmp_path / 'nvidia-smi'
+    command.write_text('#!/bin/sh\nprintf "NVIDIA A10, 23028\nNVIDIA GB10, [N/A]\n"\n')
+    command.chmod(0o755)
+    assert machine.nvidia_gpus() == [('NVIDIA A10', 23028 * 2 ** 20), ('NVIDIA GB10', None)]
+    command.write_text('#!/bin/sh\nexec /bin/sleep 60\n')
+    monkeypatch.setattr(machine, 'DRIVER_TIMEOUT', 0.1)
+    assert machine.nvidia_gpus() == []      # a driver that does not answer
+
+
 def test_processors_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {3, 5, 8}, raising=False)
     assert machine.available_processors() == 3

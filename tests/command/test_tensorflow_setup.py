@@ -89,3 +89,13 @@ def test_gpus_are_looked_for_unless_it_is_too_early(tf, monkeypatch):
     assert not looked
     tensorflow_setup.load_tensorflow()
     assert looked
+
+
+def test_a_gpu_that_tensorflow_cannot_use_is_left_alone(tf):
+    assert tensorflow_setup.session_config().device_count == {'GPU': 0}
+
+
+def test_float32_is_not_rounded(tf):
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    tensorflow_setup.load_tensorflow()
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()

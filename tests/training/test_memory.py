@@ -1,11 +1,15 @@
 """training/memory.py: a run that no machine of this size has memory for is refused; whatever could run is not."""
 
 import dataclasses
+import os
 import re
 
 import pytest
 
 from command.errors import UserError
+from command.models import SIZES
+from conftest import ROOT
+from network.hparams import HParams
 from training import memory
 from training.memory import MEDIUM, SMALL, step_of, total
 from training.settings import make_settings
@@ -67,3 +71,20 @@ def test_workers_on_this_machine_share_it_and_draw_for_each_other(check):
     check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'])
     with pytest.raises(UserError, match=r'6\.1 GB are needed for the tokens'):
         check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'], worker_count=3)
+
+
+CARDS = (4, 6, 8, 12, 16, 24, 32, 40, 80)       # GB
+
+
+def test_the_page_about_gpus_has_the_formula_s_figures():
+    rows = []
+    for name, (n_layer, n_embd) in SIZES.items():
+        row = [name]
+        for optimizer in ('adam', 'sgd'):
+            step = memory.Step(HParams(50257, 1024, n_embd, n_embd // 64, n_layer), memory_saving_gradients=name != '124M',
+                               optimizer=optimizer)
+            needed = memory.total(step)
+            row += [f'{needed / 1e9:.1f} GB', f'{next(card for card in CARDS if card * 1e9 >= needed * memory.MARGIN)} GB']
+        rows.append('| ' + ' | '.join(row) + ' |\n')
+    with open(os.path.join(ROOT, 'docs/gpus.md'), encoding='utf-8') as page:
+        assert ''.join(rows) in page.read()

@@ -1,0 +1,51 @@
+"""What TensorFlow computes on, in one line, and an NVIDIA GPU left unused."""
+
+import os
+import sys
+
+from command.machine import available_memory, available_processors, nvidia_gpus, visible_gpus
+from command.tensorflow_setup import load_tensorflow, note_loading
+
+
+def device(precision: str = 'float32') -> str:
+    """The line that names the device, its memory, threads of the CPU, and the precision. TensorFlow must be loaded."""
+    import tensorflow.compat.v1 as tf
+    gpus, threads = tf.config.list_physical_devices('GPU'), f'{_threads()} threads'
+    if not gpus:
+        free = available_memory()
+        memory = '' if free is None else f', {free / 1e9:.1f} GB of memory available'
+        return f'Device: CPU, {threads}{memory}, {precision}'
+    name = tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'GPU')
+    sizes = {size for each, size in nvidia_gpus() if each == name and size}
+    memory = f', {sizes.pop() / 1e9:.1f} GB' if len(sizes) == 1 else ''
+    first = f' (the first of {len(gpus)})' if len(gpus) > 1 else ''
+    return f'Device: {name}{first}{memory}, {threads} of the CPU, {precision}'
+
+
+def unused_gpu() -> str | None:
+    """What to do about an NVIDIA GPU that TensorFlow does not find; None if there is none, or the user has hidden it."""
+    import tensorflow.compat.v1 as tf
+    hidden = 'CUDA_VISIBLE_DEVICES' in os.environ and not visible_gpus()
+    if hidden or tf.config.list_physical_devices('GPU') or not (gpus := nvidia_gpus()):
+        return None
+    return (f'{gpus[0][0]} is not used: TensorFlow does not find it. It needs CUDA libraries:\n'
+            "  pip install 'tensorflow[and-cuda]'")
+
+
+def load_and_report() -> None:
+    """load_tensorflow, for scripts whose standard output others read: prints the device on standard error.
+
+    Only on a terminal, and before it what takes so long; an unused GPU always.
+    """
+    terminal = note_loading()
+    load_tensorflow()
+    if terminal:
+        print(device(), file=sys.stderr, flush=True)
+    if unused := unused_gpu():
+        print(unused, file=sys.stderr, flush=True)
+
+
+def _threads() -> int:
+    """How many threads an operation may use: as TensorFlow's own variable says, else one for each processor."""
+    given = os.environ.get('TF_NUM_INTRAOP_THREADS', '')
+    return int(given) if given.isdecimal() and int(given) else available_processors()

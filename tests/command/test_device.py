@@ -1,0 +1,75 @@
+"""What a command says it runs on; TensorFlow's answers about GPUs are made up."""
+
+import sys
+
+import pytest
+
+from command import device
+
+
+@pytest.fixture
+def machine(tf, monkeypatch):
+    """machine(gpus that TensorFlow finds, GPUs of the driver): pretends to be on such a machine."""
+    for name in ('CUDA_VISIBLE_DEVICES', 'TF_NUM_INTRAOP_THREADS'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, 'available_processors', lambda: 6)
+    monkeypatch.setattr(device, 'available_memory', lambda: 6_120_000_000)
+
+    def pretend(found, driver):
+        monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: found)
+        monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda gpu: {'device_name': gpu})
+        monkeypatch.setattr(device, 'nvidia_gpus', lambda: driver)
+    return pretend
+
+
+def test_a_cpu(machine, monkeypatch):
+    machine([], [])
+    assert device.device() == 'Device: CPU, 6 threads, 6.1 GB of memory available, float32'
+    assert device.unused_gpu() is None
+    monkeypatch.setattr(device, 'available_memory', lambda: None)
+    monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '2')
+    assert device.device() == 'Device: CPU, 2 threads, float32'
+
+
+def test_gpus(machine):
+    machine(['A10'], [('A10', 24_000_000_000)])
+    assert device.device('tf32') == 'Device: A10, 24.0 GB, 6 threads of the CPU, tf32'
+    assert device.unused_gpu() is None
+    machine(['A10', 'B'], [('A10', 1), ('A10', 2), ('B', 3)])        # two of one name, and not the same memory
+    assert device.device() == 'Device: A10 (the first of 2), 6 threads of the CPU, float32'
+    machine(['A10'], [('A10', None)])
+    assert device.device() == 'Device: A10, 6 threads of the CPU, float32'
+
+
+def test_a_gpu_that_is_not_used(machine, monkeypatch):
+    machine([], [('A10', 24_000_000_000)])
+    assert device.device().startswith('Device: CPU, ')
+    assert device.unused_gpu() == ("A10 is not used: TensorFlow does not find it. It needs CUDA libraries:\n"
+                                   "  pip install 'tensorflow[and-cuda]'")
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+    assert device.unused_gpu()
+    for hidden in ('', '-1'):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+        assert device.unused_gpu() is None
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_standard_output_is_left_alone(machine, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(device, 'load_tensorflow', lambda: None)
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: terminal)
+    machine([], [])
+    device.load_and_report()
+    assert capsys.readouterr() == ('', f'Loading TensorFlow\n{device.device()}\n' if terminal else '')
+    machine([], [('A10', 1)])
+    device.load_and_report()
+    out, err = capsys.readouterr()
+    assert out == '' and err.endswith(f'{device.unused_gpu()}\n')
+    machine([], [])
+    monkeypatch.setattr(sys, 'stderr', None)        # closed
+    device.load_and_report()
+
+
+def test_a_script_names_the_device(train):
+    lines = train('--max_steps', 1, '--sample_every', 0).splitlines()
+    start = lines.index('Loading TensorFlow')
+    assert lines[start + 1].startswith('Device: ') and lines[start + 1].endswith(', float32')
