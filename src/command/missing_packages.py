@@ -9,7 +9,7 @@ from command.errors import fail
 from command.models import PROJECT_DIR
 
 # Module -> its name in requirements.txt.
-PACKAGES = {'google_crc32c': 'google-crc32c', 'numpy': 'numpy', 'regex': 'regex', 'requests': 'requests',
+PACKAGES = {'fire': 'fire', 'google_crc32c': 'google-crc32c', 'numpy': 'numpy', 'regex': 'regex', 'requests': 'requests',
             'tensorboard': 'tensorboard', 'tensorflow': 'tensorflow', 'tqdm': 'tqdm'}
 
 

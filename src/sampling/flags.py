@@ -1,65 +1,55 @@
 """The flags of the two sampling scripts, checked before TensorFlow."""
 
-import argparse
-import ast
+import contextlib
 import dataclasses
 import inspect
+import io
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import fire
 import numpy as np
 
 from command import models
+from command.did_you_mean import did_you_mean
 from command.errors import UserError
-from command.flags import Parser, path
+from command.flags import path
 from command.machine import available_memory, visible_gpus
 from sampling.continuation import SamplingSettings, check_whole_number, prompt_tokens
 from sampling.prompts import given_text, read_prompts
 from storage.model_directory import open_model
 
-# Group of --help -> flag -> what it does.
 HELP = {
-    'model': {
-        'model_name': 'the model in --models_dir to sample from',
-        'run_name': 'sample from this training run in --checkpoint_dir, instead of a model: RUN/best, RUN/latest or RUN/STEP; '
-                    'RUN is its best with --keep_best, else its newest',
-        'models_dir': 'the directory of the models',
-        'checkpoint_dir': 'the directory of the runs'},
-    'prompts': {
-        'prompt': 'continue this text instead of asking for lines',
-        'prompt_file': 'continue each line of this file; - reads standard input to its end first',
-        'prompt_separator': 'what separates the prompts of the file instead of line breaks: a line of its own, such as ---',
-        'escapes': r'\n, \t, \r and \\ in --prompt, --stop, --banned_words, --prompt_separator and typed lines are a line break, '
-                   'a tab, a carriage return and a backslash'},
-    'how many': {
-        'nsamples': 'how many samples, for each prompt; 0: samples until Ctrl-C',
-        'batch_size': 'samples that are generated together',
-        'seed': 'a whole number that makes the samples repeatable (default: a random one)'},
-    'how to draw': {
-        'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time',
-        'top_k': 'draw from the K most likely tokens; 0: from all. 40 is a good start',
-        'top_p': 'draw from the most likely tokens that together have probability P; overrides --top_k if above 0',
-        'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start',
-        'no_repeat_ngram': 'no sequence of N tokens occurs twice in a text, its prompt included; 0: no limit',
-        'banned_words': 'a word or phrase that is not written, with or without a space before it; may be given several times'},
-    'where to end': {
-        'length': "tokens of a sample, even beyond the model's window (default: half of it after a prompt, else all of it)",
-        'stop': 'a text that ends a sample; may be given several times',
-        'stop_at_eot': 'the end-of-text token ends a sample; --nostop_at_eot continues after it',
-        'truncate': 'leave out the stop or end-of-text token that ended a sample'},
-    'output': {
-        'include_prompt': 'print the prompt before its continuation',
-        'jsonl': 'print a JSON object for each sample: prompt, text, ids, seed, stop_reason, log_probability'},
+    'model_name': 'the model in --models_dir to sample from.',
+    'seed': 'a whole number that makes the samples repeatable; random without it.',
+    'nsamples': 'how many samples, for each prompt; 0 for samples until Ctrl-C.',
+    'batch_size': 'samples that are generated together.',
+    'length': "tokens of a sample, even beyond the model's window; without it half of it after a prompt, else all.",
+    'temperature': 'below 1 for safer, above 1 for stranger text; 0 takes the most likely token each time.',
+    'top_k': 'draw from the K most likely tokens; 0 from all. 40 is a good start.',
+    'top_p': 'draw from the most likely tokens that together have probability P; overrides top_k if above 0.',
+    'run_name': 'sample from this training run in --checkpoint_dir, instead of a model: RUN/best, RUN/latest or RUN/STEP; RUN is '
+                'its best with --keep_best, else its newest.',
+    'models_dir': 'the directory of the models.',
+    'checkpoint_dir': 'the directory of the runs.',
+    'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start.',
+    'no_repeat_ngram': 'no sequence of N tokens occurs twice in a text, its prompt included; 0 for no limit.',
+    'banned_words': 'a word or phrase that is not written, with or without a space before it; may be given several times.',
+    'stop': 'a text that ends a sample; may be given several times.',
+    'stop_at_eot': 'whether the end-of-text token ends a sample; --nostop_at_eot continues after it.',
+    'truncate': 'leave out the stop or end-of-text token that ended a sample.',
+    'jsonl': 'print a JSON object for each sample: prompt, text, ids, seed, stop_reason, log_probability.',
+    'escapes': r'\n, \t, \r and \\ in prompt, stop, banned_words, prompt_separator and typed lines: a line break, tab, ...',
+    'prompt': 'continue this text instead of asking for lines.',
+    'prompt_file': 'continue each line of this file; - reads standard input to its end first.',
+    'prompt_separator': 'what separates the prompts of the file instead of line breaks: a line of its own, such as ---.',
+    'include_prompt': 'print the prompt before its continuation.',
 }
-METAVARS = {'top_k': 'K', 'top_p': 'P', 'models_dir': 'DIR', 'checkpoint_dir': 'DIR', 'prompt_file': 'FILE', 'model_name': 'NAME',
-            'run_name': 'RUN', 'length': 'TOKENS'} | dict.fromkeys(('prompt', 'prompt_separator', 'stop', 'banned_words'), 'TEXT')
-SHORT = {'b': 'batch_size', 'n': 'nsamples', 's': 'seed', 'l': 'length'}     # as in 2019
+SHORT = {'-b': '--batch_size', '-n': '--nsamples', '-s': '--seed'}     # as in 2019
 SHORT_TEXT = 256        # tokens that a batch has memory for at first: generator.CAPACITY_STEP
 LISTS = ('banned_words', 'stop')    # flags that may be given several times
-TEXTS = ('model_name', 'run_name', 'models_dir', 'checkpoint_dir', 'prompt', 'prompt_file', 'prompt_separator', *LISTS)
-SWITCHES = ('stop_at_eot', 'truncate', 'escapes', 'jsonl', 'include_prompt')
 
 
 @dataclasses.dataclass
@@ -165,77 +155,55 @@ class PromptFlags(Flags):
 
 
 def parse(flags: type[Flags], summary: str, examples: Sequence[str] = ()) -> Flags:
-    """The flags from the command line. Raises UserError for invalid ones; --help prints the help and exits."""
-    parser, names = make_parser(flags, summary, examples), list(inspect.signature(flags).parameters)
-    given = vars(parser.parse_args(spell(sys.argv[1:], names)))
-    values, free = given.pop('values'), [name for name in names if name not in given]
-    if len(values) > len(free):
-        parser.error(f'unrecognized arguments: {" ".join(values[len(free):])}')
-    return flags(**given, **{name: text if name in TEXTS else read_value(text) for name, text in zip(free, values)})
+    """The flags from the command line. Raises UserError for invalid ones; --help prints help and examples, and exits."""
+    signature = inspect.signature(flags)
+    texts = {name for name, parameter in signature.parameters.items() if parameter.annotation in (str, str | None)}
+    parsed = []
+
+    def script(*values):
+        parsed.extend(values)
+
+    script.__signature__ = signature
+    script.__doc__ = '\n    '.join([f'{summary}\n\nArgs:', *(f'{name}: {HELP[name]}' for name in signature.parameters)])
+    with contextlib.redirect_stderr(io.StringIO()) as output:
+        try:
+            fire.Fire(script, command=prepare_texts(sys.argv[1:], texts, signature.parameters))
+        except fire.core.FireExit as stop:
+            if stop.code:
+                raise UserError(stop.trace.elements[-1].ErrorAsStr()) from None
+    if not parsed:      # fire has shown the help
+        print(readable_help(output.getvalue()), 'EXAMPLES', *(f'    {example}' for example in examples), sep='\n')
+        raise SystemExit(0)
+    return flags(*parsed)
 
 
-def make_parser(flags: type[Flags], summary: str, examples: Sequence[str] = ()) -> Parser:
-    """A parser for the result of `spell`. It leaves out flags that are not given.
+def readable_help(text: str) -> str:
+    """fire's help without its line about how to show it, and without Python's types and defaults of None."""
+    return re.sub(r'\n +(Type: .*|Default: None)(?=\n)', '', text.partition('\n\n')[2])
 
-    `values` are those that are given without a flag, in the order of the flags: the first is the model, as in 2019.
+
+def prepare_texts(arguments: list[str], texts: set[str], names: Iterable[str]) -> list[str]:
+    """The arguments for fire, with the flags in `texts` as --flag='TEXT' and all values of those in LISTS as one list.
+
+    fire alone misreads texts like 3.5, - or --x, takes True for a missing one, and only the last of several. Its own
+    SetParseFn would help with the first alone, and add its internals to --help. It knows the flags in SHORT only as long
+    as no other begins with the same letter. names: of all flags; raises UserError with the nearest one for any other.
     """
-    parser = Parser(description=summary, examples=examples, allow_abbrev=False)
-    parser.add_argument('values', nargs='*', help=argparse.SUPPRESS)
-    signature = inspect.signature(flags).parameters
-    for title, texts in HELP.items():
-        names = [name for name in texts if name in signature]
-        group = parser.add_argument_group(title)
-        for name in names:
-            default = signature[name].default
-            shown = '' if default is None or default is False else f' (default: {default})'
-            kind = {'action': 'append'} if name in LISTS else {}
-            kind['type'] = unmarked if name in TEXTS else read_value
-            if isinstance(default, bool):
-                kind |= {'nargs': '?', 'const': True}
-            short = [f'-{letter}' for letter, flag in SHORT.items() if flag == name]
-            group.add_argument(*short, f'--{name}', help=texts[name] + shown, default=argparse.SUPPRESS,
-                               metavar='True|False' if isinstance(default, bool) else METAVARS.get(name, 'N'), **kind)
-    return parser
-
-
-def read_value(text: str) -> object:
-    """The value of a flag that is no text, in Python's spelling: '5' -> 5, 'None' -> None. Other text stays as it is.
-
-    SamplingSettings refuses what does not fit.
-    """
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
-def unmarked(text: str) -> str:
-    """A text without the mark that `spell` puts before it."""
-    return text[1:]
-
-
-def spell(arguments: list[str], names: Sequence[str]) -> list[str]:
-    """The arguments as the parser needs them, from all the spellings of 2019. names: of the flags.
-
-        ['-length', '5', '--top-k=3', '-n', '2', '--nojsonl']
-        -> ['--length', '5', '--top_k=3', '--nsamples', '2', '--jsonl=False']
-
-    A text is attached to its flag and marked, --stop==TEXT, because it may begin with a dash, or be -- alone, which argparse
-    drops in some versions of Python.
-    """
-    spelled, rest = [], iter(arguments)
+    others, values, rest = [], {name: [] for name in LISTS}, iter(arguments)
     for argument in rest:
-        match = re.fullmatch(r'--?([A-Za-z][\w-]*)(=.*)?', argument, re.DOTALL)
-        if not match:
-            spelled.append(argument)
+        flag, equals, text = argument.partition('=')
+        if flag in SHORT:
+            flag = SHORT[flag]
+            argument = f'{flag}{equals}{text}'
+        name = flag.lstrip('-').replace('-', '_')
+        if flag.startswith('--') and not {name, name.removeprefix('no')} & {*names, 'help'}:
+            raise UserError(f'unknown flag {flag}{did_you_mean(flag, [f"--{known}" for known in names])}')
+        if not flag.startswith('-') or name.removeprefix('no') not in {*texts, *LISTS}:
+            others.append(argument)
             continue
-        name, value = match[1].replace('-', '_'), match[2] or ''
-        name = SHORT.get(name, name)
-        if name in TEXTS and name in names:
-            if (text := value[1:] if value else next(rest, None)) is None:
-                raise UserError(f'--{name} needs a value')
-            value = f'=={text}'
-        if name not in names and name.removeprefix('no') in SWITCHES:
-            name, value = name.removeprefix('no'), '=False'
-        spelled.append(f'--{name}{value}' if name in names else argument if len(name) == 1 else f'--{match[1]}{value}')
-    return spelled
+        if not equals and (name.startswith('no') or (text := next(rest, None)) is None):
+            raise UserError(f'--{name.removeprefix("no")} needs a value')
+        values[name] = [*values[name], text] if name in LISTS else text
+    if '--help' in others:
+        return ['--help']       # with other flags, fire would not explain any
+    return [*others, *(f'--{name}={value!r}' for name, value in values.items() if value != [])]
