@@ -194,7 +194,8 @@ def add_worker_flags(group) -> None:
                        help='how long to wait for all workers to start, and for worker 0 to read the weights')
 
 
-def train(job: Job, cluster: Cluster) -> None:
+def train(job: Job, cluster: Cluster, advise: bool) -> None:
+    """advise: whether to print at the end which commands come next."""
     # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     print('Loading TensorFlow', flush=True)
     from command.device import device, unused_gpu
@@ -213,7 +214,8 @@ def train(job: Job, cluster: Cluster) -> None:
                   f'{settings.batch_size} for each')
         if not already_finished(job):
             loop.train(job, workers)
-            print(next_steps(settings, job.state.step, job.finished()), flush=True)
+            if advise:
+                print(next_steps(settings, job.state.step, job.finished()), flush=True)
 
 
 def already_finished(job: Job) -> bool:
@@ -250,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
             return
         with contextlib.closing(job):
             if cluster.count > 1 or not already_finished(job):
-                train(job, cluster)
+                train(job, cluster, advise=arguments is None)
 
 
 @contextlib.contextmanager

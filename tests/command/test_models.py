@@ -91,9 +91,9 @@ def test_a_checkpoint_of_a_model_or_run_and_paths_of_them(home):
     assert models.find_run('checkpoint/run1') == models.find_model('checkpoint/run1') == 'checkpoint/run1'
     assert models.find_model('mine/model.ckpt') == 'models/mine/model.ckpt'
     for name in ('run2/best', 'checkpoint/run2/best', 'best', '20', 'run1/x'):
-        with pytest.raises(UserError, match=f"^no run '{name}' in checkpoint; runs here: run1$"):
+        with pytest.raises(UserError, match=rf"^no run '{name}' in checkpoint(;|: did you mean run1\?) runs here: run1$"):
             models.find_run(name)
-        with pytest.raises(UserError, match=f"^no model '{name}' in models; models here: "):
+        with pytest.raises(UserError, match=rf"^no model '{name}' in models(;|: did you mean .*\?) models here: "):
             models.find_model(name)
 
 
