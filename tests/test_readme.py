@@ -155,7 +155,7 @@ def run_command(command, project, change=shorten):
                 result = run_script(script, change(script, arguments), typed)
                 stub.send(result)
             status, out, _ = result
-            done = r'^usage: ' if change is parse_only else DONE[script]
+            done = r'^usage: |^NAME$' if change is parse_only else DONE[script]
             assert status or re.search(done, out, re.MULTILINE), f'{command}\n{out}'
         waiting.join()
     return bash.returncode, printed[0]

@@ -8,6 +8,7 @@ import pytest
 from checkpoint_files import write_checkpoint
 from command.errors import UserError
 from storage import checkpoints, run_state
+from storage.find_checkpoint import find_start
 from storage.run_state import RunState
 
 
@@ -179,5 +180,5 @@ def test_a_misspelled_start_is_answered_with_the_nearest_name(tmp_path, monkeypa
     (tmp_path / 'checkpoint/poems').mkdir(parents=True)
     (tmp_path / 'checkpoint/poems/hparams.json').touch()
     with pytest.raises(UserError) as error:
-        checkpoints.find_start(name, 'checkpoint/run1')
+        find_start(name, 'checkpoint/run1')
     assert str(error.value) == f'no checkpoint {name!r}{near} this run has none; runs in checkpoint: poems'

@@ -217,8 +217,9 @@ def test_a_signal_to_one_worker_saves_once_and_stops_all(home):
         assert [worker.status() for worker in workers] == [0, 0]
         assert not any(worker.err for worker in workers)
         step = (home / 'checkpoint/run1/counter').read_text().strip()
-        assert workers[0].out.splitlines()[-2:] == [
-            'another worker received a signal: stopping', f'Saving checkpoint/run1/model-{step}']
+        lines = workers[0].out.splitlines()
+        stopping = lines.index('another worker received a signal: stopping')
+        assert lines[stopping + 1] == f'Saving checkpoint/run1/model-{step}'
         assert f'[{step} |' in workers[0].out
         assert f'[{int(step) + 1} |' not in workers[0].out
 
