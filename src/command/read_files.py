@@ -30,13 +30,18 @@ def check_kind(path: str) -> None:
         raise UserError(f'{path} {kind}')
 
 
-def read_bytes(path: str) -> bytes:
-    """The content of a file. Raises UserError, also if it is a Git LFS pointer or a web page."""
+def read_any(path: str) -> bytes:
+    """The content of a file, whatever it is. Raises UserError."""
     try:
         with open(path, 'rb') as file:
-            content = file.read()
+            return file.read()
     except OSError as error:
         raise UserError(f'cannot read {path}: {reason(error)}') from None
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file of a model. Raises UserError, also if it is a Git LFS pointer or a web page."""
+    content = read_any(path)
     if kind := foreign(content[:HEAD]):
         raise UserError(f'{path} {kind}')
     return content

@@ -4,7 +4,7 @@ import re
 import sys
 
 from command.errors import UserError, reason
-from command.read_files import read_bytes
+from command.read_files import read_any
 
 STDIN_CLOSED = 'standard input is closed: give --prompt or --prompt_file FILE'
 ESCAPES = {r'\n': '\n', r'\t': '\t', r'\r': '\r', r'\\': '\\'}
@@ -32,7 +32,7 @@ def read_prompts(path: str, separator: str | None = None) -> dict[str, str]:
     Without a separator, each line is one. A separator without a line break must be a line of its own. Line breaks may be
     \\r\\n, and the file may begin with a byte order mark. Raises UserError if it cannot be read or is empty.
     """
-    content = read_standard_input() if path == '-' else read_bytes(path)
+    content = read_standard_input() if path == '-' else read_any(path)
     try:
         text = content.decode('utf-8-sig').replace('\r\n', '\n')
     except UnicodeDecodeError as error:

@@ -37,3 +37,8 @@ def test_separated_prompts(tmp_path):
 ])
 def test_separators(text, separator, prompts):
     assert split_at(text, separator) == prompts
+
+
+def test_a_prompt_may_begin_as_a_web_page_does(tmp_path):
+    (tmp_path / 'prompts.txt').write_text('<p>One\nTwo\n')
+    assert list(read_prompts(str(tmp_path / 'prompts.txt')).values()) == ['<p>One', 'Two']
