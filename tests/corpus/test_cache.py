@@ -286,7 +286,7 @@ def test_validation_texts_are_cached_too(train, home):
     assert re.findall(r'\[1 .*validation loss = (\S+)', one) != []
 
 
-@pytest.mark.parametrize('flags', [['--val_split', 0.5], ['--dataset', 'short.txt'], ['--dataset', 'latin.txt']])
+@pytest.mark.parametrize('flags', [['--val_split', 1], ['--dataset', 'short.txt'], ['--dataset', 'latin.txt']])
 def test_a_run_that_cannot_begin_leaves_nothing(train, home, flags):
     (home / 'short.txt').write_text('short')
     (home / 'latin.txt').write_bytes(b'\xe9')
