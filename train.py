@@ -81,6 +81,8 @@ def add_training_flags(group) -> None:
                        help='average the gradients of N batches for each update: the effect of a batch N times as large')
     group.add_argument('--only_train_transformer_layers', action='store_true',
                        help='do not train the embeddings, which takes less memory')
+    group.add_argument('--train_layers', metavar='N', type=non_negative_int, default=0,
+                       help='train the last N blocks and the last normalisation alone, which takes less memory and time; 0: all')
     group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
                        help='end the run after N steps in total; 0: no limit')
     group.add_argument('--epochs', metavar='N', type=non_negative_float, default=0.0,
@@ -93,13 +95,16 @@ def add_training_flags(group) -> None:
 
 
 def add_optimizer_flags(group) -> None:
-    group.add_argument('--optimizer', choices=['adam', 'adamw', 'sgd'], default='adam',
-                       help='adamw is adam with weight decay; sgd keeps no moments, takes less memory and learns more slowly')
+    group.add_argument('--optimizer', choices=['adam', 'adamw', 'adafactor', 'sgd'], default='adam',
+                       help='adamw is adam with weight decay; adafactor learns about as well with few numbers beside the weights, '
+                            'which takes a third of the memory; sgd keeps none, and learns more slowly')
     group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
                        help='learning rate of each step, or its peak with a schedule or --warmup_steps; lower it if the '
                             'loss jumps')
-    group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine'], default='constant',
-                       help='linear and cosine lower the learning rate to 0 at --max_steps')
+    group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine', 'relative'],
+                       default='constant',
+                       help='linear and cosine lower the learning rate to 0 at --max_steps; relative, for adafactor, takes '
+                            'min(0.01, 1 / sqrt(step)) of each weight\'s own size in place of --learning_rate')
     group.add_argument('--warmup_steps', metavar='N', type=non_negative_int, default=0,
                        help='raise the learning rate from 0 over the first N steps')
     group.add_argument('--clip_norm', metavar='NORM', type=non_negative_float, default=0.0,

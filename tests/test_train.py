@@ -94,6 +94,17 @@ def test_only_train_transformer_layers(tf, train, home):
     assert moved == {name for name in before if '/h' in name}
 
 
+@pytest.mark.parametrize('saving', ['--memory_saving_gradients', '--no-memory_saving_gradients'])
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_train_layers(tf, train, home, saving, accumulate):
+    train('--max_steps', 2, '--sample_every', 0, '--train_layers', 1, '--learning_rate', 0.1, saving,
+          '--accumulate_gradients', accumulate)
+    before, after = read_checkpoint(home / 'models/toy'), weights(tf, home)
+    moved = {name for name in before if (after[name] != before[name]).any()}
+    assert moved == {name for name in before if '/h1/' in name or '/ln_f/' in name}
+    assert {name for name in after if name.endswith('/Adam')} == {f'{name}/Adam' for name in moved}
+
+
 def test_noise_is_on_the_inputs_only(train, monkeypatch):
     """With every input replaced, what can be learned is how often each token occurs, not which follows which."""
     flags = ('--max_steps', 60, '--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)

@@ -17,6 +17,11 @@ def _with_gradients(loss, h, wte, dh, dwte):
     return loss
 
 
+@gradient_by(lambda dy, _, loss, h, dh: [None, dh if tf.get_static_value(dy) == 1 else tf.cast(dy, dh.dtype) * dh, None])
+def _with_gradient(loss, h, dh):
+    return loss
+
+
 def _cross_entropy(logits, labels, weights):
     """Each row's weight * cross-entropy, and its gradient with respect to the logits, in the logits' memory.
 
@@ -35,17 +40,18 @@ def _cross_entropy(logits, labels, weights):
     return weights * (tf.log(total) + largest - label_logit), tf.reshape(dlogits, [rows, n_vocab])
 
 
-def head_loss(h, wte, labels, weights, *, differentiable=True):
+def head_loss(h, wte, labels, weights, *, differentiable=True, wte_gradient=True):
     """Sum over the rows of weight * cross-entropy of the label, for the logits h wte^T. In float32.
 
     h [rows, features], wte [n_vocab, features], labels [rows] int32, weights [rows] -> scalar. If the graph knows how
     many rows there are, only block_sizes.HEAD_ROWS rows of logits exist at a time. With differentiable, each chunk's
-    gradients are computed together with its loss, so that its logits need not be kept or computed twice.
+    gradients are computed together with its loss, so that its logits need not be kept or computed twice; without wte_gradient
+    only that of h.
     """
     rows = shape_of(h)[0]
     losses, dh, dwte = [], [], None
     for start, end in chunks(rows, block_sizes.HEAD_ROWS):
-        with tf.control_dependencies([dwte, *dh] if dh else losses[-1:]):
+        with tf.control_dependencies([*dh, *([] if dwte is None else [dwte])] or losses[-1:]):
             h_chunk = h[start:end]
         logits = tf.cast(tf.matmul(h_chunk, wte, transpose_b=True), tf.float32)
         loss, dlogits = _cross_entropy(logits, labels[start:end], weights[start:end])
@@ -53,11 +59,14 @@ def head_loss(h, wte, labels, weights, *, differentiable=True):
         if differentiable:
             dlogits = tf.cast(dlogits, h.dtype)
             dh.append(tf.matmul(dlogits, wte))
-            part = tf.matmul(dlogits, h_chunk, transpose_a=True)
-            dwte = part if dwte is None else dwte + part
+            if wte_gradient:
+                part = tf.matmul(dlogits, h_chunk, transpose_a=True)
+                dwte = part if dwte is None else dwte + part
     loss = tf.add_n(losses)
     if not differentiable:
         return loss
+    if not wte_gradient:
+        return _with_gradient(loss, h, tf.concat(dh, axis=0))
     # wte's gradient first: it holds the logits, and nothing else would make TensorFlow compute it before the very end.
     with tf.control_dependencies([dwte]):
         dh = tf.concat(dh, axis=0)

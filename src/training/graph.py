@@ -11,6 +11,7 @@ from network.gradients import compiling
 from storage import checkpoints, saver
 from training.optimizer import TrainStep
 from training.prepare import Job
+from training.settings import is_trained
 from workers.collectives import Workers
 
 
@@ -33,12 +34,14 @@ class TrainingGraph:
         self._inputs, self._labels = (tf.placeholder(tf.int32, [settings.batch_size, settings.seq_length]) for _ in range(2))
         recompute = settings.memory_saving_gradients
         with contextlib.nullcontext() if recompute else compiling():
-            loss = model.loss(self._model(self._inputs), self._labels)
+            output = self._model(self._inputs)
             self._weights = tf.trainable_variables()
-            trained = [v for v in self._weights if '/h' in v.name or not settings.only_train_transformer_layers]
+            trained = [v for v in self._weights if is_trained(v.op.name, settings, self._job.model.hparams.n_layer)]
+            loss = model.loss(output, self._labels, wte_gradient=any(v.op.name.endswith('/wte') for v in trained))
             self._step = TrainStep(loss, trained, optimizer=settings.optimizer, accumulate=settings.accumulate_gradients,
                                    memory_saving=recompute, clip_norm=settings.clip_norm,
-                                   weight_decay=settings.weight_decay, workers=self._workers,
+                                   weight_decay=settings.weight_decay,
+                                   scale_parameter=settings.learning_rate_schedule == 'relative', workers=self._workers,
                                    reduce_dtype=tf.as_dtype(settings.reduce_precision))
 
     def _build_validation(self) -> None:

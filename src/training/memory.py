@@ -9,7 +9,7 @@ from command.machine import total_memory, visible_gpus
 from corpus.token_files import token_dtype
 from network.block_sizes import HEAD_ROWS, QUERY_BLOCK
 from network.hparams import HParams
-from training.settings import Settings
+from training.settings import Settings, is_trained
 
 FLOAT = 4                   # bytes of a number: float32, whatever the --precision of the matrix multiplications
 PROCESS = 680e6             # bytes of Python, TensorFlow and the graph, rounded up so that no step of MEASURED takes more
@@ -30,6 +30,7 @@ class Step:
     clip_norm: float = 0
     optimizer: str = 'adam'
     only_train_transformer_layers: bool = False
+    train_layers: int = 0
 
     def flags(self) -> str:
         """The flags that are not at their defaults: '--batch_size 4'."""
@@ -77,8 +78,12 @@ def parameters(hparams: HParams) -> dict[str, int]:
 
 def trained_parameters(step: Step) -> int:
     """How many of a model's parameters the optimizer updates."""
-    return sum(math.prod(shape) for name, shape in step.hparams.shapes().items()
-               if '/h' in name or not step.only_train_transformer_layers)
+    return sum(math.prod(shape) for shape in trained_shapes(step))
+
+
+def trained_shapes(step: Step) -> list[list[int]]:
+    """The shapes of the weights that the optimizer updates."""
+    return [shape for name, shape in step.hparams.shapes().items() if is_trained(name, step, step.hparams.n_layer)]
 
 
 def memory(step: Step) -> dict[str, float]:

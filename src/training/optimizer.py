@@ -7,8 +7,10 @@ import tensorflow.compat.v1 as tf
 
 import memory_saving_gradients
 from accumulate import Accumulator
+from training.adafactor import AdafactorOptimizer
 from workers.collectives import Workers
 
+UPDATES = ('ResourceApply', 'AssignSub')    # how the types of the ops that update a variable begin
 IN_FLIGHT = 4       # blocks whose gradients may still travel between workers while the backward pass continues
 
 # The share of the peak learning rate at a share of the run, 0 to 1 (cosine: Loshchilov & Hutter 2017).
@@ -23,8 +25,11 @@ def learning_rate(step: int, *, peak: float, schedule: str = 'constant', warmup_
                   max_steps: int = 0) -> float:
     """The learning rate of update `step`, counted from 1: a linear rise over warmup_steps, then the schedule.
 
-    Every schedule but 'constant' ends at max_steps.
+    'linear' and 'cosine' end at max_steps. 'relative', Adafactor's own, is min(0.01, 1 / sqrt(step)), whatever the peak
+    (Shazeer & Stern 2018).
     """
+    if schedule == 'relative':
+        return min(0.01, step ** -0.5) * min(step / max(warmup_steps, 1), 1)
     if step <= warmup_steps:
         return peak * step / warmup_steps
     return peak * SCHEDULES[schedule](min((step - warmup_steps - 1) / max(max_steps - warmup_steps, 1), 1))
@@ -46,9 +51,10 @@ class _AdamW(tf.train.AdamOptimizer):
             return super()._resource_apply_dense(grad, handle)
 
 
-def make_optimizer(name: str, rate: tf.Tensor, weight_decay: float) -> tf.train.Optimizer:
-    """'adam' (Kingma & Ba 2015), 'adamw' or 'sgd'. Raises KeyError for another name."""
+def make_optimizer(name: str, rate: tf.Tensor, weight_decay: float, scale_parameter: bool) -> tf.train.Optimizer:
+    """'adam' (Kingma & Ba 2015), 'adamw', 'adafactor' or 'sgd'. Raises KeyError for another name."""
     return {'adam': lambda: tf.train.AdamOptimizer(rate), 'adamw': lambda: _AdamW(rate, weight_decay),
+            'adafactor': lambda: AdafactorOptimizer(rate, scale_parameter),
             'sgd': lambda: tf.train.GradientDescentOptimizer(rate)}[name]()
 
 
@@ -80,6 +86,15 @@ def _total(variable, parts):
     return total
 
 
+def _depending(tensors: list, variables: list) -> list:
+    """Those of tensors that depend on variables: the backward pass ends above the others."""
+    reached = {variable.handle.op for variable in variables}
+    for op in variables[0].graph.get_operations():      # ops follow their inputs
+        if any(source.op in reached for source in op.inputs):
+            reached.add(op)
+    return [tensor for tensor in tensors if tensor.op in reached]
+
+
 def update_early(variables: list, arrivals: list, behind: int = 0) -> None:
     """Makes the backward pass wait, before each of `arrivals`, for the updates that are possible `behind` arrivals earlier.
 
@@ -91,7 +106,7 @@ def update_early(variables: list, arrivals: list, behind: int = 0) -> None:
     for op in arrivals[0].graph.get_operations():
         sources = [*op.control_inputs, *(source.op for source in op.inputs)]
         last[op] = max([last.get(op, -1), *(last.get(source, -1) for source in sources)])
-    for op in {op for variable in variables for op in variable.handle.consumers() if op.type.startswith('ResourceApply')}:
+    for op in {op for variable in variables for op in variable.handle.consumers() if op.type.startswith(UPDATES)}:
         for arrival in arrivals[last[op] + 1 + behind:][:1]:
             arrival.op._add_control_input(op)       # as TensorFlow's own automatic control dependencies do
 
@@ -112,16 +127,18 @@ class TrainStep:
 
     memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: the largest
     length of the gradient; 0 for no limit, which lets each variable be updated as soon as its own gradient is known.
+    scale_parameter: for adafactor, the learning rate is a share of a weight's size.
     reduce_dtype: the dtype of gradients on their way between workers.
     """
 
     def __init__(self, loss, variables, *, optimizer='adam', accumulate=1, memory_saving=False, clip_norm=0.0,
-                 weight_decay=0.0, workers: Workers | None = None, reduce_dtype=tf.float32):
+                 weight_decay=0.0, scale_parameter=False, workers: Workers | None = None, reduce_dtype=tf.float32):
         self._accumulate = accumulate
         self._rate = tf.placeholder(tf.float32, [], 'learning_rate')
         self._stop = tf.placeholder(tf.float32, [], 'stop')
         differentiate = memory_saving_gradients.gradients if memory_saving else tf.gradients
-        gradients, at_checkpoints = gradients_of(loss, variables, loss.graph.get_collection('checkpoints'), differentiate)
+        checkpoints = _depending(loss.graph.get_collection('checkpoints'), variables)
+        gradients, at_checkpoints = gradients_of(loss, variables, checkpoints, differentiate)
         if accumulate > 1:
             self._accumulator = Accumulator([*gradients, loss])
             *gradients, loss = self._accumulator.mean(accumulate)
@@ -130,7 +147,7 @@ class TrainStep:
         self._norm = global_norm(gradients)
         if clip_norm:
             gradients = clip(gradients, self._norm, clip_norm)
-        optimizer = make_optimizer(optimizer, self._rate, weight_decay)
+        optimizer = make_optimizer(optimizer, self._rate, weight_decay, scale_parameter)
         self._update = optimizer.apply_gradients(zip(gradients, variables))
         arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
         if arrivals and accumulate == 1:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 
 from command.errors import UserError
 from command.models import run_path
@@ -36,6 +37,7 @@ class Settings:
     batch_size: int
     accumulate_gradients: int
     only_train_transformer_layers: bool
+    train_layers: int
     max_steps: int
     epochs: float
     warn_epochs: float
@@ -96,10 +98,21 @@ class Settings:
         return run_path(self.sample_dir, self.run_name)
 
 
+def is_trained(weight: str, settings, n_layer: int) -> bool:
+    """Whether a weight, by its name ('model/h0/ln_1/g'), is trained.
+
+    settings: Settings, or what else has only_train_transformer_layers and train_layers; n_layer: of the model.
+    """
+    block = re.search('/h([0-9]+)/', weight)
+    if settings.train_layers:
+        return '/ln_f/' in weight or block is not None and int(block[1]) >= n_layer - settings.train_layers
+    return block is not None or not settings.only_train_transformer_layers
+
+
 def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:
     """Resolves the flags of train.py for a model of this size; prints each default that depends on it.
 
-    Raises UserError for a length that does not fit the model.
+    Raises UserError for a length, or a number of blocks, that does not fit the model.
     """
     for flag in ('seq_length', 'sample_length'):
         if (getattr(args, flag) or 0) > hparams.n_ctx:
@@ -107,6 +120,8 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
     seq_length = args.seq_length or hparams.n_ctx
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
+    if args.train_layers > hparams.n_layer:
+        raise UserError(f'--train_layers {args.train_layers}: the model has {hparams.n_layer} blocks')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
         'sample_length': args.sample_length or _default_sample_length(args, hparams),
@@ -144,12 +159,17 @@ def _recompute(given: bool | None, hparams: HParams) -> bool:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for flags that contradict each other, whatever the model."""
-    if args.learning_rate_schedule != 'constant' and not args.max_steps:
+    if args.learning_rate_schedule == 'relative':
+        if args.optimizer != 'adafactor':
+            raise UserError('--learning_rate_schedule relative works only with --optimizer adafactor')
+    elif args.learning_rate_schedule != 'constant' and not args.max_steps:
         raise UserError(f'--learning_rate_schedule {args.learning_rate_schedule} ends at --max_steps: give that too')
     if args.max_steps and args.warmup_steps >= args.max_steps:
         raise UserError(f'--warmup_steps {args.warmup_steps} must be less than --max_steps {args.max_steps}')
     if args.weight_decay is not None and args.optimizer != 'adamw':
         raise UserError('--weight_decay works only with --optimizer adamw')
+    if args.train_layers and args.only_train_transformer_layers:
+        raise UserError('--train_layers and --only_train_transformer_layers: give only one of them')
     if args.val_split and args.val_dataset:
         raise UserError('--val_split and --val_dataset: give only one of them')
     for flag in ('keep_best', 'patience'):

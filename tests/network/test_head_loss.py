@@ -40,6 +40,15 @@ def test_loss_and_gradients(tf, session, chunk, rows, scale):
     np.testing.assert_allclose(dwte, scale * DLOGITS.T @ H, atol=1e-4)
 
 
+@pytest.mark.parametrize('scale', [1, 3])
+def test_without_the_embeddings_gradient_none_is_computed(tf, session, chunk, scale):
+    loss, [h, wte] = build(tf, wte_gradient=False)
+    dh, dwte = tf.gradients(loss, [h, wte], tf.constant(float(scale)))
+    assert dwte is None
+    np.testing.assert_allclose(session.run(dh), scale * DLOGITS @ WTE, atol=1e-4)
+    assert (11, 6) not in shapes_in(ops_of(session.graph, 'MatMul'))
+
+
 def test_large_logits_do_not_overflow(tf, session):
     from network.head_loss import head_loss
     loss = head_loss(tf.constant([[500.0]]), tf.constant([[1.0], [0.5]]), tf.constant([1]), tf.constant([1.0]))

@@ -1,5 +1,6 @@
 """Updates of the weights: frozen losses on the model that ships, and steps equal to the oracle's."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -184,3 +185,27 @@ def test_the_gradient_may_move_on_ahead_of_updates(tf, session, behind):
     optimizer.update_early(variables, arrivals, behind)
     waits = [[update.inputs[0].op.name for update in arrival.op.control_inputs] for arrival in arrivals]
     assert waits == ([[]] * (1 + behind) + [['v0'], ['v1'], ['v2']])[:4]
+
+
+@pytest.mark.parametrize('memory_saving', [False, True])
+def test_nothing_is_differentiated_below_the_lowest_trained_block(tf, session, memory_saving):
+    import model
+    from training import optimizer
+    tokens = tf.placeholder(tf.int32, [2, 12])
+    output = model.model(dataclasses.replace(HPARAMS, n_layer=3), tokens)
+    trained = [v for v in tf.trainable_variables() if '/h2/' in v.name]
+    forward = set(session.graph.get_operations())
+    optimizer.TrainStep(model.loss(output, tokens, wte_gradient=False), trained, memory_saving=memory_saving)
+    backward = set(session.graph.get_operations()) - forward
+    read = {op.inputs[0].op.name for op in forward if op.type == 'ReadVariableOp'
+            and any(consumer in backward for consumer in _consumers(op.outputs[0]))}
+    assert any('/h2/' in name for name in read)
+    assert not any('/h0/' in name or '/h1/' in name for name in read)
+
+
+def _consumers(tensor):
+    """The ops that read a tensor, also through ops that pass it on unchanged."""
+    for op in tensor.consumers():
+        yield op
+        if op.type in ('Identity', 'Squeeze', 'IdentityN'):
+            yield from (c for output in op.outputs if output.shape == op.inputs[0].shape for c in _consumers(output))

@@ -7,7 +7,7 @@ import pytest
 
 from command.errors import UserError
 from network.hparams import HParams
-from training.settings import RECOMPUTE_FROM, Settings, check_flags, make_settings
+from training.settings import RECOMPUTE_FROM, Settings, check_flags, is_trained, make_settings
 
 SMALL, SHORT = HParams(50257, 1024, 768, 12, 12), HParams(300, 32, 24, 3, 2)
 
@@ -79,6 +79,9 @@ def test_lengths_that_do_not_fit(parse, flags, error):
     (['--val_split', 0.1, '--val_dataset', 'x'], '--val_split and --val_dataset: give only one of them'),
     (['--keep_best', '--val_split', 0.1, '--val_every', 0], '--keep_best compares validation losses: give --val_every too'),
     (['--keep_best'], '--keep_best compares validation losses: give --val_every too'),
+    (['--train_layers', 1, '--only_train_transformer_layers'],
+     '--train_layers and --only_train_transformer_layers: give only one of them'),
+    (['--learning_rate_schedule', 'relative'], '--learning_rate_schedule relative works only with --optimizer adafactor'),
     (['--patience', 1], '--patience compares validation losses: give --val_every too')])
 def test_flags_that_contradict_each_other(parse, flags, error):
     with pytest.raises(UserError, match=f'^{error}$'):
@@ -88,6 +91,7 @@ def test_flags_that_contradict_each_other(parse, flags, error):
 @pytest.mark.parametrize('flags', [
     [], ['--learning_rate_schedule', 'linear', '--max_steps', 1], ['--warmup_steps', 4, '--max_steps', 5], ['--warmup_steps', 5],
     ['--weight_decay', 0.1, '--optimizer', 'adamw'], ['--val_split', 0.1], ['--val_dataset', 'x'],
+    ['--optimizer', 'adafactor'], ['--optimizer', 'adafactor', '--learning_rate_schedule', 'relative'], ['--train_layers', 2],
     ['--keep_best', '--patience', 1, '--val_every', 1], ['--keep_best', '--patience', 1, '--val_split', 0.1]])
 def test_flags_that_go_together(parse, flags):
     check_flags(parse(*flags))
@@ -107,3 +111,19 @@ def test_a_plot_without_matplotlib(parse, monkeypatch):
     check_flags(parse())
     with pytest.raises(UserError, match='^--plot needs matplotlib: pip install matplotlib$'):
         check_flags(parse('--plot'))
+
+
+def test_which_weights_are_trained(parse):
+    names = [f'model/{name}' for name in ('wpe', 'wte', 'h0/ln_1/g', 'h1/attn/c_attn/w', 'h10/mlp/c_fc/b', 'ln_f/g')]
+    def trained(*flags):
+        return [name for name in names if is_trained(name, parse(*flags), n_layer=11)]
+    assert trained() == names
+    assert trained('--only_train_transformer_layers') == names[2:5]
+    assert trained('--train_layers', 1) == names[4:]
+    assert trained('--train_layers', 10) == names[3:]
+    assert trained('--train_layers', 11) == names[2:]
+
+
+def test_more_layers_than_there_are(parse):
+    with pytest.raises(UserError, match=f'^--train_layers 13: the model has {SHORT.n_layer} blocks$'):
+        make_settings(parse('--train_layers', 13), SHORT)
