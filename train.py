@@ -30,8 +30,8 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
-from training.best import best_line
 from training.dry_run import plan
+from training.next_steps import best_line, next_steps
 from training.prepare import DEFAULT_MODEL, Job, prepare
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
@@ -203,7 +203,6 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
     load_tensorflow(several=cluster.count > 1)
     print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
     from training import loop
-    from training.next_steps import next_steps
     from workers.collectives import Workers
     settings = job.settings
     workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
@@ -212,20 +211,24 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
             job.agree(workers.gather)
             print(f'{workers.count} workers are connected: a batch has {workers.count * settings.batch_size} sequences, '
                   f'{settings.batch_size} for each')
-        if not already_finished(job):
+        if not already_finished(job, advise):
             loop.train(job, workers)
-            if advise:
-                print(next_steps(settings, job.state.step, job.finished()), flush=True)
+            print_end(job, advise)
 
 
-def already_finished(job: Job) -> bool:
-    """Whether the run has nothing left to do, which is printed."""
+def already_finished(job: Job, advise: bool) -> bool:
+    """Whether the run has nothing left to do, which is printed, as print_end does."""
     why = job.finished()
     if why:
         print(f'{job.settings.run_directory} has already ended after {job.state.step} steps: {why}')
-        if line := best_line(job.settings):
-            print(line)
+        print_end(job, advise)
     return why is not None
+
+
+def print_end(job: Job, advise: bool) -> None:
+    """Prints which checkpoint is the best, if that is known, and with `advise` which commands come next."""
+    if lines := next_steps(job.settings, job.state.step, job.finished()) if advise else best_line(job.settings):
+        print(lines, flush=True)
 
 
 def train_locally(args: argparse.Namespace, command: list[str], devices: list[tuple[dict, set[int]]]) -> NoReturn:
@@ -251,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(plan(job, memory))
             return
         with contextlib.closing(job):
-            if cluster.count > 1 or not already_finished(job):
+            if cluster.count > 1 or not already_finished(job, advise=arguments is None):
                 train(job, cluster, advise=arguments is None)
 
 

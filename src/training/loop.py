@@ -14,7 +14,7 @@ from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
 from storage import run_directory, saver
 from storage.lock import is_locked, lock
-from training import best, memory, metrics, plot, record
+from training import memory, metrics, plot, record
 from training.graph import TrainingGraph
 from training.optimizer import learning_rate
 from training.prepare import Job
@@ -36,8 +36,6 @@ def train(job: Job, workers: Workers) -> None:
     finally:
         if workers.leads and job.settings.overwrite:
             run_directory.settle(job.settings.run_directory)
-    if workers.leads and (line := best.best_line(job.settings)):
-        print(line, flush=True)
     if job.settings.plot and workers.leads:
         print(f'Loss curve: {plot.plot_losses(job.settings.run_directory)}', flush=True)
 
