@@ -30,6 +30,7 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
+from training.config import not_taken, parse_with_config
 from training.dry_run import plan
 from training.next_steps import best_line, next_steps
 from training.prepare import DEFAULT_MODEL, Job, prepare
@@ -52,7 +53,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
     add_worker_flags(parser.add_argument_group('several workers'))
-    return parser.parse_args(arguments)
+    return parse_with_config(parser, arguments)
 
 
 def add_data_flags(group) -> None:
@@ -118,6 +119,9 @@ def add_machine_flags(group) -> None:
 
 
 def add_run_flags(group) -> None:
+    group.add_argument('--config', metavar='FILE', type=path,
+                       help='take flags from a TOML file (batch_size = 4), or from the settings.json of a run; those on the '
+                            'command line override it. Relative paths in it are relative to the working directory')
     group.add_argument('--run_name', metavar='NAME', type=check_utf8, default='run1',
                        help='name of the run, which is kept in the directory NAME of --checkpoint_dir')
     group.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=CHECKPOINT_DIR,
@@ -249,6 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
             train_locally(args, sys.argv if arguments is None else [os.path.abspath(__file__), *arguments], devices)
     memory = available_memory()     # before the corpus takes any
     with contextlib.nullcontext() if args.dry_run else only_worker_0_prints(cluster):
+        for line in not_taken(args.config):
+            print(line)
         job = prepare(args, cluster)
         if args.dry_run:
             print(plan(job, memory))

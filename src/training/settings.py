@@ -51,6 +51,7 @@ class Settings:
     memory_saving_gradients: bool
     precision: str
     # run
+    config: str | None
     run_name: str
     checkpoint_dir: str
     restore_from: str
