@@ -23,6 +23,7 @@ from command.flags import (
     non_negative_float,
     non_negative_int,
     non_negative_int32,
+    number,
     path,
     positive_float,
     positive_int,
@@ -30,6 +31,8 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
+from sampling.continuation import LARGEST, SMALLEST
+from sampling.prompts import check_not_empty, given_text
 from training.config import not_taken, parse_with_config
 from training.dry_run import plan
 from training.next_steps import best_line, next_steps
@@ -145,6 +148,14 @@ def add_run_flags(group) -> None:
                             'less; writes nothing')
 
 
+temperature = number(float, f'0, or a number from {SMALLEST:g} to {LARGEST:g}',
+                     lambda value: value == 0 or SMALLEST <= value <= LARGEST)
+
+
+def sample_prompt(text: str) -> str:
+    return check_not_empty('--sample_prompt', given_text('--sample_prompt', text))
+
+
 def add_sample_flags(group) -> None:
     group.add_argument('--sample_dir', metavar='DIR', type=path, default=SAMPLE_DIR,
                        help='where samples are written, in a directory NAME for the run')
@@ -153,6 +164,10 @@ def add_sample_flags(group) -> None:
     group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,
                        help=f'length of a sample (default: {DEFAULT_SAMPLE_LENGTH}, or less if the model\'s window is shorter)')
     group.add_argument('--sample_num', metavar='N', type=positive_int, default=1, help='how many samples each time')
+    group.add_argument('--sample_prompt', metavar='TEXT', type=sample_prompt,
+                       help='start each sample with this text (default: a random token of the corpus)')
+    group.add_argument('--sample_temperature', metavar='T', type=temperature, default=1.0,
+                       help='below 1 for safer, above 1 for stranger samples; 0 takes the most likely token each time')
     group.add_argument('--top_k', metavar='K', type=non_negative_int32, default=40,
                        help='draw from the K most likely tokens; 0: from all')
     group.add_argument('--top_p', metavar='P', type=fraction, default=0.0,

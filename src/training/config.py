@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from command.errors import UserError
 from command.flags import Parser
 from command.read_files import read_any, read_json
-from training.settings import DEFAULT_WEIGHT_DECAY
+from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
 
 # Flags that are about one start of a run, or one of its processes: a file would give them to the next start too.
 OF_A_START = ('config', 'restore_from', 'overwrite', 'dry_run', 'local_workers', 'max_restarts', 'workers', 'worker_index',
               'slurm')
+RESOLVED = {'weight_decay': DEFAULT_WEIGHT_DECAY, 'sample_length': DEFAULT_SAMPLE_LENGTH}   # a run's record has them in any case
 
 
 def parse_with_config(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,8 +59,7 @@ def _flags_of_run(path: str) -> dict[str, object]:
     """
     flags = _record(path)['flags']
     left_out = {*OF_A_START, 'processes', *(name for name, value in flags.items() if value is None)}
-    if flags.get('weight_decay') == DEFAULT_WEIGHT_DECAY:
-        left_out.add('weight_decay')
+    left_out |= {name for name, default in RESOLVED.items() if flags.get(name) == default}
     if not flags.get('val_every') and not flags.get('val_split'):
         left_out.add('val_every')
     return {name: value for name, value in flags.items() if name not in left_out}

@@ -184,7 +184,7 @@ class Training:
             state.sampled != state.step)
 
     def write_samples(self) -> None:
-        """Prints --sample_num samples, each from one random token of the training data, and writes them to a file.
+        """Prints --sample_num samples, each from --sample_prompt or one random token of the corpus, and writes them to a file.
 
         After a signal it leaves them to the next start, which draws the same ones.
         """
@@ -206,7 +206,7 @@ class Training:
 
     def _sample(self, n: int) -> list[str]:
         uniform = self._job.sampling.random((n, self._settings.sample_length))
-        tokens = self._graph.sample(draw_batch(self._job.contexts, n, 1), uniform)
+        tokens = self._graph.sample(self._job.sample_contexts(n), uniform)
         return [self._job.model.encoder.decode(row) for row in tokens.tolist()]
 
     def unsaved(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from command import atomic_files, models
 from command.errors import UserError, reason
 from corpus import cache
-from corpus.batches import validation_batches
+from corpus.batches import draw_batch, validation_batches
 from corpus.chunks import Corpus
 from corpus.data_sets import DataSet, find_data_sets, in_words
 from corpus.flags import text_format
@@ -21,6 +21,8 @@ from corpus.hold_out import hold_out
 from corpus.read_text import check_text_column
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
+from sampling.continuation import prompt_tokens
+from sampling.prompts import ENDS_IN_SPACE
 from storage import checkpoints, run_directory
 from storage.check import check_checkpoint
 from storage.find_checkpoint import find_checkpoint, find_start
@@ -52,6 +54,7 @@ class Job:
     noise: np.random.Generator
     contexts: Sampler               # draws the token that each sample starts with
     sampling: np.random.Generator
+    prompt: list[int] | None = None     # the tokens of --sample_prompt, with which each sample starts instead
 
     def generators(self) -> dict[str, np.random.Generator]:
         """The random generators of a run, by the names under which its state has them."""
@@ -62,6 +65,10 @@ class Job:
         for name, generator in self.generators().items():
             if name in self.state.generators:
                 generator.bit_generator.state = self.state.generators[name]
+
+    def sample_contexts(self, n: int) -> np.ndarray:
+        """What the next n samples start with, [n, tokens]: --sample_prompt, or a random token of the corpus."""
+        return draw_batch(self.contexts, n, 1) if self.prompt is None else np.tile(self.prompt, (n, 1))
 
     def close(self) -> None:
         """Releases the lock."""
@@ -115,8 +122,9 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
                 for suffix in ('.npz', '.json'):
                     run_directory.remove_if_new(os.path.join(directory, name + suffix), undo)
         model_name, model = choose_model(args, directory)
+        prompt = sample_prompt(args, model)
         settings = make_settings(argparse.Namespace(**vars(args) | {'model_name': model_name}), model.hparams,
-                                 args.local_workers or cluster.count)
+                                 args.local_workers or cluster.count, len(prompt or [0]))
         memory.check(settings, model.hparams)
         if cluster.index == 0:
             checkpoint, state = starting_point(settings, model)
@@ -132,7 +140,8 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
                   record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
                   validation=validation, noise=np.random.default_rng(noise_seed),
-                  contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed))
+                  contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed),
+                  prompt=prompt)
         job.set_generators()
         print_changes(job)
         undo.pop_all()
@@ -161,6 +170,15 @@ def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:
         if args.model_name:
             check_size(directory, args.model_name, load_hparams(base))
     return name, open_model(directory, weights=False)
+
+
+def sample_prompt(args: argparse.Namespace, model: Model) -> list[int] | None:
+    """The tokens of --sample_prompt; None without it. Raises UserError if they are more than the model's window holds."""
+    if args.sample_prompt is None:
+        return None
+    if args.sample_prompt.endswith(' '):
+        print(f'note: --sample_prompt {ENDS_IN_SPACE}')
+    return prompt_tokens(args.sample_prompt, model.encoder, model.hparams.n_ctx, '--sample_prompt')
 
 
 def print_changes(job: Job) -> None:

@@ -67,6 +67,8 @@ class Settings:
     sample_every: int
     sample_length: int
     sample_num: int
+    sample_prompt: str | None
+    sample_temperature: float
     top_k: int
     top_p: float
     # validation
@@ -97,10 +99,10 @@ class Settings:
         return run_path(self.sample_dir, self.run_name)
 
 
-def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:
+def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1, prompt_length: int = 1) -> Settings:
     """Resolves the flags of train.py for a model of this size; prints each default that depends on it.
 
-    Raises UserError for a length that does not fit the model.
+    prompt_length: tokens that a sample begins with. Raises UserError for a length that does not fit the model.
     """
     for flag in ('seq_length', 'sample_length'):
         if (getattr(args, flag) or 0) > hparams.n_ctx:
@@ -110,18 +112,25 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
-        'sample_length': args.sample_length or _default_sample_length(args, hparams),
+        'sample_length': _sample_length(args, hparams, prompt_length),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
         'val_every': _val_every(args),
         'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
 
 
-def _default_sample_length(args: argparse.Namespace, hparams: HParams) -> int:
-    if DEFAULT_SAMPLE_LENGTH <= hparams.n_ctx:
-        return DEFAULT_SAMPLE_LENGTH
+def _sample_length(args: argparse.Namespace, hparams: HParams, prompt_length: int) -> int:
+    """The value of --sample_length: with the prompt it must fit into the window and one token more, which is never read."""
+    window, most = hparams.n_ctx, hparams.n_ctx + 1 - prompt_length
+    if (args.sample_length or 0) > most:
+        raise UserError(f'--sample_prompt has {prompt_length} tokens, too many for the model\'s window of {window} with '
+                        f'--sample_length {args.sample_length}: give a shorter one, or --sample_length {most}')
+    if args.sample_length or most >= DEFAULT_SAMPLE_LENGTH:
+        return args.sample_length or DEFAULT_SAMPLE_LENGTH
+    length = max(window - prompt_length, 1)
     if args.sample_every:
-        print(f'The model\'s window holds {hparams.n_ctx} tokens: --sample_length is {hparams.n_ctx - 1}')
-    return hparams.n_ctx - 1
+        prompt = f', --sample_prompt has {prompt_length}' if args.sample_prompt else ''
+        print(f'The model\'s window holds {window} tokens{prompt}: --sample_length is {length}')
+    return length
 
 
 def _val_every(args: argparse.Namespace) -> int:

@@ -128,11 +128,12 @@ def settings_file(directory, flags, **record):
 
 def test_defaults_in_a_run_s_record_do_not_stand_in_the_way(tmp_path):
     """A run with another optimizer than adamw has a --weight_decay in its record, which the command line refuses."""
-    given = {'weight_decay': 0.01, 'seed': None, 'processes': 64, 'val_every': 0, 'val_split': 0.0, 'batch_size': 2}
+    given = {'weight_decay': 0.01, 'seed': None, 'processes': 64, 'val_every': 0, 'val_split': 0.0, 'batch_size': 2,
+             'sample_length': 1023}
     assert read_config(settings_file(tmp_path, given)) == {'val_split': 0.0, 'batch_size': 2}
-    given |= {'weight_decay': 0.1, 'seed': 0, 'val_split': 0.1}
+    given |= {'weight_decay': 0.1, 'seed': 0, 'val_split': 0.1, 'sample_length': 100}
     assert read_config(settings_file(tmp_path, given)) == {
-        'weight_decay': 0.1, 'seed': 0, 'val_every': 0, 'val_split': 0.1, 'batch_size': 2}
+        'weight_decay': 0.1, 'seed': 0, 'val_every': 0, 'val_split': 0.1, 'batch_size': 2, 'sample_length': 100}
 
 
 def test_what_a_run_s_record_does_not_give_is_printed(tmp_path):
