@@ -34,7 +34,7 @@ from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
 from sampling.continuation import LARGEST, SMALLEST
 from sampling.prompts import check_not_empty, given_text
 from training.config import not_taken, parse_with_config
-from training.dry_run import plan
+from training.dry_run import measured_time, plan
 from training.next_steps import best_line, next_steps
 from training.prepare import DEFAULT_MODEL, Job, prepare
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
@@ -144,8 +144,11 @@ def add_run_flags(group) -> None:
                        help='print the loss of every N-th step; metrics.jsonl and TensorBoard get that of all steps')
     group.add_argument('--plot', action='store_true', help='draw loss.png at the end; needs matplotlib')
     group.add_argument('--dry_run', action='store_true',
-                       help='do not train, but check everything and print a plan: corpus, model, needed memory, and what takes '
-                            'less; writes nothing')
+                       help='do not train, but check everything and print a plan: corpus, model, steps, needed memory and what '
+                            'takes less, disk; writes nothing. A published model need not be there')
+    group.add_argument('--measure_steps', metavar='N', type=non_negative_int, default=0,
+                       help='with --dry_run: also make N steps, without writing anything, and print how long the run takes; '
+                            '0: none')
 
 
 temperature = number(float, f'0, or a number from {SMALLEST:g} to {LARGEST:g}',
@@ -215,12 +218,7 @@ def add_worker_flags(group) -> None:
 
 def train(job: Job, cluster: Cluster, advise: bool) -> None:
     """advise: whether to print at the end which commands come next."""
-    # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    print('Loading TensorFlow', flush=True)
-    from command.device import device, unused_gpu
-    from command.tensorflow_setup import load_tensorflow
-    load_tensorflow(several=cluster.count > 1)
-    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+    load_late(job, cluster.count > 1)
     from training import loop
     from workers.collectives import Workers
     settings = job.settings
@@ -233,6 +231,22 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
         if not already_finished(job, advise):
             loop.train(job, workers)
             print_end(job, advise)
+
+
+def load_late(job: Job, several: bool) -> None:
+    """Imports TensorFlow, which takes seconds that a mistake in the flags should not cost, and prints what it computes on."""
+    print('Loading TensorFlow', flush=True)
+    from command.device import device, unused_gpu
+    from command.tensorflow_setup import load_tensorflow
+    load_tensorflow(several=several)
+    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+
+
+def print_time(job: Job) -> None:
+    """Measures --measure_steps steps, and prints how long the run takes."""
+    load_late(job, several=False)
+    from training.measure import seconds_of_step
+    print(measured_time(job, seconds_of_step(job, job.settings.measure_steps)), flush=True)
 
 
 def already_finished(job: Job, advise: bool) -> bool:
@@ -272,7 +286,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(line)
         job = prepare(args, cluster)
         if args.dry_run:
-            print(plan(job, memory))
+            print(plan(job, memory), flush=True)
+            if args.measure_steps:
+                print_time(job)
             return
         with contextlib.closing(job):
             if cluster.count > 1 or not already_finished(job, advise=arguments is None):

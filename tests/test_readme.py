@@ -56,7 +56,7 @@ PARSED = {
 }
 # Flags of at most so much: a number that is larger becomes this.
 SHORTENED = {'--max_steps': 3, '--sample_every': 2, '--sample_length': 6, '--val_every': 2, '--val_batch_count': 2,
-             '--warmup_steps': 1, '--length': 6, '--n_layer': 2, '--seq_length': 64}
+             '--warmup_steps': 1, '--measure_steps': 1, '--length': 6, '--n_layer': 2, '--seq_length': 64}
 # Flags that commands get which do not have them.
 ADDED = {'train.py': {'--max_steps': 3, '--sample_every': 0, '--sample_length': 6, '--val_batch_count': 2, '--seq_length': 64},
          **{script: {'--length': 6} for script in SAMPLING}}

@@ -9,8 +9,8 @@ from command.read_files import read_any, read_json
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_WEIGHT_DECAY
 
 # Flags that are about one start of a run, or one of its processes: a file would give them to the next start too.
-OF_A_START = ('config', 'restore_from', 'overwrite', 'dry_run', 'local_workers', 'max_restarts', 'workers', 'worker_index',
-              'slurm')
+OF_A_START = ('config', 'restore_from', 'overwrite', 'dry_run', 'measure_steps', 'local_workers', 'max_restarts', 'workers',
+              'worker_index', 'slurm')
 RESOLVED = {'weight_decay': DEFAULT_WEIGHT_DECAY, 'sample_length': DEFAULT_SAMPLE_LENGTH}   # a run's record has them in any case
 
 

@@ -66,6 +66,11 @@ class TrainingGraph:
         if not complete and checkpoints.checkpoint_step(checkpoint):        # a model's checkpoint holds none anyway
             print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts from scratch')
 
+    def initialize(self) -> None:
+        """Gives all variables the values of a new model, with random weights."""
+        self.session.run([weight.initializer for weight in self._weights])
+        self._step.initialize(self.session)
+
     def broadcast(self) -> None:
         """Gives all workers the values that worker 0 has."""
         self._workers.broadcast(self.session, self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))

@@ -62,6 +62,7 @@ class Settings:
     log_every: int
     plot: bool
     dry_run: bool
+    measure_steps: int
     # samples
     sample_dir: str
     sample_every: int
@@ -107,6 +108,8 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
     for flag in ('seq_length', 'sample_length'):
         if (getattr(args, flag) or 0) > hparams.n_ctx:
             raise UserError(f'--{flag} {getattr(args, flag)} is more than the model\'s window of {hparams.n_ctx} tokens')
+    if args.measure_steps and worker_count > 1:
+        raise UserError(f'--measure_steps measures a single worker, and this run has {worker_count}: leave it out')
     seq_length = args.seq_length or hparams.n_ctx
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
@@ -165,5 +168,7 @@ def check_flags(args: argparse.Namespace) -> None:
     for flag in ('keep_best', 'patience'):
         if getattr(args, flag) and not args.val_every and (args.val_every == 0 or not args.val_split):
             raise UserError(f'--{flag} compares validation losses: give --val_every too')
+    if args.measure_steps and not args.dry_run:
+        raise UserError('--measure_steps works only with --dry_run')
     if args.plot:
         plot.check()
