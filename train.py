@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
             train_locally(args, sys.argv if arguments is None else [os.path.abspath(__file__), *arguments], devices)
     memory = available_memory()     # before the corpus takes any
     with contextlib.nullcontext() if args.dry_run else only_worker_0_prints(cluster):
-        for line in not_taken(args.config):
+        for line in not_taken(args, args.local_workers or cluster.count):
             print(line)
         job = prepare(args, cluster)
         if args.dry_run:

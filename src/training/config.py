@@ -65,17 +65,18 @@ def _flags_of_run(path: str) -> dict[str, object]:
     return {name: value for name, value in flags.items() if name not in left_out}
 
 
-def not_taken(path: str | None) -> list[str]:
-    """What the same run needs besides the flags taken from its settings.json, in words; [] for another file or None."""
+def not_taken(args: argparse.Namespace, worker_count: int) -> list[str]:
+    """What the run of the settings.json that --config names had, and this one has not, in words; [] for any other file."""
+    path = args.config
     if path is None or not path.endswith('.json'):
         return []
     record = _record(path)
-    start, workers = record['flags'].get('restore_from'), record.get('workers', 1)
+    start, workers = record['flags'].get('restore_from', 'latest'), record.get('workers', 1)
     missing = []
-    if start not in (None, 'latest', 'fresh'):
+    if start not in ('latest', 'fresh', args.restore_from) and args.run_name != record['flags'].get('run_name'):
         missing.append(f'was started with --restore_from {start}: give that too for the same start')
-    if workers != 1:
-        missing.append(f'had {workers} workers: give --local_workers {workers}, or --workers')
+    if workers != worker_count:
+        missing.append(f'had {workers} workers, this one has {worker_count}: see --local_workers and --workers')
     return [f'The run of {path} {what}' for what in missing]
 
 

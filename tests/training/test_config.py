@@ -1,5 +1,6 @@
 """--config: a file gives what the flags would, is checked as they are, and is overridden by them."""
 
+import argparse
 import json
 import os
 import sys
@@ -136,15 +137,19 @@ def test_defaults_in_a_run_s_record_do_not_stand_in_the_way(tmp_path):
         'weight_decay': 0.1, 'seed': 0, 'val_every': 0, 'val_split': 0.1, 'batch_size': 2, 'sample_length': 100}
 
 
-def test_what_a_run_s_record_does_not_give_is_printed(tmp_path):
-    assert not_taken(None) == not_taken('flags.toml') == []
-    path = settings_file(tmp_path, {'restore_from': 'novel', 'workers': 'a:1,b:1', 'worker_index': 0}, workers=2)
-    assert not_taken(path) == [
-        f'The run of {path} was started with --restore_from novel: give that too for the same start',
-        f'The run of {path} had 2 workers: give --local_workers 2, or --workers']
-    assert read_config(path) == {}
+def test_what_a_run_s_record_does_not_give_is_printed(tmp_path, parse):
+    path = settings_file(tmp_path, {'run_name': 'a', 'restore_from': 'novel', 'workers': 'a:1,b:1', 'worker_index': 0}, workers=2)
+    assert read_config(path) == {'run_name': 'a'}
+    start = f'The run of {path} was started with --restore_from novel: give that too for the same start'
+    workers = f'The run of {path} had 2 workers, this one has 1: see --local_workers and --workers'
+    given = ('--config', path, '--run_name')
+    assert not_taken(parse(*given, 'b'), 1) == [start, workers]
+    assert not_taken(parse(*given, 'b'), 2) == [start]
+    assert not_taken(parse(*given, 'b', '--restore_from', 'novel'), 1) == not_taken(parse(*given, 'a'), 1) == [workers]
     for start in ('latest', 'fresh'):
-        assert not_taken(settings_file(tmp_path, {'restore_from': start}, workers=1)) == []
+        settings_file(tmp_path, {'restore_from': start})
+        assert not_taken(parse(*given, 'b'), 1) == []
+    assert not_taken(parse(), 1) == not_taken(argparse.Namespace(config='flags.toml'), 1) == []
 
 
 def test_an_unknown_flag_of_a_run_s_record(mistake, home):

@@ -418,6 +418,13 @@ def test_how_many_checkpoints_a_run_has_at_a_time(parse, flags, steps, existing,
     assert disk._at_a_time(job, steps, existing) == count
 
 
+def test_what_is_there_already_is_not_needed_again_but_one_checkpoint():
+    assert disk.Disk(checkpoint=10, checkpoints=3, corpus=2, existing=0).needed == 32
+    assert disk.Disk(checkpoint=10, checkpoints=3, corpus=2, existing=12).needed == 20
+    assert disk.Disk(checkpoint=10, checkpoints=3, corpus=2, existing=99).needed == 10
+    assert disk.Disk(checkpoint=10, checkpoints=None, corpus=2, existing=0).needed == 12
+
+
 def test_disk(dry_run, place, monkeypatch):
     flags = ('--max_steps', 2000, '--save_every', 10, '--keep', 2)
     free = 20_000_000
