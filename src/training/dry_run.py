@@ -1,4 +1,4 @@
-"""The plan that --dry_run prints: corpus, model, steps, memory, disk, time.
+"""The plan that --dry_run prints: corpus, model, memory, disk, time.
 
 Neither TensorFlow nor the weights are loaded, except for --measure_steps. Memory is the resident memory of a process on a CPU,
 in bytes; what a GPU takes was not measured.

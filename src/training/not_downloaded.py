@@ -1,4 +1,4 @@
-"""A published model that is not downloaded: its sizes, about how many tokens."""
+"""A published model that is not downloaded: its sizes, tokens estimated."""
 
 import dataclasses
 import math
