@@ -23,6 +23,7 @@ from command.flags import (
     non_negative_float,
     non_negative_int,
     non_negative_int32,
+    number,
     path,
     positive_float,
     positive_int,
@@ -30,8 +31,11 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
-from training.best import best_line
-from training.dry_run import plan
+from sampling.continuation import LARGEST, SMALLEST
+from sampling.prompts import check_not_empty, given_text
+from training.config import not_taken, parse_with_config
+from training.dry_run import measured_time, plan
+from training.next_steps import best_line, next_steps
 from training.prepare import DEFAULT_MODEL, Job, prepare
 from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
@@ -52,7 +56,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
     add_worker_flags(parser.add_argument_group('several workers'))
-    return parser.parse_args(arguments)
+    return parse_with_config(parser, arguments)
 
 
 def add_data_flags(group) -> None:
@@ -118,6 +122,9 @@ def add_machine_flags(group) -> None:
 
 
 def add_run_flags(group) -> None:
+    group.add_argument('--config', metavar='FILE', type=path,
+                       help='take flags from a TOML file (batch_size = 4), or from the settings.json of a run; those on the '
+                            'command line override it. Relative paths in it are relative to the working directory')
     group.add_argument('--run_name', metavar='NAME', type=check_utf8, default='run1',
                        help='name of the run, which is kept in the directory NAME of --checkpoint_dir')
     group.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=CHECKPOINT_DIR,
@@ -137,8 +144,19 @@ def add_run_flags(group) -> None:
                        help='print the loss of every N-th step; metrics.jsonl and TensorBoard get that of all steps')
     group.add_argument('--plot', action='store_true', help='draw loss.png at the end; needs matplotlib')
     group.add_argument('--dry_run', action='store_true',
-                       help='do not train, but check everything and print a plan: corpus, model, needed memory, and what takes '
-                            'less; writes nothing')
+                       help='do not train, but check everything and print a plan: corpus, model, steps, needed memory and what '
+                            'takes less, disk; writes nothing. A published model need not be there')
+    group.add_argument('--measure_steps', metavar='N', type=non_negative_int, default=0,
+                       help='with --dry_run: also make N steps, without writing anything, and print how long the run takes; '
+                            '0: none')
+
+
+temperature = number(float, f'0, or a number from {SMALLEST:g} to {LARGEST:g}',
+                     lambda value: value == 0 or SMALLEST <= value <= LARGEST)
+
+
+def sample_prompt(text: str) -> str:
+    return check_not_empty('--sample_prompt', given_text('--sample_prompt', text))
 
 
 def add_sample_flags(group) -> None:
@@ -149,6 +167,10 @@ def add_sample_flags(group) -> None:
     group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,
                        help=f'length of a sample (default: {DEFAULT_SAMPLE_LENGTH}, or less if the model\'s window is shorter)')
     group.add_argument('--sample_num', metavar='N', type=positive_int, default=1, help='how many samples each time')
+    group.add_argument('--sample_prompt', metavar='TEXT', type=sample_prompt,
+                       help='start each sample with this text (default: a random token of the corpus)')
+    group.add_argument('--sample_temperature', metavar='T', type=temperature, default=1.0,
+                       help='below 1 for safer, above 1 for stranger samples; 0 takes the most likely token each time')
     group.add_argument('--top_k', metavar='K', type=non_negative_int32, default=40,
                        help='draw from the K most likely tokens; 0: from all')
     group.add_argument('--top_p', metavar='P', type=fraction, default=0.0,
@@ -196,14 +218,8 @@ def add_worker_flags(group) -> None:
 
 def train(job: Job, cluster: Cluster, advise: bool) -> None:
     """advise: whether to print at the end which commands come next."""
-    # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    print('Loading TensorFlow', flush=True)
-    from command.device import device, unused_gpu
-    from command.tensorflow_setup import load_tensorflow
-    load_tensorflow(several=cluster.count > 1)
-    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+    load_late(job, cluster.count > 1)
     from training import loop
-    from training.next_steps import next_steps
     from workers.collectives import Workers
     settings = job.settings
     workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
@@ -212,20 +228,40 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
             job.agree(workers.gather)
             print(f'{workers.count} workers are connected: a batch has {workers.count * settings.batch_size} sequences, '
                   f'{settings.batch_size} for each')
-        if not already_finished(job):
+        if not already_finished(job, advise):
             loop.train(job, workers)
-            if advise:
-                print(next_steps(settings, job.state.step, job.finished()), flush=True)
+            print_end(job, advise)
 
 
-def already_finished(job: Job) -> bool:
-    """Whether the run has nothing left to do, which is printed."""
+def load_late(job: Job, several: bool) -> None:
+    """Imports TensorFlow, which takes seconds that a mistake in the flags should not cost, and prints what it computes on."""
+    print('Loading TensorFlow', flush=True)
+    from command.device import device, unused_gpu
+    from command.tensorflow_setup import load_tensorflow
+    load_tensorflow(several=several)
+    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+
+
+def print_time(job: Job) -> None:
+    """Measures --measure_steps steps, and prints how long the run takes."""
+    load_late(job, several=False)
+    from training.measure import seconds_of_step
+    print(measured_time(job, seconds_of_step(job, job.settings.measure_steps)), flush=True)
+
+
+def already_finished(job: Job, advise: bool) -> bool:
+    """Whether the run has nothing left to do, which is printed, as print_end does."""
     why = job.finished()
     if why:
         print(f'{job.settings.run_directory} has already ended after {job.state.step} steps: {why}')
-        if line := best_line(job.settings):
-            print(line)
+        print_end(job, advise)
     return why is not None
+
+
+def print_end(job: Job, advise: bool) -> None:
+    """Prints which checkpoint is the best, if that is known, and with `advise` which commands come next."""
+    if lines := next_steps(job.settings, job.state.step, job.finished()) if advise else best_line(job.settings):
+        print(lines, flush=True)
 
 
 def train_locally(args: argparse.Namespace, command: list[str], devices: list[tuple[dict, set[int]]]) -> NoReturn:
@@ -246,12 +282,16 @@ def main(arguments: list[str] | None = None) -> None:
             train_locally(args, sys.argv if arguments is None else [os.path.abspath(__file__), *arguments], devices)
     memory = available_memory()     # before the corpus takes any
     with contextlib.nullcontext() if args.dry_run else only_worker_0_prints(cluster):
+        for line in not_taken(args, args.local_workers or cluster.count):
+            print(line)
         job = prepare(args, cluster)
         if args.dry_run:
-            print(plan(job, memory))
+            print(plan(job, memory), flush=True)
+            if args.measure_steps:
+                print_time(job)
             return
         with contextlib.closing(job):
-            if cluster.count > 1 or not already_finished(job):
+            if cluster.count > 1 or not already_finished(job, advise=arguments is None):
                 train(job, cluster, advise=arguments is None)
 
 

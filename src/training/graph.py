@@ -47,11 +47,11 @@ class TrainingGraph:
 
     def _build_samples(self) -> None:
         settings = self._settings
-        self._context = tf.placeholder(tf.int32, [None, 1])
+        self._context = tf.placeholder(tf.int32, [None, len(self._job.prompt or [0])])
         self._uniform = tf.placeholder(tf.float32, [None, settings.sample_length])
         self._samples = sample.sample_sequence(
             hparams=self._job.model.hparams, length=settings.sample_length, context=self._context, uniform=self._uniform,
-            top_k=settings.top_k, top_p=settings.top_p)
+            temperature=settings.sample_temperature, top_k=settings.top_k, top_p=settings.top_p)
 
     def _model(self, tokens) -> dict:
         dtype = tf.bfloat16 if self._settings.precision == 'bfloat16' else tf.float32
@@ -65,6 +65,11 @@ class TrainingGraph:
         complete = saver.restore(self.session, checkpoint, self._weights)
         if not complete and checkpoints.checkpoint_step(checkpoint):        # a model's checkpoint holds none anyway
             print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts from scratch')
+
+    def initialize(self) -> None:
+        """Gives all variables the values of a new model, with random weights."""
+        self.session.run([weight.initializer for weight in self._weights])
+        self._step.initialize(self.session)
 
     def broadcast(self) -> None:
         """Gives all workers the values that worker 0 has."""
@@ -83,5 +88,5 @@ class TrainingGraph:
         return self.session.run(self._validation_loss, {self._validation_batch: batch})
 
     def sample(self, contexts: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Continues contexts [n, 1] by sample_length tokens: [n, 1 + sample_length]. uniform [n, sample_length]: in [0, 1)."""
+        """Continues contexts [n, tokens] by sample_length: [n, tokens + sample_length]. uniform [n, sample_length]: in [0, 1)."""
         return self.session.run(self._samples, {self._context: contexts, self._uniform: uniform})

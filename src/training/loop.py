@@ -14,7 +14,7 @@ from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
 from storage import run_directory, saver
 from storage.lock import is_locked, lock
-from training import best, memory, metrics, plot, record
+from training import memory, metrics, plot, record
 from training.graph import TrainingGraph
 from training.optimizer import learning_rate
 from training.prepare import Job
@@ -36,8 +36,6 @@ def train(job: Job, workers: Workers) -> None:
     finally:
         if workers.leads and job.settings.overwrite:
             run_directory.settle(job.settings.run_directory)
-    if workers.leads and (line := best.best_line(job.settings)):
-        print(line, flush=True)
     if job.settings.plot and workers.leads:
         print(f'Loss curve: {plot.plot_losses(job.settings.run_directory)}', flush=True)
 
@@ -186,7 +184,7 @@ class Training:
             state.sampled != state.step)
 
     def write_samples(self) -> None:
-        """Prints --sample_num samples, each from one random token of the training data, and writes them to a file.
+        """Prints --sample_num samples, each from --sample_prompt or one random token of the corpus, and writes them to a file.
 
         After a signal it leaves them to the next start, which draws the same ones.
         """
@@ -208,7 +206,7 @@ class Training:
 
     def _sample(self, n: int) -> list[str]:
         uniform = self._job.sampling.random((n, self._settings.sample_length))
-        tokens = self._graph.sample(draw_batch(self._job.contexts, n, 1), uniform)
+        tokens = self._graph.sample(self._job.sample_contexts(n), uniform)
         return [self._job.model.encoder.decode(row) for row in tokens.tolist()]
 
     def unsaved(self) -> bool:

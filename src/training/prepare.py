@@ -13,14 +13,17 @@ import numpy as np
 from command import atomic_files, models
 from command.errors import UserError, reason
 from corpus import cache
-from corpus.batches import validation_batches
+from corpus.batches import draw_batch, validation_batches
 from corpus.chunks import Corpus
 from corpus.data_sets import DataSet, find_data_sets, in_words
 from corpus.flags import text_format
 from corpus.hold_out import hold_out
 from corpus.read_text import check_text_column
+from corpus.token_files import token_dtype
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
+from sampling.continuation import prompt_tokens
+from sampling.prompts import ENDS_IN_SPACE
 from storage import checkpoints, run_directory
 from storage.check import check_checkpoint
 from storage.find_checkpoint import find_checkpoint, find_start
@@ -28,6 +31,7 @@ from storage.lock import one_at_a_time
 from storage.model_directory import Model, check_files, open_model
 from storage.run_state import RunState
 from training import memory, record
+from training.not_downloaded import NotDownloaded, not_downloaded
 from training.settings import Settings, check_flags, make_settings
 from workers.agreement import agree
 from workers.cluster import ONE_WORKER, Cluster
@@ -52,6 +56,8 @@ class Job:
     noise: np.random.Generator
     contexts: Sampler               # draws the token that each sample starts with
     sampling: np.random.Generator
+    prompt: list[int] | None = None     # the tokens of --sample_prompt, with which each sample starts instead
+    encoded_bytes: int = 0              # of the tokens that the run's directory keeps
 
     def generators(self) -> dict[str, np.random.Generator]:
         """The random generators of a run, by the names under which its state has them."""
@@ -62,6 +68,10 @@ class Job:
         for name, generator in self.generators().items():
             if name in self.state.generators:
                 generator.bit_generator.state = self.state.generators[name]
+
+    def sample_contexts(self, n: int) -> np.ndarray:
+        """What the next n samples start with, [n, tokens]: --sample_prompt, or a random token of the corpus."""
+        return draw_batch(self.contexts, n, 1) if self.prompt is None else np.tile(self.prompt, (n, 1))
 
     def close(self) -> None:
         """Releases the lock."""
@@ -115,13 +125,15 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
                 for suffix in ('.npz', '.json'):
                     run_directory.remove_if_new(os.path.join(directory, name + suffix), undo)
         model_name, model = choose_model(args, directory)
+        prompt = sample_prompt(args, model)
         settings = make_settings(argparse.Namespace(**vars(args) | {'model_name': model_name}), model.hparams,
-                                 args.local_workers or cluster.count)
+                                 args.local_workers or cluster.count, len(prompt or [0]))
         memory.check(settings, model.hparams)
         if cluster.index == 0:
             checkpoint, state = starting_point(settings, model)
-            check_checkpoint(checkpoint, model.hparams.shapes())
-        train, validation, corpus_key = read_corpus(settings, model, cluster)
+            if checkpoint:
+                check_checkpoint(checkpoint, model.hparams.shapes())
+        train, validation, corpus_key, encoded_bytes = read_corpus(settings, model, cluster)
         if settings.dry_run:
             atomic_files.check_writable(settings.run_directory)
             atomic_files.check_writable(settings.sample_directory)
@@ -132,7 +144,8 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
                   record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
                   validation=validation, noise=np.random.default_rng(noise_seed),
-                  contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed))
+                  contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed),
+                  prompt=prompt, encoded_bytes=encoded_bytes)
         job.set_generators()
         print_changes(job)
         undo.pop_all()
@@ -150,6 +163,8 @@ def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:
                  and all(os.path.isfile(os.path.join(directory, name)) for name in models.SETTING_FILES))
     if not continues:
         name = args.model_name or DEFAULT_MODEL
+        if args.dry_run and (missing := not_downloaded(name, args.models_dir)):
+            return name, missing
         return name, open_model(models.find_model(name, args.models_dir), weights=False)
     flags = (record.read_record(directory) or {'flags': {}})['flags']
     name = args.model_name or flags.get('model_name') or DEFAULT_MODEL
@@ -163,6 +178,15 @@ def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:
     return name, open_model(directory, weights=False)
 
 
+def sample_prompt(args: argparse.Namespace, model: Model) -> list[int] | None:
+    """The tokens of --sample_prompt; None without it. Raises UserError if they are more than the model's window holds."""
+    if args.sample_prompt is None:
+        return None
+    if args.sample_prompt.endswith(' '):
+        print(f'note: --sample_prompt {ENDS_IN_SPACE}')
+    return prompt_tokens(args.sample_prompt, model.encoder, model.hparams.n_ctx, '--sample_prompt')
+
+
 def print_changes(job: Job) -> None:
     """Prints how the settings of a resumed run differ from those of its last start."""
     before = record.read_record(job.settings.run_directory) if job.state.step else None
@@ -170,8 +194,11 @@ def print_changes(job: Job) -> None:
         print(f'This run continues with other settings: {change}')
 
 
-def starting_point(settings: Settings, model: Model) -> tuple[str, RunState]:
-    """The prefix of the checkpoint to start from, and its state if it is one of this run, else a new run's state."""
+def starting_point(settings: Settings, model: Model) -> tuple[str | None, RunState]:
+    """The prefix of the checkpoint to start from, and its state if it is one of this run, else a new run's state.
+
+    No prefix if the model is not downloaded.
+    """
     directory = settings.run_directory
     check_size(directory, settings.model_name, model.hparams)
     if settings.restore_from == 'latest' and not settings.overwrite:
@@ -179,7 +206,8 @@ def starting_point(settings: Settings, model: Model) -> tuple[str, RunState]:
         if prefix:
             return prefix, state or state_without_file(prefix)
     if settings.restore_from in ('latest', 'fresh'):
-        prefix = find_checkpoint(models.find_model(settings.model_name, settings.models_dir))
+        prefix = (None if isinstance(model, NotDownloaded) else
+                  find_checkpoint(models.find_model(settings.model_name, settings.models_dir)))
     else:
         prefix = find_start(settings.restore_from, directory, settings.checkpoint_dir)
         if os.path.realpath(os.path.dirname(prefix)) == os.path.realpath(directory):
@@ -208,8 +236,12 @@ def check_size(directory: str, model_name: str, hparams: HParams) -> None:
                         'or another --run_name')
 
 
-def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Corpus, list[np.ndarray], str | None]:
-    """The corpus to train on, batches to validate on, and the key of the training corpus (see corpus.cache)."""
+def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Corpus, list[np.ndarray], str | None, int]:
+    """The corpus to train on, batches to validate on, the key of the training corpus (see corpus.cache), and bytes of tokens.
+
+    The last is what the run's directory keeps.
+    """
+    encoded = []
     validates = settings.val_every and settings.val_dataset
     sets = {flag: find_data_sets(getattr(settings, flag)) for flag in ('dataset', *(['val_dataset'] if validates else []))}
     check_text_column(text_format(settings), [file for each in sets.values() for data_set in each for file in data_set.files])
@@ -218,8 +250,11 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Cor
         cache_path = None if settings.no_cache else os.path.join(settings.run_directory, flag)
         shared = cache_path and cluster.count > 1 and not settings.dry_run
         with one_at_a_time(cache_path) if shared else contextlib.nullcontext(True) as alone:
-            return load_sets(settings, in_words(getattr(settings, flag)), sets[flag], model, cache_path,
-                             write=not settings.dry_run and (alone or cluster.index == 0))
+            corpus, key = load_sets(settings, in_words(getattr(settings, flag)), sets[flag], model, cache_path,
+                                    write=not settings.dry_run and (alone or cluster.index == 0))
+        if cache_path and not all(file.endswith('.npz') for data_set in sets[flag] for file in data_set.files):
+            encoded.append(sum(map(len, corpus.chunks)) * token_dtype(model.encoder.n_vocab).itemsize)
+        return corpus, key
 
     train, key = load('dataset')
     held_out = None
@@ -229,13 +264,13 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Cor
     if not settings.val_every:
         if settings.val_dataset or settings.val_split:
             print('--val_every is 0: no validation takes place')
-        return train, [], key
+        return train, [], key, sum(encoded)
     if settings.val_dataset:
         held_out, _ = load('val_dataset')
     elif not settings.val_split:
         print('Neither --val_dataset nor --val_split is given: validating on the training data')
     validation = validation_batches(held_out or train, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
-    return train, validation, key
+    return train, validation, key, sum(encoded)
 
 
 def split_corpus(corpus: Corpus, end_of_text: int, settings: Settings) -> tuple[Corpus, Corpus]:
@@ -256,10 +291,12 @@ def load_sets(settings: Settings, name: str, sets: list[DataSet], model: Model, 
     write: whether to write the cache; an existing one is read in any case.
     """
     print(f'Loading dataset {name}', flush=True)
-    vocabulary = cache.checksum(os.path.join(model.directory, name) for name in models.vocabulary_files(model.directory))
+    estimated = isinstance(model, NotDownloaded) and model.estimates      # without a vocabulary, and so never cached
+    vocabulary = '' if estimated else cache.checksum(
+        os.path.join(model.directory, name) for name in models.vocabulary_files(model.directory))
     corpus, key = cache.load_corpus(model.encoder, name, sets, settings.combine, text_format(settings), settings.processes,
-                                    prefix=cache_path, vocabulary=vocabulary, write=write)
-    print(f'dataset has {sum(map(len, corpus.chunks))} tokens', flush=True)
+                                    prefix=None if estimated else cache_path, vocabulary=vocabulary, write=write)
+    print(f'dataset has {"about " * estimated}{sum(map(len, corpus.chunks))} tokens', flush=True)
     if corpus.weights:
         print(f'weights of its data sets: {record.weights_in_words(record.weight_sums(corpus))}', flush=True)
     return corpus, key

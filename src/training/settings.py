@@ -51,6 +51,7 @@ class Settings:
     memory_saving_gradients: bool
     precision: str
     # run
+    config: str | None
     run_name: str
     checkpoint_dir: str
     restore_from: str
@@ -61,11 +62,14 @@ class Settings:
     log_every: int
     plot: bool
     dry_run: bool
+    measure_steps: int
     # samples
     sample_dir: str
     sample_every: int
     sample_length: int
     sample_num: int
+    sample_prompt: str | None
+    sample_temperature: float
     top_k: int
     top_p: float
     # validation
@@ -96,31 +100,40 @@ class Settings:
         return run_path(self.sample_dir, self.run_name)
 
 
-def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:
+def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1, prompt_length: int = 1) -> Settings:
     """Resolves the flags of train.py for a model of this size; prints each default that depends on it.
 
-    Raises UserError for a length that does not fit the model.
+    prompt_length: tokens that a sample begins with. Raises UserError for a length that does not fit the model.
     """
     for flag in ('seq_length', 'sample_length'):
         if (getattr(args, flag) or 0) > hparams.n_ctx:
             raise UserError(f'--{flag} {getattr(args, flag)} is more than the model\'s window of {hparams.n_ctx} tokens')
+    if args.measure_steps and worker_count > 1:
+        raise UserError(f'--measure_steps measures a single worker, and this run has {worker_count}: leave it out')
     seq_length = args.seq_length or hparams.n_ctx
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
-        'sample_length': args.sample_length or _default_sample_length(args, hparams),
+        'sample_length': _sample_length(args, hparams, prompt_length),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
         'val_every': _val_every(args),
         'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
 
 
-def _default_sample_length(args: argparse.Namespace, hparams: HParams) -> int:
-    if DEFAULT_SAMPLE_LENGTH <= hparams.n_ctx:
-        return DEFAULT_SAMPLE_LENGTH
+def _sample_length(args: argparse.Namespace, hparams: HParams, prompt_length: int) -> int:
+    """The value of --sample_length: with the prompt it must fit into the window and one token more, which is never read."""
+    window, most = hparams.n_ctx, hparams.n_ctx + 1 - prompt_length
+    if (args.sample_length or 0) > most:
+        raise UserError(f'--sample_prompt has {prompt_length} tokens, too many for the model\'s window of {window} with '
+                        f'--sample_length {args.sample_length}: give a shorter one, or --sample_length {most}')
+    if args.sample_length or most >= DEFAULT_SAMPLE_LENGTH:
+        return args.sample_length or DEFAULT_SAMPLE_LENGTH
+    length = max(window - prompt_length, 1)
     if args.sample_every:
-        print(f'The model\'s window holds {hparams.n_ctx} tokens: --sample_length is {hparams.n_ctx - 1}')
-    return hparams.n_ctx - 1
+        prompt = f', --sample_prompt has {prompt_length}' if args.sample_prompt else ''
+        print(f'The model\'s window holds {window} tokens{prompt}: --sample_length is {length}')
+    return length
 
 
 def _val_every(args: argparse.Namespace) -> int:
@@ -155,5 +168,7 @@ def check_flags(args: argparse.Namespace) -> None:
     for flag in ('keep_best', 'patience'):
         if getattr(args, flag) and not args.val_every and (args.val_every == 0 or not args.val_split):
             raise UserError(f'--{flag} compares validation losses: give --val_every too')
+    if args.measure_steps and not args.dry_run:
+        raise UserError('--measure_steps works only with --dry_run')
     if args.plot:
         plot.check()

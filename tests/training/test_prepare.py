@@ -33,7 +33,7 @@ HPARAMS = HParams(n_vocab=9, n_ctx=8, n_embd=6, n_head=2, n_layer=1)
 # Flags that workers need not share. Any other is in ALIKE: a new flag belongs to one of them.
 OWN = {'dataset', 'processes', 'no_cache', 'model_name', 'models_dir', 'warn_epochs', 'seed', 'run_name', 'restore_from',
        'overwrite', 'checkpoint_dir', 'sample_dir', 'save_every', 'save_secs', 'keep', 'plot', 'dry_run', 'sample_every',
-       'sample_length', 'sample_num', 'top_k', 'log_every',
+       'sample_length', 'sample_num', 'sample_prompt', 'sample_temperature', 'top_k', 'log_every', 'config', 'measure_steps',
        'top_p', 'val_dataset', 'keep_best', 'local_workers', 'max_restarts', 'workers', 'worker_index', 'slurm', 'dist_timeout',
        'dist_startup_timeout', 'worker_count'}
 

@@ -42,7 +42,8 @@ def rows(home, run='run1'):
     ('--optimizer', 'adam', '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1, '--sample_length', 5),
     ('--optimizer', 'sgd', '--accumulate_gradients', 2, '--noise', 0.3),
     ('--optimizer', 'adam', '--accumulate_gradients', 2, '--noise', 0.3, '--memory_saving_gradients', '--val_every', 1,
-     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5),
+     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5,
+     '--sample_num', 2, '--sample_prompt', 'the dog', '--sample_temperature', 0.7),
     ('--optimizer', 'adamw', '--memory_saving_gradients', '--clip_norm', 1, '--learning_rate_schedule', 'cosine'),
 ])
 def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
