@@ -68,7 +68,7 @@ class Training:
         self._own_rows = slice(workers.index * batch_size, (workers.index + 1) * batch_size)    # of a batch of all workers
         self._agreed_stop = None        # the stop request that all workers know of
         self._saved, self._saved_at = job.state.step, time.time()
-        self._batches = DrawAhead(self._draw_batches, {'data': job.train.rng, 'noise': job.noise})
+        self._batches = DrawAhead(self._draw_batches, {'data': job.train.rng, 'noise': job.noise, 'dropout': job.dropout})
         print('Building the graph', flush=True)
         self._graph = TrainingGraph(job, workers)
         if workers.leads:
@@ -131,8 +131,8 @@ class Training:
         return self.stop_request()
 
     def _draw_batches(self) -> list[tuple]:
-        """The batches of one update: pairs of inputs and labels."""
-        return [self._draw_batch() for _ in range(self._settings.accumulate_gradients)]
+        """The batches of one update: inputs, labels, and the seed of the dropout's masks."""
+        return [(*self._draw_batch(), self._draw_seed()) for _ in range(self._settings.accumulate_gradients)]
 
     def _draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """This worker's rows of a training batch: inputs, of which --noise replaces a share, and labels.
@@ -147,6 +147,10 @@ class Training:
             random_tokens = noise.integers(self._job.model.hparams.n_vocab, size=shape)[self._own_rows]
             inputs = np.where(noise.random(shape)[self._own_rows] < settings.noise, random_tokens, labels)
         return inputs, labels
+
+    def _draw_seed(self) -> list[int] | None:
+        """The seed of a batch's dropout: a number that all workers draw alike, and one that makes their masks differ."""
+        return [self._job.dropout.integers(2 ** 63), self._workers.index << 32] if self._settings.dropout else None
 
     def _report(self, loss: float, norm: float, rate: float, seconds: float) -> None:
         settings, state = self._settings, self._state

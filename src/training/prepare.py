@@ -50,12 +50,14 @@ class Job:
     train: Sampler
     validation: list[np.ndarray]    # batches [batch, sequence], the same ones each time
     noise: np.random.Generator
+    dropout: np.random.Generator    # of the seeds of masks
     contexts: Sampler               # draws the token that each sample starts with
     sampling: np.random.Generator
 
     def generators(self) -> dict[str, np.random.Generator]:
         """The random generators of a run, by the names under which its state has them."""
-        return {'data': self.train.rng, 'noise': self.noise, 'contexts': self.contexts.rng, 'sampling': self.sampling}
+        return {'data': self.train.rng, 'noise': self.noise, 'dropout': self.dropout, 'contexts': self.contexts.rng,
+                'sampling': self.sampling}
 
     def set_generators(self) -> None:
         """Restores the random generators from the state."""
@@ -128,10 +130,10 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         elif cluster.index == 0:
             make_writable(settings.sample_directory, undo)
             checkpoints.clean(settings.run_directory)
-        data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(settings.seed).spawn(4)
+        data_seed, noise_seed, context_seed, sampling_seed, dropout_seed = np.random.SeedSequence(settings.seed).spawn(5)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
                   record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
-                  validation=validation, noise=np.random.default_rng(noise_seed),
+                  validation=validation, noise=np.random.default_rng(noise_seed), dropout=np.random.default_rng(dropout_seed),
                   contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed))
         job.set_generators()
         print_changes(job)

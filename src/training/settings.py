@@ -36,6 +36,7 @@ class Settings:
     batch_size: int
     accumulate_gradients: int
     only_train_transformer_layers: bool
+    dropout: float
     max_steps: int
     epochs: float
     warn_epochs: float

@@ -48,8 +48,8 @@ def make_job(parse):
                    checkpoint=None, state=RunState(step=number), lock=None,
                    record={'corpus': {'tokens': 9, 'sha256': '0123456789'}, 'versions': {'tensorflow': '2.21'}},
                    train=Sampler([np.arange(100)], number), validation=[np.arange(6), np.arange(5)],
-                   noise=np.random.default_rng(number + 1), contexts=Sampler([np.arange(100)], number + 2),
-                   sampling=np.random.default_rng(number + 3))
+                   noise=np.random.default_rng(number + 1), dropout=np.random.default_rng(number + 4),
+                   contexts=Sampler([np.arange(100)], number + 2), sampling=np.random.default_rng(number + 3))
     return make
 
 
@@ -94,8 +94,8 @@ def test_all_continue_with_the_state_and_generators_of_worker_0(make_job):
     """Another --seed, or another name of the model, is no mistake."""
     jobs = make_job(5, seed=5), make_job(6, seed=6, model_name='copy'), make_job(7)
     expected = {name: generator.random() for name, generator in make_job(5).generators().items()}
-    assert list(expected) == ['data', 'noise', 'contexts', 'sampling']
-    assert len(set(expected.values())) == 4
+    assert list(expected) == ['data', 'noise', 'dropout', 'contexts', 'sampling']
+    assert len(set(expected.values())) == 5
     agree(*jobs)
     for job in jobs:
         assert job.state.step == 5
@@ -142,7 +142,7 @@ def test_a_new_run_starts_from_the_model(prepared):
     job = prepared('--seed', 1)
     assert (job.checkpoint, job.state) == (os.path.join(ROOT, 'models/tiny/model.ckpt'), RunState())
     assert states(job) == states(prepared('--seed', 1))
-    assert len({*states(job).values(), *states(prepared('--seed', 2)).values()}) == 8
+    assert len({*states(job).values(), *states(prepared('--seed', 2)).values()}) == 10
     assert states(prepared()) != states(prepared())
     assert job.validation == []
     assert job.train.total_size == job.record['corpus']['tokens'] == job.contexts.total_size

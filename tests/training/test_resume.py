@@ -44,6 +44,9 @@ def rows(home, run='run1'):
     ('--optimizer', 'adam', '--accumulate_gradients', 2, '--noise', 0.3, '--memory_saving_gradients', '--val_every', 1,
      '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5),
     ('--optimizer', 'adamw', '--memory_saving_gradients', '--clip_norm', 1, '--learning_rate_schedule', 'cosine'),
+    ('--dropout', 0.2, '--accumulate_gradients', 2, '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1,
+     '--sample_length', 5),
+    ('--dropout', 0.2, '--memory_saving_gradients'),
 ])
 def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
     (home / 'documents.txt').write_text('<|endoftext|>'.join(f'the dog number {i} jumps over it; ' * 9 for i in range(9)))
