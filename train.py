@@ -34,7 +34,7 @@ from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
 from training.best import best_line
 from training.dry_run import plan
 from training.prepare import DEFAULT_MODEL, Job, prepare
-from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
+from training.settings import DEFAULT_LEARNING_RATE, DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
 
@@ -99,7 +99,7 @@ def add_training_flags(group) -> None:
 def add_optimizer_flags(group) -> None:
     group.add_argument('--optimizer', choices=['adam', 'adamw', 'sgd'], default='adam',
                        help='adamw is adam with weight decay; sgd keeps no moments, takes less memory and learns more slowly')
-    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
+    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=DEFAULT_LEARNING_RATE,
                        help='learning rate of each step, or its peak with a schedule or --warmup_steps; lower it if the '
                             'loss jumps')
     group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine'], default='constant',

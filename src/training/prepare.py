@@ -22,13 +22,19 @@ from corpus.read_text import check_text_column
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
 from storage import checkpoints, run_directory
-from storage.check import check_checkpoint
+from storage.check import check_checkpoint, is_untrained
 from storage.find_checkpoint import find_checkpoint, find_start
 from storage.lock import one_at_a_time
 from storage.model_directory import Model, check_files, open_model
 from storage.run_state import RunState
 from training import memory, record
-from training.settings import Settings, check_flags, make_settings
+from training.settings import (
+    DEFAULT_LEARNING_RATE,
+    LEARNING_RATE_FROM_SCRATCH,
+    Settings,
+    check_flags,
+    make_settings,
+)
 from workers.agreement import agree
 from workers.cluster import ONE_WORKER, Cluster
 
@@ -123,6 +129,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         if cluster.index == 0:
             checkpoint, state = starting_point(settings, model)
             check_checkpoint(checkpoint, model.hparams.shapes())
+            warn_of_low_rate(settings, checkpoint, model.hparams)
         train, validation, corpus_key = read_corpus(settings, model, cluster)
         if settings.dry_run:
             atomic_files.check_writable(settings.run_directory)
@@ -139,6 +146,14 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         print_changes(job)
         undo.pop_all()
     return job
+
+
+def warn_of_low_rate(settings: Settings, checkpoint: str, hparams: HParams) -> None:
+    """Prints a warning if new, random weights are to be trained with the learning rate for fine-tuning."""
+    if settings.learning_rate <= DEFAULT_LEARNING_RATE and is_untrained(checkpoint, hparams.shapes()):
+        adam = ' --optimizer adam' if settings.optimizer == 'sgd' else ''
+        print(f'{checkpoint} has new weights, which --learning_rate {settings.learning_rate:g}, a rate for fine-tuning, changes '
+              f'slowly: for a model from scratch, begin with --learning_rate {LEARNING_RATE_FROM_SCRATCH:g}{adam}', flush=True)
 
 
 def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:

@@ -15,11 +15,12 @@ import sys
 import numpy as np
 import pytest
 
+from checkpoint_files import write_checkpoint
 from command.errors import UserError
 from conftest import ROOT, TEXT
 from corpus.chunks import Corpus
 from load_dataset import Sampler
-from network.hparams import HParams
+from network.hparams import HParams, load_hparams
 from storage import run_directory
 from storage.model_directory import Model
 from storage.run_state import RunState
@@ -426,3 +427,42 @@ def test_a_directory_that_cannot_be_written_to(prepared):
     open('samples', 'w').close()
     with pytest.raises(UserError, match='^cannot write to samples/run1: Not a directory$'):
         prepared()
+
+
+@pytest.fixture
+def new_model(tmp_path):
+    """Writes models/new, with the sizes of models/tiny and the weights of a new model, maybe with changes."""
+    def make(**changed):
+        shutil.copytree(os.path.join(ROOT, 'models/tiny'), tmp_path / 'models/new', dirs_exist_ok=True)
+        shapes = load_hparams(os.path.join(ROOT, 'models/tiny')).shapes()
+        weights = {name: np.full(shape, float(name.endswith('/g')), np.float32) for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            if len(shape) > 1:
+                weights[name] += 0.02
+        for name, value in changed.items():
+            weights[f'model/h3/{name}'][-1] = value
+        write_checkpoint(tmp_path / 'models/new/model.ckpt', weights)
+    return make
+
+
+WARNING = ('models/new/model.ckpt has new weights, which --learning_rate {}, a rate for fine-tuning, changes slowly: for a '
+           'model from scratch, begin with --learning_rate 0.0005{}\n')
+
+
+@pytest.mark.parametrize(('flags', 'rate', 'more'), [
+    ([], '2e-05', ''), (['--learning_rate', '0.00001', '--optimizer', 'adamw'], '1e-05', ''),
+    (['--optimizer', 'sgd', '--dry_run'], '2e-05', ' --optimizer adam')], ids=str)
+def test_a_model_from_scratch_is_warned_of_the_rate_for_fine_tuning(prepared, new_model, capsys, flags, rate, more):
+    new_model()
+    prepared('--model_name', 'new', '--models_dir', 'models', *flags)
+    assert WARNING.format(rate, more) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('changes', 'flags'), [
+    ({}, ['--learning_rate', '0.0005']), ({}, ['--learning_rate', '0.000021']), ({'ln_1/g': 1.00001}, []),
+    ({'attn/c_attn/b': 1e-9}, []), ({'mlp/c_proj/b': -0.1}, [])], ids=str)
+def test_no_warning_of_another_rate_or_for_weights_that_were_trained(prepared, new_model, capsys, changes, flags):
+    new_model(**changes)
+    prepared('--model_name', 'new', '--models_dir', 'models', *flags)
+    prepared('--run_name', 'other')         # models/tiny, which is trained
+    assert 'new weights' not in capsys.readouterr().out
