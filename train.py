@@ -20,6 +20,7 @@ from command.errors import check_utf8, run
 from command.flags import (
     Parser,
     fraction,
+    fraction_below_1,
     non_negative_float,
     non_negative_int,
     non_negative_int32,
@@ -37,7 +38,7 @@ from training.config import not_taken, parse_with_config
 from training.dry_run import measured_time, plan
 from training.next_steps import best_line, next_steps
 from training.prepare import DEFAULT_MODEL, Job, prepare
-from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
+from training.settings import DEFAULT_LEARNING_RATE, DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
 
@@ -85,6 +86,9 @@ def add_training_flags(group) -> None:
                        help='average the gradients of N batches for each update: the effect of a batch N times as large')
     group.add_argument('--only_train_transformer_layers', action='store_true',
                        help='do not train the embeddings, which takes less memory')
+    group.add_argument('--dropout', metavar='P', type=fraction_below_1, default=0.0,
+                       help='set a share of the embeddings, of the attention and of what each block adds to 0 in each training '
+                            'step, so that a small corpus is not learned by heart; 0: none. 0.1 is common')
     group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
                        help='end the run after N steps in total; 0: no limit')
     group.add_argument('--epochs', metavar='N', type=non_negative_float, default=0.0,
@@ -99,7 +103,7 @@ def add_training_flags(group) -> None:
 def add_optimizer_flags(group) -> None:
     group.add_argument('--optimizer', choices=['adam', 'adamw', 'sgd'], default='adam',
                        help='adamw is adam with weight decay; sgd keeps no moments, takes less memory and learns more slowly')
-    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
+    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=DEFAULT_LEARNING_RATE,
                        help='learning rate of each step, or its peak with a schedule or --warmup_steps; lower it if the '
                             'loss jumps')
     group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine'], default='constant',

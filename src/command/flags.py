@@ -158,3 +158,4 @@ non_negative_int32 = number(int, 'a whole number from 0 to 2147483647', lambda v
 positive_float = number(float, 'a number above 0', lambda value: value > 0)
 non_negative_float = number(float, 'a number, 0 or more', lambda value: value >= 0)
 fraction = number(float, 'a number from 0 to 1', lambda value: 0 <= value <= 1)
+fraction_below_1 = number(float, 'a number from 0 to below 1', lambda value: 0 <= value < 1)

@@ -7,6 +7,7 @@ import tensorflow.compat.v1 as tf
 
 import model
 import sample
+from network.dropout import Dropout
 from network.gradients import compiling
 from storage import checkpoints, saver
 from training.optimizer import TrainStep
@@ -33,13 +34,18 @@ class TrainingGraph:
         self._inputs, self._labels = (tf.placeholder(tf.int32, [settings.batch_size, settings.seq_length]) for _ in range(2))
         recompute = settings.memory_saving_gradients
         with contextlib.nullcontext() if recompute else compiling():
-            loss = model.loss(self._model(self._inputs), self._labels)
+            loss = model.loss(self._model(self._inputs, self._dropout()), self._labels)
             self._weights = tf.trainable_variables()
             trained = [v for v in self._weights if '/h' in v.name or not settings.only_train_transformer_layers]
             self._step = TrainStep(loss, trained, optimizer=settings.optimizer, accumulate=settings.accumulate_gradients,
                                    memory_saving=recompute, clip_norm=settings.clip_norm,
                                    weight_decay=settings.weight_decay, workers=self._workers,
                                    reduce_dtype=tf.as_dtype(settings.reduce_precision))
+
+    def _dropout(self) -> Dropout | None:
+        """Dropout by a seed that is fed with each batch; None, and nothing in the graph, if --dropout is 0."""
+        self._seed = tf.placeholder(tf.int64, [2], 'dropout_seed') if self._settings.dropout else None
+        return Dropout(self._settings.dropout, self._seed) if self._settings.dropout else None
 
     def _build_validation(self) -> None:
         self._validation_batch = tf.placeholder(tf.int32, [self._settings.val_batch_size, self._settings.seq_length])
@@ -53,9 +59,9 @@ class TrainingGraph:
             hparams=self._job.model.hparams, length=settings.sample_length, context=self._context, uniform=self._uniform,
             temperature=settings.sample_temperature, top_k=settings.top_k, top_p=settings.top_p)
 
-    def _model(self, tokens) -> dict:
+    def _model(self, tokens, dropout: Dropout | None = None) -> dict:
         dtype = tf.bfloat16 if self._settings.precision == 'bfloat16' else tf.float32
-        return model.model(self._job.model.hparams, tokens, dtype=dtype)
+        return model.model(self._job.model.hparams, tokens, dtype=dtype, dropout=dropout)
 
     def restore(self) -> None:
         """Restores the weights from the job's checkpoint, and the optimizer's state if it is there; else initializes that."""
@@ -76,11 +82,13 @@ class TrainingGraph:
         self._workers.broadcast(self.session, self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
 
     def update(self, batches: list[tuple], rate: float, stop: bool) -> tuple[float, float, bool]:
-        """Makes one update from pairs (inputs, labels) of [batch, sequence], a pair for each gradient to accumulate.
+        """Makes one update from (inputs, labels, seed), one for each gradient to accumulate.
 
-        Returns the mean loss, the gradient's norm, and whether any worker set `stop`.
+        Inputs and labels are [batch, sequence]; the seed [2] is that of the dropout, and ignored without it. Returns the mean
+        loss, the gradient's norm, and whether any worker set `stop`.
         """
-        feeds = [{self._inputs: inputs, self._labels: labels} for inputs, labels in batches]
+        feeds = [{self._inputs: inputs, self._labels: labels} | ({} if self._seed is None else {self._seed: seed})
+                 for inputs, labels, seed in batches]
         return self._step.run(self.session, feeds, rate, stop=stop)
 
     def validation_loss(self, batch: np.ndarray) -> float:

@@ -30,6 +30,7 @@ class Step:
     clip_norm: float = 0
     optimizer: str = 'adam'
     only_train_transformer_layers: bool = False
+    dropout: float = 0
 
     def flags(self) -> str:
         """The flags that are not at their defaults: '--batch_size 4'."""
@@ -89,14 +90,15 @@ def memory(step: Step) -> dict[str, float]:
 
     The peak is either at the head, after the forward pass, with three arrays as large as a block of logits, and wte's
     gradient or its sum and the next part; or within a block, with what its gradient passes through. All other gradients
-    are freed as soon as they are used.
+    are freed as soon as they are used. Of dropout no mask is kept; a block's attention passes through two more arrays.
     """
     size, rows, recompute = step.hparams, step.batch_size * step.seq_length, step.memory_saving_gradients
     n, trained = size.n_embd, trained_parameters(step)
     embedding = FLOAT * size.n_vocab * n
     activations = FLOAT * rows * n * size.n_layer * (1 if recompute else 10)
     logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (embedding if rows > HEAD_ROWS else 0)
-    scores = 3 * FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
+    block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
+    scores = (5 if step.dropout else 3) * block
     permanent = {'weights': FLOAT * sum(parameters(size).values()),
                  'optimizer': 0 if step.optimizer == 'sgd' else 2 * FLOAT * trained,
                  'sums of gradients': FLOAT * trained if step.accumulate_gradients > 1 else 0}

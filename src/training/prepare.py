@@ -25,14 +25,20 @@ from network.hparams import HParams, load_hparams
 from sampling.continuation import prompt_tokens
 from sampling.prompts import ENDS_IN_SPACE
 from storage import checkpoints, run_directory
-from storage.check import check_checkpoint
+from storage.check import check_checkpoint, is_untrained
 from storage.find_checkpoint import find_checkpoint, find_start
 from storage.lock import one_at_a_time
 from storage.model_directory import Model, check_files, open_model
 from storage.run_state import RunState
 from training import memory, record
 from training.not_downloaded import NotDownloaded, not_downloaded
-from training.settings import Settings, check_flags, make_settings
+from training.settings import (
+    DEFAULT_LEARNING_RATE,
+    LEARNING_RATE_FROM_SCRATCH,
+    Settings,
+    check_flags,
+    make_settings,
+)
 from workers.agreement import agree
 from workers.cluster import ONE_WORKER, Cluster
 
@@ -54,6 +60,7 @@ class Job:
     train: Sampler
     validation: list[np.ndarray]    # batches [batch, sequence], the same ones each time
     noise: np.random.Generator
+    dropout: np.random.Generator    # of the seeds of masks
     contexts: Sampler               # draws the token that each sample starts with
     sampling: np.random.Generator
     prompt: list[int] | None = None     # the tokens of --sample_prompt, with which each sample starts instead
@@ -61,7 +68,8 @@ class Job:
 
     def generators(self) -> dict[str, np.random.Generator]:
         """The random generators of a run, by the names under which its state has them."""
-        return {'data': self.train.rng, 'noise': self.noise, 'contexts': self.contexts.rng, 'sampling': self.sampling}
+        return {'data': self.train.rng, 'noise': self.noise, 'dropout': self.dropout, 'contexts': self.contexts.rng,
+                'sampling': self.sampling}
 
     def set_generators(self) -> None:
         """Restores the random generators from the state."""
@@ -133,6 +141,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             checkpoint, state = starting_point(settings, model)
             if checkpoint:
                 check_checkpoint(checkpoint, model.hparams.shapes())
+                warn_of_low_rate(settings, checkpoint, model.hparams)
         train, validation, corpus_key, encoded_bytes = read_corpus(settings, model, cluster)
         if settings.dry_run:
             atomic_files.check_writable(settings.run_directory)
@@ -140,16 +149,24 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         elif cluster.index == 0:
             make_writable(settings.sample_directory, undo)
             checkpoints.clean(settings.run_directory)
-        data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(settings.seed).spawn(4)
+        data_seed, noise_seed, context_seed, sampling_seed, dropout_seed = np.random.SeedSequence(settings.seed).spawn(5)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
                   record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
-                  validation=validation, noise=np.random.default_rng(noise_seed),
+                  validation=validation, noise=np.random.default_rng(noise_seed), dropout=np.random.default_rng(dropout_seed),
                   contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed),
                   prompt=prompt, encoded_bytes=encoded_bytes)
         job.set_generators()
         print_changes(job)
         undo.pop_all()
     return job
+
+
+def warn_of_low_rate(settings: Settings, checkpoint: str, hparams: HParams) -> None:
+    """Prints a warning if new, random weights are to be trained with the learning rate for fine-tuning."""
+    if settings.learning_rate <= DEFAULT_LEARNING_RATE and is_untrained(checkpoint, hparams.shapes()):
+        adam = ' --optimizer adam' if settings.optimizer == 'sgd' else ''
+        print(f'{checkpoint} has new weights, which --learning_rate {settings.learning_rate:g}, a rate for fine-tuning, changes '
+              f'slowly: for a model from scratch, begin with --learning_rate {LEARNING_RATE_FROM_SCRATCH:g}{adam}', flush=True)
 
 
 def choose_model(args: argparse.Namespace, directory: str) -> tuple[str, Model]:

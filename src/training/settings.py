@@ -9,6 +9,8 @@ from network.hparams import HParams
 from training import plot
 
 DEFAULT_SAMPLE_LENGTH = 1023
+DEFAULT_LEARNING_RATE = 0.00002             # for fine-tuning
+LEARNING_RATE_FROM_SCRATCH = 0.0005         # to start with; see docs/from-scratch.md
 DEFAULT_WEIGHT_DECAY = 0.01
 DEFAULT_VAL_EVERY = 100         # with --val_split; without it 0, as in 2019
 RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on activations outweigh the weights
@@ -36,6 +38,7 @@ class Settings:
     batch_size: int
     accumulate_gradients: int
     only_train_transformer_layers: bool
+    dropout: float
     max_steps: int
     epochs: float
     warn_epochs: float

@@ -119,6 +119,10 @@ def test_what_each_flag_changes():
     assert memory.memory(Step(SMALL, accumulate_gradients=2))['sums of gradients'] == weights
     assert memory.memory(Step(SMALL, memory_saving_gradients=True))['activations'] == parts['activations'] / 10
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
+    # Of dropout nothing is kept; it shows where attention is the peak, as that of many sequences with a small vocabulary is.
+    assert memory.memory(Step(SMALL, dropout=0.1)) == parts
+    steps = [Step(dataclasses.replace(SMALL, n_vocab=300), batch_size=8, dropout=rate) for rate in (0, 0.1)]
+    assert total(steps[1]) - total(steps[0]) == 2 * 4 * 8 * 12 * 256 * 1024
     # A gradient is gone once its weight is updated, except where all gradients are needed together.
     assert memory.memory(Step(MEDIUM, memory_saving_gradients=True))['gradients'] == 4 * 50257 * 1024
     assert memory.memory(Step(MEDIUM, memory_saving_gradients=True, accumulate_gradients=2))['gradients'] == 4 * 354_823_168

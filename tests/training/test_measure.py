@@ -20,7 +20,7 @@ def test_steps_are_measured_and_nothing_is_written(train, home, monkeypatch):
     made, update = [], TrainingGraph.update
 
     def counted(graph, batches, rate, stop):
-        made.append([batch.shape for batch, _ in batches])
+        made.append([batch.shape for batch, *_ in batches])
         return update(graph, batches, rate, stop)
     monkeypatch.setattr(TrainingGraph, 'update', counted)
     before = files(home)
