@@ -87,7 +87,7 @@ def add_training_flags(group) -> None:
     group.add_argument('--only_train_transformer_layers', action='store_true',
                        help='do not train the embeddings, which takes less memory')
     group.add_argument('--dropout', metavar='P', type=fraction_below_1, default=0.0,
-                       help='set a share of the embeddings, of the attention and of what each block adds to 0 in each training '
+                       help='set a share P of the embeddings, of the attention and of what each block adds to 0 in each training '
                             'step, so that a small corpus is not learned by heart; 0: none. 0.1 is common')
     group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
                        help='end the run after N steps in total; 0: no limit')
