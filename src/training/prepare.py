@@ -121,7 +121,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         if cluster.index == 0:
             checkpoint, state = starting_point(settings, model)
             check_checkpoint(checkpoint, model.hparams.shapes())
-        train, validation, corpus_key = read_corpus(settings, model, cluster)
+        train, validation, corpus_key, validation_tokens = read_corpus(settings, model, cluster)
         if settings.dry_run:
             atomic_files.check_writable(settings.run_directory)
             atomic_files.check_writable(settings.sample_directory)
@@ -130,8 +130,9 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             checkpoints.clean(settings.run_directory)
         data_seed, noise_seed, context_seed, sampling_seed = np.random.SeedSequence(settings.seed).spawn(4)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
-                  record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
-                  validation=validation, noise=np.random.default_rng(noise_seed),
+                  record=record.describe(settings, train, corpus_key, validation_tokens),
+                  train=Sampler(train.chunks, data_seed, train.weights), validation=validation,
+                  noise=np.random.default_rng(noise_seed),
                   contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed))
         job.set_generators()
         print_changes(job)
@@ -208,8 +209,9 @@ def check_size(directory: str, model_name: str, hparams: HParams) -> None:
                         'or another --run_name')
 
 
-def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Corpus, list[np.ndarray], str | None]:
-    """The corpus to train on, batches to validate on, and the key of the training corpus (see corpus.cache)."""
+def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Corpus, list[np.ndarray], str | None, int]:
+    """The corpus to train on, batches to validate on, the key of the training corpus (see corpus.cache), and how many tokens the
+    batches are drawn from."""
     validates = settings.val_every and settings.val_dataset
     sets = {flag: find_data_sets(getattr(settings, flag)) for flag in ('dataset', *(['val_dataset'] if validates else []))}
     check_text_column(text_format(settings), [file for each in sets.values() for data_set in each for file in data_set.files])
@@ -229,13 +231,14 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Cor
     if not settings.val_every:
         if settings.val_dataset or settings.val_split:
             print('--val_every is 0: no validation takes place')
-        return train, [], key
+        return train, [], key, 0
     if settings.val_dataset:
         held_out, _ = load('val_dataset')
     elif not settings.val_split:
         print('Neither --val_dataset nor --val_split is given: validating on the training data')
-    validation = validation_batches(held_out or train, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
-    return train, validation, key
+    held_out = held_out or train
+    validation = validation_batches(held_out, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
+    return train, validation, key, sum(map(len, held_out.chunks))
 
 
 def split_corpus(corpus: Corpus, end_of_text: int, settings: Settings) -> tuple[Corpus, Corpus]:
