@@ -34,6 +34,7 @@ class Events:
     def __init__(self, directory: str, step: int, flags: dict):
         self._directory, self._step = directory, step
         self._flags = {name: _flag(flags[name]) for name in FLAGS if flags.get(name) is not None}
+        self._name = f'{EVENTS}.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{step}'
         self._writers = {}
         self._write_flags()
         for place in ['', VALIDATION] if flags.get('val_every') else ['']:
@@ -52,15 +53,16 @@ class Events:
         self._add('', step, tf.Summary.FromString(text_pb('samples', block).SerializeToString()))
 
     def close(self, failed: bool = False) -> None:
-        """Closes the files, and records how the run ended."""
+        """Closes the files, and records how the run ended, unless the directory is another one now."""
         for writer in self._writers.values():
             writer.close()
-        self._write_flags(summary.session_end_pb(api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS))
+        if os.path.exists(os.path.join(self._directory, self._name)):
+            self._write_flags(summary.session_end_pb(api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS))
 
     def _write_flags(self, *more) -> None:
         with tf.io.TFRecordWriter(os.path.join(self._directory, FLAGS_FILE)) as writer:
             writer.write(_event(file_version='brain.Event:2'))
-            for each in (api.hparams_pb(self._flags, trial_id=self._directory), *more):
+            for each in (api.hparams_pb(self._flags, trial_id=_flag(self._directory)), *more):
                 writer.write(_event(summary=tf.Summary.FromString(each.SerializeToString())))
 
     def _scalars(self, place: str, step: int, values: dict[str, float]) -> None:
@@ -77,8 +79,7 @@ class Events:
             directory = os.path.join(self._directory, place) if place else self._directory
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory)
-            name = f'{EVENTS}.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{self._step}'
-            writer = self._writers[place] = tf.io.TFRecordWriter(os.path.join(directory, name))
+            writer = self._writers[place] = tf.io.TFRecordWriter(os.path.join(directory, self._name))
             writer.write(_event(file_version='brain.Event:2'))
             # Makes a TensorBoard that is running drop what it has read about later steps.
             writer.write(_event(step=self._step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START)))
@@ -88,8 +89,8 @@ class Events:
 
 def remove_after(directory: str, step: int) -> None:
     """Removes what the event files of a run hold about later steps. Raises OSError or UserError."""
-    pattern = os.path.join(glob.escape(directory), '{}', f'{EVENTS}.*')
-    for path in [*glob.glob(pattern.format('')), *glob.glob(pattern.format(VALIDATION))]:
+    places = [directory, os.path.join(directory, VALIDATION)]
+    for path in [path for place in places for path in glob.glob(os.path.join(glob.escape(place), f'{EVENTS}.*'))]:
         records = list(_records(path))
         kept = [record for record, event in records if event.step <= step]
         if len(kept) < len(records):
@@ -115,6 +116,8 @@ def _event(**fields) -> bytes:
     return tf.Event(wall_time=time.time(), **fields).SerializeToString()
 
 
-def _flag(value):
-    """A flag as TensorBoard takes it: a number, a truth value or a text."""
-    return ' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value
+def _flag(value: object) -> bool | float | str:
+    """A flag as TensorBoard takes it: a truth value, a number or a text, without the lone surrogates of odd file names."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    return (' '.join(value) if isinstance(value, (list, tuple)) else str(value)).encode(errors='backslashreplace').decode()

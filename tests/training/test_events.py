@@ -79,8 +79,8 @@ def test_flags_are_those_of_the_last_start(log, tmp_path):
     assert hparams(tmp_path) == (shown, None)
     writer.close(failed=True)
     assert hparams(tmp_path)[1] == 2        # STATUS_FAILURE
-    log(flags=FLAGS | {'batch_size': 3}).close()
-    assert hparams(tmp_path) == (shown | {'batch_size': 3}, 1)      # STATUS_SUCCESS
+    log(flags=FLAGS | {'batch_size': 3, 'dataset': ['caf\udce9']}).close()
+    assert hparams(tmp_path) == (shown | {'batch_size': 3, 'dataset': r'caf\udce9'}, 1)      # STATUS_SUCCESS
 
 
 def test_a_file_that_was_cut_off_is_kept_as_far_as_it_goes(log, tmp_path):
@@ -137,6 +137,15 @@ def test_what_the_hparams_page_shows(train, home):
         losses = {(value.name.group, value.name.tag): value.value for value in group.metric_values}
         assert losses['', 'loss'] == points(home / 'checkpoint' / name)[-1][1]
         assert losses['validation', 'loss'] == points(home / 'checkpoint' / name / 'validation')[-1][1]
+
+
+def test_a_directory_that_is_another_one_now_is_left_alone(log, tmp_path):
+    writer = log()
+    (tmp_path / 'old').mkdir()
+    for path in [path for path in tmp_path.iterdir() if path.is_file()]:
+        path.rename(tmp_path / 'old' / path.name)
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['old', 'validation']
 
 
 def test_a_run_without_validation_has_no_second_directory(train, home):
