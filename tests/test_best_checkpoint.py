@@ -112,7 +112,7 @@ def test_a_model_of_a_run_and_its_conversion(over, start, home):
         expected, weights = read_checkpoint(home / f'checkpoint/over/model-{step}'), read_checkpoint(home / f'models/new{step}')
         assert all((expected[key] == value).all() for key, value in weights.items())
         assert start('convert', 'to_hf', name, f'hf{step}').out.endswith(f'weights of checkpoint/over/model-{step}\n')
-        assert f'\n- steps: {step}\n' in (home / f'hf{step}/README.md').read_text()
+        assert f'\n- weights: checkpoint `model-{step}`, after {step} steps\n' in (home / f'hf{step}/README.md').read_text()
     start('encode', 'corpus.txt', 'corpus.npz', '--model_name', 'checkpoint/over/best')
     assert get_encoder('checkpoint/over/best').n_vocab == get_encoder('toy').n_vocab
 

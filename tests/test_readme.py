@@ -45,8 +45,8 @@ OPTIONAL = {'safetensors': 'safetensors', 'transformers': 'transformers', '.toml
 PARSED = {
     'src/interactive_conditional_samples.py --run_name run1 --top_k 40',
     'src/generate_unconditional_samples.py --model_name tiny --nsamples 4 --batch_size 4 --temperature 0.7',
-    ("./train.py --model_name tiny --dataset 'src/*.py' --val_split 0.1 --val_every 20 --batch_size 16 --learning_rate 0.0005 "
-     '--max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
+    ('./train.py --model_name tiny --dataset docs/example/alice.txt --val_split 0.1 --val_every 20 --batch_size 16 '
+     '--learning_rate 0.0005 --max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
     './evaluate.py --model_name 124M --dataset test.txt',
     # These start, or wait for, processes of their own; test_distributed and test_local_workers do so.
     './train.py --dataset corpus.txt --workers 10.0.0.1:2222,10.0.0.2:2222 --worker_index 0',
@@ -186,6 +186,8 @@ def project(stand_in, tmp_path, monkeypatch):
             shutil.copytree(path, tmp_path / 'src' / os.path.basename(path), ignore=shutil.ignore_patterns('__pycache__'))
         elif not (copy := tmp_path / 'src' / os.path.basename(path)).exists():
             copy.symlink_to(path)
+    (tmp_path / 'docs').mkdir()
+    (tmp_path / 'docs' / 'example').symlink_to(os.path.join(ROOT, 'docs', 'example'))
     (tmp_path / 'models').mkdir()
     for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), ('124M', stand_in), ('355M', stand_in)):
         (tmp_path / 'models' / name).symlink_to(directory)

@@ -89,14 +89,14 @@ class Training:
         record.write_record(directory, self._job.record)
         self._run.write_setting_files()
         self._log = metrics.Log(directory, self._state, settings.max_steps, self._signal.output_closed,
-                                settings.log_every)
+                                settings.log_every, self._job.record['flags'])
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         self._batches.close()
-        self._log.close()
+        self._log.close(failed=error is not None)
         self._graph.session.close()
 
     def print(self, text: str) -> None:
@@ -242,7 +242,7 @@ class Training:
                 return
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
         text = '\n'.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
-        self.print(text)
+        self._log.samples(self._state.step, text)
         os.makedirs(settings.sample_directory, exist_ok=True)       # it may have been moved or removed
         atomic_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)
         self._state.sampled = self._state.step

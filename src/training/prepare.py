@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -142,7 +142,8 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             if checkpoint:
                 check_checkpoint(checkpoint, model.hparams.shapes())
                 warn_of_low_rate(settings, checkpoint, model.hparams)
-        train, validation, corpus_key, encoded_bytes = read_corpus(settings, model, cluster)
+        corpus = read_corpus(settings, model, cluster)
+        train = corpus.train
         if settings.dry_run:
             atomic_files.check_writable(settings.run_directory)
             atomic_files.check_writable(settings.sample_directory)
@@ -151,10 +152,11 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
             checkpoints.clean(settings.run_directory)
         data_seed, noise_seed, context_seed, sampling_seed, dropout_seed = np.random.SeedSequence(settings.seed).spawn(5)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
-                  record=record.describe(settings, train, corpus_key), train=Sampler(train.chunks, data_seed, train.weights),
-                  validation=validation, noise=np.random.default_rng(noise_seed), dropout=np.random.default_rng(dropout_seed),
+                  record=record.describe(settings, train, corpus.key, corpus.validation_tokens),
+                  train=Sampler(train.chunks, data_seed, train.weights), validation=corpus.validation,
+                  noise=np.random.default_rng(noise_seed), dropout=np.random.default_rng(dropout_seed),
                   contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed),
-                  prompt=prompt, encoded_bytes=encoded_bytes)
+                  prompt=prompt, encoded_bytes=corpus.encoded_bytes)
         job.set_generators()
         print_changes(job)
         undo.pop_all()
@@ -253,11 +255,17 @@ def check_size(directory: str, model_name: str, hparams: HParams) -> None:
                         'or another --run_name')
 
 
-def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Corpus, list[np.ndarray], str | None, int]:
-    """The corpus to train on, batches to validate on, the key of the training corpus (see corpus.cache), and bytes of tokens.
+class ReadCorpus(NamedTuple):
+    """What `read_corpus` returns."""
+    train: Corpus
+    validation: list[np.ndarray]    # batches [batch, sequence]
+    key: str | None                 # of the training corpus (see corpus.cache)
+    encoded_bytes: int              # of the tokens that the run's directory keeps
+    validation_tokens: int          # how many tokens the batches are drawn from
 
-    The last is what the run's directory keeps.
-    """
+
+def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> ReadCorpus:
+    """Reads what a run trains on and what it validates on, or takes them from the run's directory."""
     encoded = []
     validates = settings.val_every and settings.val_dataset
     sets = {flag: find_data_sets(getattr(settings, flag)) for flag in ('dataset', *(['val_dataset'] if validates else []))}
@@ -281,13 +289,14 @@ def read_corpus(settings: Settings, model: Model, cluster: Cluster) -> tuple[Cor
     if not settings.val_every:
         if settings.val_dataset or settings.val_split:
             print('--val_every is 0: no validation takes place')
-        return train, [], key, sum(encoded)
+        return ReadCorpus(train, [], key, sum(encoded), 0)
     if settings.val_dataset:
         held_out, _ = load('val_dataset')
     elif not settings.val_split:
         print('Neither --val_dataset nor --val_split is given: validating on the training data')
-    validation = validation_batches(held_out or train, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
-    return train, validation, key, sum(encoded)
+    held_out = held_out or train
+    validation = validation_batches(held_out, settings.val_batch_count, settings.val_batch_size, settings.seq_length)
+    return ReadCorpus(train, validation, key, sum(encoded), sum(map(len, held_out.chunks)))
 
 
 def split_corpus(corpus: Corpus, end_of_text: int, settings: Settings) -> tuple[Corpus, Corpus]:
