@@ -36,8 +36,9 @@ from sampling.continuation import LARGEST, SMALLEST
 from sampling.prompts import check_not_empty, given_text
 from training.config import not_taken, parse_with_config
 from training.dry_run import measured_time, plan
+from training.job import Job
 from training.next_steps import best_line, next_steps
-from training.prepare import DEFAULT_MODEL, Job, prepare
+from training.prepare import DEFAULT_MODEL, prepare
 from training.settings import DEFAULT_LEARNING_RATE, DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster

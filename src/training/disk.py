@@ -5,8 +5,8 @@ import math
 import os
 
 from storage.checkpoints import list_checkpoints
+from training.job import Job
 from training.memory import Step, memory
-from training.prepare import Job
 
 
 @dataclasses.dataclass(frozen=True)

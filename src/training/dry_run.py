@@ -12,9 +12,9 @@ from corpus.find_files import file_size
 from storage.lock import training_process
 from training import memory
 from training.disk import Disk, disk
+from training.job import Job
 from training.memory import MARGIN, MEASURED, SMALL, Step, total
 from training.not_downloaded import NotDownloaded
-from training.prepare import Job
 
 
 def plan(job: Job, available: int | None) -> str:

@@ -10,8 +10,8 @@ import sample
 from network.dropout import Dropout
 from network.gradients import compiling
 from storage import checkpoints, saver
+from training.job import Job
 from training.optimizer import TrainStep
-from training.prepare import Job
 from workers.collectives import Workers
 
 

@@ -16,8 +16,8 @@ from storage import run_directory, saver
 from storage.lock import is_locked, lock
 from training import memory, metrics, plot, record
 from training.graph import TrainingGraph
+from training.job import Job
 from training.optimizer import learning_rate
-from training.prepare import Job
 from training.ruin import ruin
 from workers.collectives import Workers
 

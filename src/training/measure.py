@@ -10,7 +10,7 @@ from command.errors import UserError
 from command.tensorflow_setup import ctrl_c_held_back
 from corpus.batches import draw_batch
 from training.graph import TrainingGraph
-from training.prepare import Job
+from training.job import Job
 from workers.collectives import Workers
 
 

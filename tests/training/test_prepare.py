@@ -26,7 +26,8 @@ from storage.model_directory import Model
 from storage.run_state import RunState
 from training import prepare as prepare_module
 from training import record
-from training.prepare import ALIKE, Job, prepare
+from training.job import ALIKE, Job
+from training.prepare import prepare
 from training.settings import Settings, make_settings
 from workers.cluster import ONE_WORKER, Cluster
 
