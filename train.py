@@ -20,9 +20,11 @@ from command.errors import check_utf8, run
 from command.flags import (
     Parser,
     fraction,
+    fraction_below_1,
     non_negative_float,
     non_negative_int,
     non_negative_int32,
+    number,
     path,
     positive_float,
     positive_int,
@@ -30,10 +32,14 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
-from training.best import best_line
-from training.dry_run import plan
-from training.prepare import DEFAULT_MODEL, Job, prepare
-from training.settings import DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
+from sampling.continuation import LARGEST, SMALLEST
+from sampling.prompts import check_not_empty, given_text
+from training.config import not_taken, parse_with_config
+from training.dry_run import measured_time, plan
+from training.job import Job
+from training.next_steps import best_line, next_steps
+from training.prepare import DEFAULT_MODEL, prepare
+from training.settings import DEFAULT_LEARNING_RATE, DEFAULT_SAMPLE_LENGTH, DEFAULT_VAL_EVERY, DEFAULT_WEIGHT_DECAY
 from workers import local
 from workers.cluster import Cluster, find_cluster
 
@@ -52,7 +58,7 @@ def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     add_sample_flags(parser.add_argument_group('samples'))
     add_validation_flags(parser.add_argument_group('validation'))
     add_worker_flags(parser.add_argument_group('several workers'))
-    return parser.parse_args(arguments)
+    return parse_with_config(parser, arguments)
 
 
 def add_data_flags(group) -> None:
@@ -83,6 +89,9 @@ def add_training_flags(group) -> None:
                        help='do not train the embeddings, which takes less memory')
     group.add_argument('--train_layers', metavar='N', type=non_negative_int, default=0,
                        help='train the last N blocks and the last normalisation alone, which takes less memory and time; 0: all')
+    group.add_argument('--dropout', metavar='P', type=fraction_below_1, default=0.0,
+                       help='set a share P of the embeddings, of the attention and of what each block adds to 0 in each training '
+                            'step, so that a small corpus is not learned by heart; 0: none. 0.1 is common')
     group.add_argument('--max_steps', metavar='N', type=non_negative_int, default=0,
                        help='end the run after N steps in total; 0: no limit')
     group.add_argument('--epochs', metavar='N', type=non_negative_float, default=0.0,
@@ -96,9 +105,9 @@ def add_training_flags(group) -> None:
 
 def add_optimizer_flags(group) -> None:
     group.add_argument('--optimizer', choices=['adam', 'adamw', 'adafactor', 'sgd'], default='adam',
-                       help='adamw is adam with weight decay; adafactor learns about as well with few numbers beside the weights, '
-                            'which takes a third of the memory; sgd keeps none, and learns more slowly')
-    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=0.00002,
+                       help='adamw is adam with weight decay; adafactor keeps few numbers beside the weights, where adam keeps '
+                            'two for each; sgd keeps none, and learns more slowly')
+    group.add_argument('--learning_rate', metavar='RATE', type=positive_float, default=DEFAULT_LEARNING_RATE,
                        help='learning rate of each step, or its peak with a schedule or --warmup_steps; lower it if the '
                             'loss jumps')
     group.add_argument('--learning_rate_schedule', choices=['constant', 'linear', 'cosine', 'relative'],
@@ -123,6 +132,9 @@ def add_machine_flags(group) -> None:
 
 
 def add_run_flags(group) -> None:
+    group.add_argument('--config', metavar='FILE', type=path,
+                       help='take flags from a TOML file (batch_size = 4), or from the settings.json of a run; those on the '
+                            'command line override it. Relative paths in it are relative to the working directory')
     group.add_argument('--run_name', metavar='NAME', type=check_utf8, default='run1',
                        help='name of the run, which is kept in the directory NAME of --checkpoint_dir')
     group.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=CHECKPOINT_DIR,
@@ -142,8 +154,19 @@ def add_run_flags(group) -> None:
                        help='print the loss of every N-th step; metrics.jsonl and TensorBoard get that of all steps')
     group.add_argument('--plot', action='store_true', help='draw loss.png at the end; needs matplotlib')
     group.add_argument('--dry_run', action='store_true',
-                       help='do not train, but check everything and print a plan: corpus, model, needed memory, and what takes '
-                            'less; writes nothing')
+                       help='do not train, but check everything and print a plan: corpus, model, steps, needed memory and what '
+                            'takes less, disk; writes nothing. A published model need not be there')
+    group.add_argument('--measure_steps', metavar='N', type=non_negative_int, default=0,
+                       help='with --dry_run: also make N steps, without writing anything, and print how long the run takes; '
+                            '0: none')
+
+
+temperature = number(float, f'0, or a number from {SMALLEST:g} to {LARGEST:g}',
+                     lambda value: value == 0 or SMALLEST <= value <= LARGEST)
+
+
+def sample_prompt(text: str) -> str:
+    return check_not_empty('--sample_prompt', given_text('--sample_prompt', text))
 
 
 def add_sample_flags(group) -> None:
@@ -154,6 +177,10 @@ def add_sample_flags(group) -> None:
     group.add_argument('--sample_length', metavar='TOKENS', type=positive_int,
                        help=f'length of a sample (default: {DEFAULT_SAMPLE_LENGTH}, or less if the model\'s window is shorter)')
     group.add_argument('--sample_num', metavar='N', type=positive_int, default=1, help='how many samples each time')
+    group.add_argument('--sample_prompt', metavar='TEXT', type=sample_prompt,
+                       help='start each sample with this text (default: a random token of the corpus)')
+    group.add_argument('--sample_temperature', metavar='T', type=temperature, default=1.0,
+                       help='below 1 for safer, above 1 for stranger samples; 0 takes the most likely token each time')
     group.add_argument('--top_k', metavar='K', type=non_negative_int32, default=40,
                        help='draw from the K most likely tokens; 0: from all')
     group.add_argument('--top_p', metavar='P', type=fraction, default=0.0,
@@ -201,14 +228,8 @@ def add_worker_flags(group) -> None:
 
 def train(job: Job, cluster: Cluster, advise: bool) -> None:
     """advise: whether to print at the end which commands come next."""
-    # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    print('Loading TensorFlow', flush=True)
-    from command.device import device, unused_gpu
-    from command.tensorflow_setup import load_tensorflow
-    load_tensorflow(several=cluster.count > 1)
-    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+    load_late(job, cluster.count > 1)
     from training import loop
-    from training.next_steps import next_steps
     from workers.collectives import Workers
     settings = job.settings
     workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
@@ -217,20 +238,40 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
             job.agree(workers.gather)
             print(f'{workers.count} workers are connected: a batch has {workers.count * settings.batch_size} sequences, '
                   f'{settings.batch_size} for each')
-        if not already_finished(job):
+        if not already_finished(job, advise):
             loop.train(job, workers)
-            if advise:
-                print(next_steps(settings, job.state.step, job.finished()), flush=True)
+            print_end(job, advise)
 
 
-def already_finished(job: Job) -> bool:
-    """Whether the run has nothing left to do, which is printed."""
+def load_late(job: Job, several: bool) -> None:
+    """Imports TensorFlow, which takes seconds that a mistake in the flags should not cost, and prints what it computes on."""
+    print('Loading TensorFlow', flush=True)
+    from command.device import device, unused_gpu
+    from command.tensorflow_setup import load_tensorflow
+    load_tensorflow(several=several)
+    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+
+
+def print_time(job: Job) -> None:
+    """Measures --measure_steps steps, and prints how long the run takes."""
+    load_late(job, several=False)
+    from training.measure import seconds_of_step
+    print(measured_time(job, seconds_of_step(job, job.settings.measure_steps)), flush=True)
+
+
+def already_finished(job: Job, advise: bool) -> bool:
+    """Whether the run has nothing left to do, which is printed, as print_end does."""
     why = job.finished()
     if why:
         print(f'{job.settings.run_directory} has already ended after {job.state.step} steps: {why}')
-        if line := best_line(job.settings):
-            print(line)
+        print_end(job, advise)
     return why is not None
+
+
+def print_end(job: Job, advise: bool) -> None:
+    """Prints which checkpoint is the best, if that is known, and with `advise` which commands come next."""
+    if lines := next_steps(job.settings, job.state.step, job.finished()) if advise else best_line(job.settings):
+        print(lines, flush=True)
 
 
 def train_locally(args: argparse.Namespace, command: list[str], devices: list[tuple[dict, set[int]]]) -> NoReturn:
@@ -251,12 +292,16 @@ def main(arguments: list[str] | None = None) -> None:
             train_locally(args, sys.argv if arguments is None else [os.path.abspath(__file__), *arguments], devices)
     memory = available_memory()     # before the corpus takes any
     with contextlib.nullcontext() if args.dry_run else only_worker_0_prints(cluster):
+        for line in not_taken(args, args.local_workers or cluster.count):
+            print(line)
         job = prepare(args, cluster)
         if args.dry_run:
-            print(plan(job, memory))
+            print(plan(job, memory), flush=True)
+            if args.measure_steps:
+                print_time(job)
             return
         with contextlib.closing(job):
-            if cluster.count > 1 or not already_finished(job):
+            if cluster.count > 1 or not already_finished(job, advise=arguments is None):
                 train(job, cluster, advise=arguments is None)
 
 

@@ -10,7 +10,6 @@ process, from its start to the checkpoint at its end. 1558M takes 13 GB of disk 
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -51,13 +50,14 @@ def make_model(vocabulary: str, directory: str, size: tuple[int, int, int]) -> N
     with open(os.path.join(directory, 'checkpoint'), 'w', encoding='utf-8') as file:
         file.write('model_checkpoint_path: "model.ckpt"\n')
     with open(f'{prefix}.data-00000-of-00001', 'wb') as data, open(f'{prefix}.index', 'wb') as index:
-        write_bundle(data, index, shapes, (np.float32(0.02) * rng.standard_normal(shape, np.float32) for shape in shapes.values()))
+        weights = (np.float32(0.02) * rng.standard_normal(shape, np.float32) for shape in shapes.values())
+        write_bundle(data, index, shapes, weights)
 
 
 def measure(home: str, name: str, flags: str) -> tuple[float, float, float]:
     """Peak memory in GB of a run of some steps, the seconds of its last step, and the GB that its plan says."""
-    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', name, '--dataset', 'tokens.npz', '--sample_every', '0',
-               '--save_every', '0', '--max_steps', str(STEPS), '--overwrite', *flags.split()]
+    command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', name, '--dataset', 'tokens.npz',
+               '--sample_every', '0', '--save_every', '0', '--max_steps', str(STEPS), '--overwrite', *flags.split()]
     plan = subprocess.run([*command, '--dry_run'], cwd=home, check=True, stdout=subprocess.PIPE, text=True).stdout
     [planned] = [float(line.split()[1]) for line in plan.splitlines() if line.startswith('  total ')]
     with tempfile.TemporaryFile() as output:

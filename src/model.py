@@ -11,6 +11,7 @@ import tensorflow.compat.v1 as tf
 from network import layers
 from network.attention import block_masks, self_attention
 from network.cache import TensorPast
+from network.dropout import Dropout, drop
 from network.functions_2019 import *
 from network.gradients import reshape, shape_of
 from network.head_loss import head_loss
@@ -46,12 +47,12 @@ def residual_stddev(hparams):
     return 0.02 / math.sqrt(2 * hparams.n_layer)
 
 
-def attention(x, scope, *, norm, layer, past, masks, hparams, dtype):  # [.., features] -> [.., features], present
+def attention(x, scope, *, norm, layer, past, masks, hparams, dtype, dropout):  # [.., features] -> [.., features], present
     with tf.variable_scope(scope):
         batch, sequence, n_features = shape_of(x)
         qkv = linear(x, 'c_attn', 3 * n_features, op=layers.norm_linear, norm=norm, dtype=dtype)
         qkv = reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size])
-        y, present = self_attention(qkv, layer, past, masks)    # [batch, sequence, heads, head]
+        y, present = self_attention(qkv, layer, past, masks, dropout)   # [batch, sequence, heads, head]
         y = reshape(y, [batch, sequence, n_features])
         return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams)), present
 
@@ -62,14 +63,14 @@ def feed_forward(x, scope, *, norm, hparams, dtype):  # [.., features] -> [.., f
         return linear(hidden, 'c_proj', hparams.n_embd, op=layers.gelu_linear, stddev=residual_stddev(hparams))
 
 
-def transformer_block(x, layer, *, past, masks, hparams, dtype):  # [.., features] -> [.., features], present
+def transformer_block(x, layer, *, past, masks, hparams, dtype, dropout):  # [.., features] -> [.., features], present
     """Attention and mlp each read the residual stream x through a normalisation and add to it."""
     with tf.variable_scope(f'h{layer}'):
         y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', hparams.n_embd), layer=layer, past=past, masks=masks,
-                               hparams=hparams, dtype=dtype)
-        x = x + tf.cast(y, x.dtype)
+                               hparams=hparams, dtype=dtype, dropout=dropout)
+        x = x + drop(tf.cast(y, x.dtype), dropout)
         y = feed_forward(x, 'mlp', norm=gain_and_bias('ln_2', hparams.n_embd), hparams=hparams, dtype=dtype)
-        return x + tf.cast(y, x.dtype), present
+        return x + drop(tf.cast(y, x.dtype), dropout), present
 
 
 def embed(X, sequence, past, *, wte, wpe):  # [batch, sequence] -> [batch, sequence, features]
@@ -84,28 +85,33 @@ def past_shape(*, hparams: HParams, batch_size=None, sequence=None) -> list:
     return [batch_size, hparams.n_layer, 2, hparams.n_head, sequence, hparams.head_size]
 
 
-def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dtype=tf.float32) -> dict:
+def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dtype=tf.float32,
+          dropout: Dropout | None = None) -> dict:
     """Builds the network for token ids X [batch, sequence] int32.
 
     past: keys and values of the tokens before X, as a tensor (see past_shape) or an object (see network.cache). Past
     and X together must fit in n_ctx. dtype: of the matrix multiplications; weights, residual stream, normalisation and
     softmax are float32. Without a past, each block's output goes to the collection `checkpoints` (see
-    memory_saving_gradients).
+    memory_saving_gradients). dropout: of the embeddings, the attention weights and what each block adds to the residual
+    stream (Radford et al. 2018); for training, so without a past.
 
     Returns `hidden` [batch, sequence, n_embd] (after the last normalisation), `wte` [n_vocab, n_embd] as `hidden`'s
     dtype, `logits` [batch, sequence, n_vocab] and `present`, the keys and values of X alone.
     """
+    if past is not None and dropout is not None:
+        raise ValueError('dropout is for training, where there is no past')
     with tf.variable_scope(scope, reuse=reuse):
         wpe = random_variable('wpe', [hparams.n_ctx, hparams.n_embd], stddev=0.01)
         wte = random_variable('wte', [hparams.n_vocab, hparams.n_embd], stddev=0.02)
         batch, sequence = shape_of(X)
         if isinstance(past, tf.Tensor):
             past = TensorPast(past, sequence)
-        h = embed(X, sequence, past, wte=wte, wpe=wpe)
+        h = drop(embed(X, sequence, past, wte=wte, wpe=wpe), dropout)
         masks = block_masks(sequence) if past is None else [past.mask]
         presents = []
         for layer in range(hparams.n_layer):
-            h, present = transformer_block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype)
+            h, present = transformer_block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype,
+                                           dropout=dropout)
             if past is None:        # else h may lie inside a sampling loop, where no gradient can be
                 tf.add_to_collection('checkpoints', h)
             presents.append(present)

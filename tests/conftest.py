@@ -23,8 +23,9 @@ TEXT = 'the quick brown fox jumps over the lazy dog; the dog sleeps, and the fox
 
 @pytest.fixture(scope='session', autouse=True)
 def interruptible():
-    """Ctrl-C means the same to what the tests start, even in a job that a shell put into the background, to ignore it."""
+    """Ctrl-C and a closed terminal mean the same to what the tests start, even in the background of a shell or under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope='session')

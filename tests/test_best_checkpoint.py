@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -16,7 +17,7 @@ from network.hparams import HParams
 from sampling.flags import Flags
 from storage import run_state
 from storage.run_state import RunState
-from training.best import best_line
+from training.next_steps import best_line, next_steps
 from training.prepare import prepare
 from training.settings import make_settings as settings_of
 
@@ -58,12 +59,14 @@ def start(home, monkeypatch, capsys):
 
 def test_a_run_ends_with_how_to_use_its_best(train):
     flags = ('--val_every', 1, '--val_batch_count', 1, '--sample_every', 0, '--keep_best', '--learning_rate')
-    [line] = [line for line in train('--max_steps', 2, *flags, 0.01).splitlines() if 'best checkpoint' in line]
-    assert line.startswith('The best checkpoint is checkpoint/run1/model-2, with a validation loss of ')
-    assert line.endswith('; to sample from it: src/interactive_conditional_samples.py --run_name run1/best')
+    *_, line, _, sample, _, again = train('--max_steps', 2, *flags, 0.01).splitlines()
+    assert re.fullmatch(r'The best checkpoint is checkpoint/run1/model-2, with a validation loss of \d\.\d{4}', line)
+    assert 'interactive_conditional_samples.py --run_name run1/best --top_k 40' in sample
+    assert again.endswith('--max_steps 4')
     assert line in train('--max_steps', 3, *flags, 5).splitlines()
-    *_, why, again = train('--max_steps', 3, *flags, 5).splitlines()
-    assert again == line and why.startswith('checkpoint/run1 has already ended')
+    *_, why, best, _, same, _, again = train('--max_steps', 3, *flags, 5).splitlines()
+    assert why.startswith('checkpoint/run1 has already ended') and (best, same) == (line, sample)
+    assert again.endswith('--max_steps 6')
     assert '\ncheckpoint/worse has no best checkpoint: the lowest validation loss, ' in train(
         '--run_name', 'worse', '--max_steps', 1, *flags, 1)
     assert 'est checkpoint' not in train('--run_name', 'other', *SMALL)
@@ -73,8 +76,10 @@ def test_a_command_that_the_shell_reads_as_meant(over, home, make_settings, monk
     monkeypatch.chdir(home)
     (home / 'my runs').mkdir()
     (home / 'checkpoint/over').rename(home / 'my runs/a b')
-    assert best_line(make_settings('--run_name', 'a b', '--checkpoint_dir', 'my runs')).endswith(
-        "--run_name 'a b/best' --checkpoint_dir 'my runs'")
+    settings = make_settings('--run_name', 'a b', '--checkpoint_dir', 'my runs')
+    best, _, sample, *_ = next_steps(settings, NEWEST, None).splitlines()
+    assert sample.endswith("--run_name 'a b/best' --checkpoint_dir 'my runs' --top_k 40")
+    assert best == best_line(settings) == 'The best checkpoint is my runs/a b/model-1, with a validation loss of 5.2500'
 
 
 @pytest.mark.parametrize(('flags', 'step'), [
@@ -107,7 +112,7 @@ def test_a_model_of_a_run_and_its_conversion(over, start, home):
         expected, weights = read_checkpoint(home / f'checkpoint/over/model-{step}'), read_checkpoint(home / f'models/new{step}')
         assert all((expected[key] == value).all() for key, value in weights.items())
         assert start('convert', 'to_hf', name, f'hf{step}').out.endswith(f'weights of checkpoint/over/model-{step}\n')
-        assert f'\n- steps: {step}\n' in (home / f'hf{step}/README.md').read_text()
+        assert f'\n- weights: checkpoint `model-{step}`, after {step} steps\n' in (home / f'hf{step}/README.md').read_text()
     start('encode', 'corpus.txt', 'corpus.npz', '--model_name', 'checkpoint/over/best')
     assert get_encoder('checkpoint/over/best').n_vocab == get_encoder('toy').n_vocab
 

@@ -255,8 +255,10 @@ def test_the_card_of_a_run(convert, train, home):
     convert('to_hf', 'r', 'there')
     card = (home / 'there/README.md').read_text()
     assert card.startswith('---\nlibrary_name: transformers\n')
-    for fact in ('base model: toy', 'corpus: `corpus.txt`, ', 'steps: 4', f'validation loss: {loss:.4f} nats per token'):
+    for fact in ('base model: toy', 'corpus: `corpus.txt`, ', 'weights: checkpoint `model-4`, after 4 steps',
+                 'validation loss on the corpus itself, '):
         assert f'\n- {fact}' in card
+    assert f' {loss:.4f} ' in card
     assert 'base_model' not in card     # of the hub
 
 

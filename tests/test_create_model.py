@@ -39,7 +39,12 @@ def test_a_new_model_is_complete_and_trains(create, train, home):
     assert vars(load_hparams(str(home / 'models/new'))) == {'n_vocab': 280, 'n_ctx': 16, 'n_embd': 12, 'n_head': 2,
                                                             'n_layer': 2}
     assert encoder.decode(encoder.encode('the quick dog ☃')) == 'the quick dog ☃'
-    assert 'loss=5.6' in train('--model_name', 'new', '--max_steps', 1, '--sample_every', 0)     # ln 280 = 5.63
+    output = train('--model_name', 'new', '--max_steps', 1, '--sample_every', 0)
+    assert 'loss=5.6' in output     # ln 280 = 5.63
+    warning = 'has new weights, which --learning_rate 2e-05, a rate for fine-tuning, changes slowly'
+    assert f'models/new/model.ckpt {warning}' in output
+    create('after_a_step', '--from_run', 'run1')
+    assert warning not in train('--model_name', 'after_a_step', '--run_name', 'run2', '--max_steps', 1, '--sample_every', 0)
 
 
 def test_a_seed_gives_the_same_weights(tf, create, home):

@@ -27,7 +27,7 @@ from optional import HUGGINGFACE
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
 SAMPLING = ('src/generate_unconditional_samples.py', 'src/interactive_conditional_samples.py')
 SCRIPTS = ('train.py', 'encode.py', 'create_model.py', 'download_model.py', 'evaluate.py', 'convert.py', *SAMPLING)
-LANGUAGES = ('sh', 'python', 'console', 'text', 'bibtex', 'yaml', 'bash')       # the last two: for clusters
+LANGUAGES = ('sh', 'python', 'console', 'text', 'toml', 'bibtex', 'yaml', 'bash')       # the last two: for clusters
 
 NOT_RUN = {
     'python3 -m venv .venv': 'sets up an environment, as .ci/run does',
@@ -39,13 +39,14 @@ NOT_RUN = {
     './download_model.py 117M': 'needs the network; the test has a stand-in for the model',
     'tensorboard --logdir checkpoint': 'goes on until Ctrl-C',
 }
-OPTIONAL = ('safetensors', 'transformers')      # a block that names one is run where it is installed
+# What a block names -> what must be installed to run it.
+OPTIONAL = {'safetensors': 'safetensors', 'transformers': 'transformers', '.toml': 'tomllib'}
 # Commands of which only the flags are checked, because another one does the same.
 PARSED = {
     'src/interactive_conditional_samples.py --run_name run1 --top_k 40',
     'src/generate_unconditional_samples.py --model_name tiny --nsamples 4 --batch_size 4 --temperature 0.7',
-    ("./train.py --model_name tiny --dataset 'src/*.py' --val_split 0.1 --val_every 20 --batch_size 16 --learning_rate 0.0005 "
-     '--max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
+    ('./train.py --model_name tiny --dataset docs/example/alice.txt --val_split 0.1 --val_every 20 --batch_size 16 '
+     '--learning_rate 0.0005 --max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
     './evaluate.py --model_name 124M --dataset test.txt',
     # These start, or wait for, processes of their own; test_distributed and test_local_workers do so.
     './train.py --dataset corpus.txt --workers 10.0.0.1:2222,10.0.0.2:2222 --worker_index 0',
@@ -55,7 +56,7 @@ PARSED = {
 }
 # Flags of at most so much: a number that is larger becomes this.
 SHORTENED = {'--max_steps': 3, '--sample_every': 2, '--sample_length': 6, '--val_every': 2, '--val_batch_count': 2,
-             '--warmup_steps': 1, '--length': 6, '--n_layer': 2, '--seq_length': 64}
+             '--warmup_steps': 1, '--measure_steps': 1, '--length': 6, '--n_layer': 2, '--seq_length': 64}
 # Flags that commands get which do not have them.
 ADDED = {'train.py': {'--max_steps': 3, '--sample_every': 0, '--sample_length': 6, '--val_batch_count': 2, '--seq_length': 64},
          **{script: {'--length': 6} for script in SAMPLING}}
@@ -185,6 +186,8 @@ def project(stand_in, tmp_path, monkeypatch):
             shutil.copytree(path, tmp_path / 'src' / os.path.basename(path), ignore=shutil.ignore_patterns('__pycache__'))
         elif not (copy := tmp_path / 'src' / os.path.basename(path)).exists():
             copy.symlink_to(path)
+    (tmp_path / 'docs').mkdir()
+    (tmp_path / 'docs' / 'example').symlink_to(os.path.join(ROOT, 'docs', 'example'))
     (tmp_path / 'models').mkdir()
     for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), ('124M', stand_in), ('355M', stand_in)):
         (tmp_path / 'models' / name).symlink_to(directory)
@@ -213,6 +216,8 @@ def run_block(page, language, content, project, capsys, names):
         finally:
             sys.path[:] = path
         assert capsys.readouterr().out.strip(), f'{page}\n{content}'
+    elif language == 'toml':        # which begins with a comment: the name of the file
+        (project / content.splitlines()[0].removeprefix('# ')).write_text(content)
     elif language == 'console':
         first, *expected = content.splitlines()
         _, output = run_command(first.removeprefix('$ '), project, as_they_are)
@@ -227,13 +232,13 @@ def run_block(page, language, content, project, capsys, names):
 def test_every_block_of_a_page_runs(page, project, capsys):
     missing, names = set(), {}
     for language, content in blocks(page):
-        lacking = {package for package in OPTIONAL if package in content and importlib.util.find_spec(package) is None}
+        lacking = {package for name, package in OPTIONAL.items() if name in content and importlib.util.find_spec(package) is None}
         missing |= lacking
         if not lacking:
             run_block(page, language, content, project, capsys, names)
     assert (project / 'corpus.txt').read_text() == TEXT
     if missing:
-        pytest.skip(f'blocks of {page} need {", ".join(sorted(missing))}: pip install -r {HUGGINGFACE}')
+        pytest.skip(f'blocks of {page} need {", ".join(sorted(missing))}: pip install -r {HUGGINGFACE} (tomllib: Python 3.11)')
 
 
 def test_every_block_says_what_it_is():

@@ -124,18 +124,6 @@ def test_validation_uses_the_same_batches_each_time(train, home):
     assert abs(float(values[0][1]) - training[0]) > 0.01
 
 
-def test_scalars_for_tensorboard(tf, train, home):
-    train('--max_steps', 2, '--sample_every', 0, '--val_every', 2, '--val_batch_count', 1, '--learning_rate', 0.5)
-    [path] = (home / 'checkpoint' / 'run1').glob('events.*')
-    scalars = [(event.step, value.tag, value.simple_value) for event in tf.train.summary_iterator(str(path))
-               for value in event.summary.value]
-    assert {(step, tag) for step, tag, _ in scalars} == {
-        (0, 'val_loss'), (2, 'val_loss'),
-        *((step, tag) for step in (1, 2) for tag in ('loss', 'learning_rate', 'gradient_norm',
-                                                    'tokens_per_second', 'epoch'))}
-    assert {value for _, tag, value in scalars if tag == 'learning_rate'} == {0.5}
-
-
 def test_zero_turns_off_what_happens_every_so_often(train, home):
     output = train('--max_steps', 2, '--sample_every', 0, '--save_every', 0, '--val_every', 0)
     assert 'SAMPLE' not in output

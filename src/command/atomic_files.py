@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -94,12 +95,23 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def free_space(directory: str) -> int:
+    """Bytes that can be written in a directory, or where it would be made."""
+    return shutil.disk_usage(_existing(directory)).free
+
+
 def check_writable(directory: str) -> None:
     """Raises UserError unless this process can write to a directory, or create it. Writes nothing."""
-    existing = os.path.abspath(directory)
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
+    existing = _existing(directory)
     if not os.path.isdir(existing):
         raise UserError(f'cannot write to {directory}: {existing} is not a directory')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f'cannot write to {directory}: there is no permission to write to {existing}')
+
+
+def _existing(directory: str) -> str:
+    """The directory, or the nearest one above it that is there."""
+    existing = os.path.abspath(directory)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    return existing

@@ -1,14 +1,17 @@
 """Command-line flags: argparse with one-line errors, and number types."""
 
 import argparse
+import contextlib
+import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from command.did_you_mean import did_you_mean
 from command.errors import UserError
 
+LONGEST_SHOWN = 60      # characters of a wrong value in a message
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Appends '(default: …)' to a flag's help, except for None and False."""
@@ -53,6 +56,53 @@ class Parser(argparse.ArgumentParser):
                     self.error(f'unknown flag {name}{did_you_mean(name, known)}')
         return super().parse_known_args(args, namespace)
 
+    @contextlib.contextmanager
+    def nothing_required(self) -> Iterator[None]:
+        """In this context, a required flag may be missing, to look at others first."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        try:
+            yield
+        finally:
+            for action in required:
+                action.required = True
+
+    def set_values(self, values: dict[str, object], source: str) -> None:
+        """Makes values the defaults of flags, given by their names without dashes, as a TOML or JSON file has them.
+
+        Raises UserError that begins with `source` and the name if there is no such flag, or for a value of the wrong type or
+        one that the command line would refuse.
+        """
+        flags = {action.dest: action for action in self._actions if action.dest != 'help'}
+        for name, value in values.items():
+            if name not in flags:
+                raise UserError(f'{source}: unknown flag {name}{did_you_mean(name, flags)} (see {self.prog} --help)')
+            try:
+                self.set_defaults(**{name: self._typed(flags[name], value)})
+            except (argparse.ArgumentError, UserError) as error:
+                raise UserError(f'{source}: {name}: {getattr(error, "message", error)}') from None
+            flags[name].required = False
+
+    def _typed(self, action: argparse.Action, value: object) -> object:
+        """A flag's value, given with the type that a file has for it. Raises ArgumentError for another one."""
+        def check(correct: bool, expected: str) -> None:
+            if not correct:
+                raise argparse.ArgumentError(action, f'expected {expected}, not {shown(value)}')
+        if action.nargs == 0:
+            check(isinstance(value, bool), 'true or false')
+            return value
+        if action.nargs == '+':
+            values = [value] if isinstance(value, str) else value
+            check(isinstance(values, list) and values and all(isinstance(each, str) for each in values),
+                  'a text in quotes, or a list of them')
+            return [self._get_value(action, each) for each in values]
+        check(isinstance(value, str | int | float) and not isinstance(value, bool), 'one text or number')
+        typed = self._get_value(action, str(value))
+        check(isinstance(value, str) == isinstance(typed, str), 'a text in quotes' if isinstance(typed, str) else 'a number')
+        self._check_value(action, typed)
+        return typed
+
     def _check_value(self, action: argparse.Action, value: object) -> None:
         try:
             super()._check_value(action, value)
@@ -62,6 +112,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UserError(f'{message} (see {self.prog} --help)')
+
+
+def shown(value: object) -> str:
+    """A value in a message, as JSON and TOML write it, if that is short enough."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f'{text[:LONGEST_SHOWN]}…'
 
 
 def _at_most_three(names: list[str]) -> str:
@@ -102,3 +158,4 @@ non_negative_int32 = number(int, 'a whole number from 0 to 2147483647', lambda v
 positive_float = number(float, 'a number above 0', lambda value: value > 0)
 non_negative_float = number(float, 'a number, 0 or more', lambda value: value >= 0)
 fraction = number(float, 'a number from 0 to 1', lambda value: 0 <= value <= 1)
+fraction_below_1 = number(float, 'a number from 0 to below 1', lambda value: 0 <= value < 1)

@@ -7,6 +7,7 @@ import math
 import tensorflow.compat.v1 as tf
 
 from network import block_sizes
+from network.dropout import Dropout, dropping
 from network.gradients import chunks, gradient_by, one_pass
 
 
@@ -62,47 +63,74 @@ def softmax_gradient(dy, y, delta):
     return y * (dy - delta)
 
 
-def _attention_backward(dy, y, qkv, *masks):
+def _attend_in_blocks(qkv, masks, drop_in_block=lambda i, weights: lambda x: x):
+    """drop_in_block: from a block's number and its attention weights to the function that drops some of them."""
     q, k, v = split_heads(qkv)
-    # The softmax's gradient is P (dP - delta), where delta, the sum of P dP over keys, is that of dy y (Dao et al. 2022).
+    y = []
+    for i, (q_block, mask) in enumerate(zip(_split_queries(q, masks), masks)):
+        with tf.control_dependencies(y[-1:]):
+            q_block, k_visible, v_visible = tf.identity(q_block), _visible(k, mask), _visible(v, mask)
+        weights = attention_weights(q_block, k_visible, mask)
+        y.append(tf.matmul(drop_in_block(i, weights)(weights), v_visible))
+    return swap_heads(tf.concat(y, axis=2))
+
+
+def _gradient_in_blocks(dy, y, qkv, masks, drop_in_block=lambda i, weights: lambda x: x):
+    """The gradient of _attend_in_blocks with respect to qkv."""
+    q, k, v = split_heads(qkv)
+    # The softmax's gradient is P (dP - delta), where delta, the sum of P dP over keys, is that of dy y (Dao et al. 2022), also
+    # after dropout: P (D dP), with D for what that multiplies by, is (D P) dP.
     delta = swap_heads(tf.reduce_sum(dy * y, axis=-1, keepdims=True))
     dq, dk, dv = [], [], []
-    for mask, *blocks in zip(masks, *(_split_queries(x, masks) for x in (q, swap_heads(dy), delta))):
+    for i, (mask, *blocks) in enumerate(zip(masks, *(_split_queries(x, masks) for x in (q, swap_heads(dy), delta)))):
         with tf.control_dependencies(dq[-1:]):      # the weights of one block at a time
             q_block, dy_block, delta_block = tf.identity_n(blocks)
             k_visible, v_visible = _visible(k, mask), _visible(v, mask)
         weights = attention_weights(q_block, k_visible, mask)
-        dv.append(tf.matmul(weights, dy_block, transpose_a=True))
-        dscores = softmax_gradient(tf.matmul(dy_block, v_visible, transpose_b=True), weights, delta_block)
+        drop = drop_in_block(i, weights)
+        dv.append(tf.matmul(drop(weights), dy_block, transpose_a=True))
+        dweights = drop(tf.matmul(dy_block, v_visible, transpose_b=True))
+        dscores = softmax_gradient(dweights, weights, delta_block)
         dk.append(tf.matmul(dscores, q_block, transpose_a=True))
         dq.append(tf.matmul(dscores, k_visible))
     dq = tf.concat(dq, axis=2) * (1 / math.sqrt(qkv.shape.as_list()[-1]))
     dqkv = tf.stack([dq, _sum_prefixes(dk, masks), _sum_prefixes(dv, masks)])
-    return [tf.transpose(dqkv, [1, 3, 0, 2, 4]), *[None] * len(masks)]
+    return tf.transpose(dqkv, [1, 3, 0, 2, 4])
 
 
-@gradient_by(_attention_backward)
+@gradient_by(lambda dy, y, qkv, *masks: [_gradient_in_blocks(dy, y, qkv, masks), *[None] * len(masks)])
 def causal_attention(qkv, *masks):  # [batch, sequence, 3, heads, head] -> [batch, sequence, heads, head]
     """Attention of each position to those up to its own, one block of queries after the other. masks: see block_masks.
 
     What lies above a block's diagonal is neither computed nor stored. The gradient recomputes the weights from q and k.
     """
-    q, k, v = split_heads(qkv)
-    y = []
-    for q_block, mask in zip(_split_queries(q, masks), masks):
-        with tf.control_dependencies(y[-1:]):
-            q_block, k_visible, v_visible = tf.identity(q_block), _visible(k, mask), _visible(v, mask)
-        y.append(attend(q_block, k_visible, v_visible, mask))
-    return swap_heads(tf.concat(y, axis=2))
+    return _attend_in_blocks(qkv, masks)
 
 
-def self_attention(qkv, layer, past, masks):  # [batch, sequence, 3, heads, head] -> [.., heads, head], present
+def _drop_by(keep, seeds):
+    return lambda i, weights: dropping(weights, keep, seeds[i])
+
+
+def _dropout_attention_backward(dy, y, qkv, keep, seeds, *masks):
+    return [_gradient_in_blocks(dy, y, qkv, masks, _drop_by(keep, seeds)), *[None] * (2 + len(masks))]
+
+
+@gradient_by(_dropout_attention_backward)
+def dropout_attention(qkv, keep, seeds, *masks):  # as causal_attention; seeds [blocks, 2]
+    """causal_attention after dropout of the attention weights; the gradient draws the same masks again (see network.dropout)."""
+    return _attend_in_blocks(qkv, masks, _drop_by(keep, seeds))
+
+
+def self_attention(qkv, layer, past, masks, dropout: Dropout | None = None):
     """Attention of each position to those up to its own, and to those of a past if there is one (see network.cache).
 
-    masks: block_masks, or the one mask of the past. present [batch, 2, heads, sequence, head]: the new keys and values.
+    [batch, sequence, 3, heads, head] -> [.., heads, head], present. masks: block_masks, or the one mask of the past, with which
+    there is no dropout. present [batch, 2, heads, sequence, head]: the new keys and values.
     """
     q, k, v = split_heads(qkv)
     present = tf.stack([k, v], axis=1)
+    if dropout is not None:
+        return dropout_attention(qkv, dropout.keep, dropout.seeds(len(masks)), *masks), present
     if past is None:
         return causal_attention(qkv, *masks), present
     return swap_heads(attend(q, *past.extend(layer, k, v), *masks)), present

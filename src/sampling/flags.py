@@ -18,7 +18,7 @@ from command.errors import UserError
 from command.flags import path
 from command.machine import available_memory, visible_gpus
 from sampling.continuation import SamplingSettings, check_whole_number, prompt_tokens
-from sampling.prompts import given_text, read_prompts
+from sampling.prompts import ENDS_IN_SPACE, check_not_empty, given_text, read_prompts
 from storage.model_directory import open_model
 
 HELP = {
@@ -144,13 +144,10 @@ class PromptFlags(Flags):
 
         The first time that one ends in a space, prints a note.
         """
-        if not prompt.strip(' \t'):
-            raise UserError(f'{source} is empty: give the beginning of the text')
-        prompt_tokens(prompt, self.model.encoder, self.model.hparams.n_ctx, source)
+        prompt_tokens(check_not_empty(source, prompt), self.model.encoder, self.model.hparams.n_ctx, source)
         if prompt.endswith(' ') and not self._noted:
             self._noted = True
-            print(f'note: {source} ends in a space: tokens begin with the space before their word, so the text is usually '
-                  'better without that space', file=sys.stderr)
+            print(f'note: {source} {ENDS_IN_SPACE}', file=sys.stderr)
         return prompt
 
 

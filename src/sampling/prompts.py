@@ -7,6 +7,8 @@ from command.errors import UserError, reason
 from command.read_files import read_any
 
 STDIN_CLOSED = 'standard input is closed: give --prompt or --prompt_file FILE'
+ENDS_IN_SPACE = ('ends in a space: tokens begin with the space before their word, so the text is usually better without that '
+                 'space')
 ESCAPES = {r'\n': '\n', r'\t': '\t', r'\r': '\r', r'\\': '\\'}
 
 
@@ -24,6 +26,13 @@ def given_text(source: str, text: str, escapes: bool = False) -> str:
     except KeyError as error:
         raise UserError(f'{source}: {error.args[0]} is none of the escapes {" ".join(ESCAPES)}; write {chr(92) * 2} for a '
                         'backslash') from None
+
+
+def check_not_empty(source: str, prompt: str) -> str:
+    """The prompt. Raises UserError if it is empty, or spaces and tabs only. source: how messages begin."""
+    if not prompt.strip(' \t'):
+        raise UserError(f'{source} is empty: give the beginning of the text')
+    return prompt
 
 
 def read_prompts(path: str, separator: str | None = None) -> dict[str, str]:

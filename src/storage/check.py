@@ -1,6 +1,7 @@
 """Checks that a checkpoint is complete, finite, and of the right model."""
 
 import os
+from collections.abc import Iterable
 
 import google_crc32c
 import numpy as np
@@ -54,6 +55,19 @@ def _check_finite(prefix: str, entries: dict[str, Entry], n_shards: int) -> None
                                         f'numbers; take an earlier checkpoint (train.py: --restore_from), or {REMEDY}')
         except OSError as error:
             raise UserError(f'cannot read the checkpoint {prefix}: {path}: {reason(error)}') from None
+
+
+def is_untrained(prefix: str, weights: Iterable[str]) -> bool:
+    """Whether a complete checkpoint has the weights of a new model: all gains 1, all biases 0, which one update changes."""
+    stored, n_shards = read_index(prefix)
+    for name in weights:
+        entry, value = stored[name], {'g': 1, 'b': 0}.get(name.rpartition('/')[2])
+        if value is not None:
+            with open(f'{prefix}.data-{entry.shard:05}-of-{n_shards:05}', 'rb') as file:
+                file.seek(entry.offset)
+                if (np.frombuffer(file.read(entry.size), '<f4') != value).any():
+                    return False
+    return True
 
 
 def is_finite(array: np.ndarray) -> bool:

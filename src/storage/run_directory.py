@@ -13,6 +13,8 @@ from storage.lock import lock
 
 SETTINGS = 'settings.json'
 METRICS = 'metrics.jsonl'
+EVENTS = 'events.out.tfevents'     # how the names of TensorBoard's files begin
+VALIDATION = 'validation'          # the subdirectory with those of the validation loss
 
 
 def make(directory: str, undo: contextlib.ExitStack) -> None:
@@ -66,9 +68,10 @@ def set_aside(directory: str) -> None:
     """
     aside = os.path.join(directory, ASIDE)
     with _errors_named(aside):
-        os.makedirs(aside, exist_ok=True)
+        for path in (aside, os.path.join(aside, VALIDATION)):
+            os.makedirs(path, exist_ok=True)
         for path in _files(directory):
-            os.replace(path, os.path.join(aside, os.path.basename(path)))
+            os.replace(path, os.path.join(aside, os.path.relpath(path, directory)))
 
 
 def settle(directory: str) -> None:
@@ -83,11 +86,13 @@ def settle(directory: str) -> None:
             for path in files:
                 os.remove(path)
         elif files:
+            os.makedirs(os.path.join(directory, VALIDATION), exist_ok=True)
             for path in reversed(files):
-                os.replace(path, os.path.join(directory, os.path.basename(path)))
+                os.replace(path, os.path.join(directory, os.path.relpath(path, aside)))
             print(f'{directory}: the run that --overwrite was to replace is back, because the new one had no checkpoint yet',
                   flush=True)
-    _remove_if_empty(aside)
+    for path in (os.path.join(directory, VALIDATION), os.path.join(aside, VALIDATION), aside):
+        _remove_if_empty(path)
 
 
 @contextlib.contextmanager
@@ -103,5 +108,6 @@ def _files(directory: str) -> list[str]:
     """The files of a run in a directory, the file `checkpoint` first. Cached tokens, the lock and others' files are not."""
     names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', *SETTING_FILES, SPECIAL_TOKENS)
     paths = [*(os.path.join(directory, name) for name in names), *checkpoint_files(directory),
-             *glob.glob(os.path.join(glob.escape(directory), 'events.out.tfevents*'))]
+             *(path for pattern in ('metrics-*.jsonl', f'{EVENTS}*', os.path.join(VALIDATION, f'{EVENTS}*'))
+               for path in glob.glob(os.path.join(glob.escape(directory), pattern)))]
     return [path for path in paths if os.path.isfile(path)]

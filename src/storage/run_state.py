@@ -28,6 +28,8 @@ class RunState:
     best_step: int = -1                 # its step
     not_better: int = 0                 # validations since then
     warned: bool = False                # that the corpus has been repeated often
+    first_loss: float | None = None     # loss of the first step
+    far_off: int = 0                    # steps in a row up to this one whose loss is far above (see training.ruin)
 
 
 class OtherCheckpoint(UserError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import tensorflow.compat.v1 as tf
 
@@ -92,7 +93,7 @@ class RunSaver:
                     file.write(content)
 
     def save(self, session: tf.Session, state: RunState) -> None:
-        """Writes a checkpoint completely to disk, then names it in `checkpoint`, then removes older ones.
+        """Writes a checkpoint completely to disk, then names it in `checkpoint`. `remove_outdated` removes older ones.
 
         Raises UserError if that fails. The earlier checkpoint then stays the newest, and this one is removed unless it is
         complete.
@@ -115,21 +116,41 @@ class RunSaver:
                             f'{f"{kept} is unchanged" if kept else "there is no earlier checkpoint"}') from None
         atomic_files.sync_directory(self.directory)
         try:
-            self._make_newest(state)
+            self._name_newest(state.step)
         except (OSError, UserError) as error:
             raise UserError(f'{prefix} is complete, but the earlier checkpoints cannot be replaced: {_cause(error)}; '
                             f'--restore_from {state.step} continues from it') from None
 
-    def _make_newest(self, state: RunState) -> None:
-        """Names the state's checkpoint in `checkpoint` and `counter`, then removes outdated ones."""
-        spared = {state.step} | ({state.best_step} if self._keep_best else set())
-        outdated = checkpoints.outdated(self.directory, self._keep, spared)
-        kept = [os.path.basename(path) for path in checkpoints.list_checkpoints(self.directory) if path not in outdated]
-        lines = [f'model_checkpoint_path: "model-{state.step}"', *(f'all_model_checkpoint_paths: "{name}"' for name in kept)]
-        atomic_files.write_text(os.path.join(self.directory, 'checkpoint'), '\n'.join(lines) + '\n')
-        atomic_files.write_text(os.path.join(self.directory, 'counter'), f'{state.step}\n')
-        for prefix in outdated:
-            checkpoints.remove_checkpoint(prefix)
+    def remove_outdated(self, step: int, best_step: int) -> None:
+        """Removes checkpoints that are too many now that there is that of `step`, the newest. Raises UserError."""
+        outdated = checkpoints.outdated(self.directory, self._keep, {step} | ({best_step} if self._keep_best else set()))
+        if outdated:
+            self._remove(outdated, newest=step)
+
+    def discard(self, step: int, newest: int) -> None:
+        """Removes the checkpoint of `step`, and names that of step `newest` instead; 0 if there is none. Raises UserError."""
+        self._remove([os.path.join(self.directory, f'model-{step}')], newest)
+
+    def _remove(self, prefixes: list[str], newest: int) -> None:
+        """Removes checkpoints, which the file `checkpoint` names no more by then."""
+        try:
+            self._name_newest(newest, prefixes)
+            for prefix in prefixes:
+                checkpoints.remove_checkpoint(prefix)
+        except OSError as error:
+            raise UserError(f'cannot remove checkpoints in {self.directory}: {reason(error)}') from None
+
+    def _name_newest(self, step: int, removed: Sequence[str] = ()) -> None:
+        """Names a checkpoint in `checkpoint` and `counter`, and lists those that stay. Step 0, for none, removes both files."""
+        kept = [os.path.basename(path) for path in checkpoints.list_checkpoints(self.directory) if path not in removed]
+        paths = [os.path.join(self.directory, name) for name in ('checkpoint', 'counter')]
+        if not step:
+            for path in paths:
+                os.remove(path)
+            return
+        lines = [f'model_checkpoint_path: "model-{step}"', *(f'all_model_checkpoint_paths: "{name}"' for name in kept)]
+        for path, text in zip(paths, ('\n'.join(lines), f'{step}')):
+            atomic_files.write_text(path, f'{text}\n')
 
 
 def save_model(session: tf.Session, directory: str, from_checkpoint: str | None = None) -> None:

@@ -1,49 +1,101 @@
-"""The plan that --dry_run prints: corpus, model, memory by formula.
+"""The plan that --dry_run prints: corpus, model, memory, disk, time.
 
-Neither TensorFlow nor the weights are loaded. Memory is the resident memory of a process on a CPU, in bytes; what a GPU
-takes was not measured.
+Neither TensorFlow nor the weights are loaded, except for --measure_steps. Memory is the resident memory of a process on a CPU,
+in bytes; what a GPU takes was not measured.
 """
 
 import math
 
+from command.atomic_files import free_space
 from corpus.data_sets import find_data_sets, in_words
 from corpus.find_files import file_size
 from storage.lock import training_process
 from training import memory
+from training.disk import Disk, disk
+from training.job import Job
 from training.memory import MARGIN, MEASURED, SMALL, Step, total
-from training.prepare import Job
+from training.not_downloaded import NotDownloaded
 
 
 def plan(job: Job, available: int | None) -> str:
     """The plan of a run as text. available: bytes of memory, if known."""
     step, settings = memory.step_of(job.settings, job.model.hparams), job.settings
-    return '\n'.join([*_corpus(job), *_model(job, step),
-                      *_memory(step, available, settings.worker_count, settings.local_workers or 1), *_measured(step)])
+    return '\n'.join([*_corpus(job), *_model(job, step), *_run(job),
+                      *_memory(step, available, settings.worker_count, settings.local_workers or 1), *_measured(step),
+                      *_disk(disk(job, step, steps_left(job)), free_space(settings.run_directory), settings.keep)])
+
+
+def measured_time(job: Job, seconds: float) -> str:
+    """What the plan says about time, from the seconds of a step."""
+    left = steps_left(job)
+    steps = 1000 if left is None else left
+    return '\n'.join([f'time, by the median of {job.settings.measure_steps} steps on this machine:',
+                      _row('seconds in a step', f'{seconds:.3g}'),
+                      _row('tokens in a second', f'{step_tokens(job) / seconds:,.0f}'),
+                      _row(f'{steps:,} steps', duration(steps * seconds), 'without validation, samples and saving')])
+
+
+def duration(seconds: float) -> str:
+    """3.2 -> '3 s', 200 -> '3 min', 9000 -> '2 h 30 min', 90000 -> '25 h 0 min'."""
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f'{hours:,} h {minutes} min' if hours else f'{minutes} min'
+
+
+def step_tokens(job: Job) -> int:
+    """Tokens of all batches of a step."""
+    settings = job.settings
+    return settings.worker_count * settings.batch_size * settings.accumulate_gradients * settings.seq_length
+
+
+def steps_left(job: Job) -> int | None:
+    """Steps until --max_steps or --epochs ends the run, whichever comes first; None without them."""
+    settings, state = job.settings, job.state
+    left = []
+    if settings.max_steps:
+        left.append(settings.max_steps - state.step)
+    if settings.epochs:
+        left.append(math.ceil((settings.epochs * job.train.total_size - state.tokens) / step_tokens(job)))
+    return max(min(left), 0) if left else None
 
 
 def _corpus(job: Job) -> list[str]:
     settings = job.settings
     files = [file for data_set in find_data_sets(settings.dataset) for file in data_set.files]
-    step_tokens = settings.worker_count * settings.batch_size * settings.accumulate_gradients * settings.seq_length
-    epoch_steps = job.train.total_size / step_tokens
+    guessed = isinstance(job.model, NotDownloaded) and job.model.estimates and not all(file.endswith('.npz') for file in files)
+    estimate = 'an estimate by its bytes: of English prose, code has up to twice as many' if guessed else ''
     lines = [f'corpus: {in_words(settings.dataset)}', _row('files', len(files)), _row('bytes', sum(map(file_size, files))),
-             _row('tokens', job.train.total_size)]
+             _row('tokens', job.train.total_size, estimate)]
     if settings.worker_count > 1:
         lines.append(_row('workers', settings.worker_count, 'share each step'))
-    lines += [_row('tokens in a step', step_tokens), _row('steps in an epoch', math.ceil(epoch_steps))]
-    if settings.max_steps:
-        lines.append(_row('epochs', f'{settings.max_steps / epoch_steps:.1f}', f'in --max_steps {settings.max_steps}'))
-    if settings.epochs:
-        lines.append(_row('steps', math.ceil(settings.epochs * epoch_steps), f'in --epochs {settings.epochs:g}'))
+    tokens = step_tokens(job)
+    return [*lines, _row('tokens in a step', tokens), _row('steps in an epoch', math.ceil(job.train.total_size / tokens))]
+
+
+def _run(job: Job) -> list[str]:
+    """How many steps the run makes, and what ends it."""
+    settings, left = job.settings, steps_left(job)
+    limits = [f'--{name} {getattr(settings, name):g}' for name in ('max_steps', 'epochs') if getattr(settings, name)]
+    lines = ['run:', _row('steps', 'no limit' if left is None else left,
+                          ', '.join(limits) or 'Ctrl-C ends it, or --max_steps or --epochs')]
+    if left is not None:
+        lines.append(_row('epochs', f'{left * step_tokens(job) / job.train.total_size:.1f}'))
+    if settings.patience:
+        lines.append(f'  it ends earlier after {settings.patience} validations without a new lowest loss')
     return lines
 
 
 def _model(job: Job, step: Step) -> list[str]:
     parts = memory.parameters(job.model.hparams)
-    lines = [f'model: {job.model.directory}', *(_row(part, count) for part, count in parts.items()),
+    missing = isinstance(job.model, NotDownloaded)
+    where = (f'{job.model.name}, which is not downloaded: ./download_model.py {job.model.name} fetches it'
+             if missing else job.model.directory)
+    start = job.checkpoint or ('the published weights' if missing else 'worker 0')
+    lines = [f'model: {where}', *(_row(part, count) for part, count in parts.items()),
              _row('parameters', sum(parts.values())),
              _row('trained', memory.trained_parameters(step),
-                  f'with {job.settings.optimizer}, from {job.checkpoint or "worker 0"}')]
+                  f'with {job.settings.optimizer}, from {start}')]
     if owner := training_process(job.settings.run_directory):
         lines.append(f'  another process (number {owner}) trains in {job.settings.run_directory}: no run can start until it ends')
     if why := job.finished():
@@ -90,6 +142,19 @@ def _measured(step: Step) -> list[str]:
     return ['measured (bench/README.md; one sequence of 1,024 tokens unless flags say otherwise):',
             *(_gigabytes(f'{name} {measured.flags()}', peak * 1e9) for measured, peak in MEASURED.items()
               if measured.hparams == nearest)]
+
+
+def _disk(disk: Disk, free: int, keep: int) -> list[str]:
+    """free: bytes of the run directory's file system."""
+    count = 'no limit' if disk.checkpoints is None else disk.checkpoints
+    kept = f'by --keep {keep}, and the one that is being written' if keep else '--keep 0 keeps all'
+    lines = ['disk:', _gigabytes('a checkpoint', disk.checkpoint), _row('checkpoints at a time, at most', count, kept),
+             _gigabytes('encoded corpus', disk.corpus),
+             _gigabytes('total', disk.total, 'and more with each checkpoint' if disk.checkpoints is None else '')]
+    if disk.existing:
+        lines.append(_gigabytes('of it there already, at most', disk.existing))
+    verdict = 'fits' if disk.needed <= free else 'too much: try a smaller --keep, or another --checkpoint_dir'
+    return [*lines, _gigabytes('available', free, verdict)]
 
 
 def _row(name: str, value: int | str, remark: str = '') -> str:

@@ -7,10 +7,11 @@ import tensorflow.compat.v1 as tf
 
 import model
 import sample
+from network.dropout import Dropout
 from network.gradients import compiling
 from storage import checkpoints, saver
+from training.job import Job
 from training.optimizer import TrainStep
-from training.prepare import Job
 from training.settings import is_trained
 from workers.collectives import Workers
 
@@ -34,7 +35,7 @@ class TrainingGraph:
         self._inputs, self._labels = (tf.placeholder(tf.int32, [settings.batch_size, settings.seq_length]) for _ in range(2))
         recompute = settings.memory_saving_gradients
         with contextlib.nullcontext() if recompute else compiling():
-            output = self._model(self._inputs)
+            output = self._model(self._inputs, self._dropout())
             self._weights = tf.trainable_variables()
             trained = [v for v in self._weights if is_trained(v.op.name, settings, self._job.model.hparams.n_layer)]
             loss = model.loss(output, self._labels, wte_gradient=any(v.op.name.endswith('/wte') for v in trained))
@@ -44,21 +45,26 @@ class TrainingGraph:
                                    scale_parameter=settings.learning_rate_schedule == 'relative', workers=self._workers,
                                    reduce_dtype=tf.as_dtype(settings.reduce_precision))
 
+    def _dropout(self) -> Dropout | None:
+        """Dropout by a seed that is fed with each batch; None, and nothing in the graph, if --dropout is 0."""
+        self._seed = tf.placeholder(tf.int64, [2], 'dropout_seed') if self._settings.dropout else None
+        return Dropout(self._settings.dropout, self._seed) if self._settings.dropout else None
+
     def _build_validation(self) -> None:
         self._validation_batch = tf.placeholder(tf.int32, [self._settings.val_batch_size, self._settings.seq_length])
         self._validation_loss = model.loss(self._model(self._validation_batch), self._validation_batch, differentiable=False)
 
     def _build_samples(self) -> None:
         settings = self._settings
-        self._context = tf.placeholder(tf.int32, [None, 1])
+        self._context = tf.placeholder(tf.int32, [None, len(self._job.prompt or [0])])
         self._uniform = tf.placeholder(tf.float32, [None, settings.sample_length])
         self._samples = sample.sample_sequence(
             hparams=self._job.model.hparams, length=settings.sample_length, context=self._context, uniform=self._uniform,
-            top_k=settings.top_k, top_p=settings.top_p)
+            temperature=settings.sample_temperature, top_k=settings.top_k, top_p=settings.top_p)
 
-    def _model(self, tokens) -> dict:
+    def _model(self, tokens, dropout: Dropout | None = None) -> dict:
         dtype = tf.bfloat16 if self._settings.precision == 'bfloat16' else tf.float32
-        return model.model(self._job.model.hparams, tokens, dtype=dtype)
+        return model.model(self._job.model.hparams, tokens, dtype=dtype, dropout=dropout)
 
     def restore(self) -> None:
         """Restores the weights from the job's checkpoint, and the optimizer's state if it is there; else initializes that."""
@@ -69,16 +75,23 @@ class TrainingGraph:
         if not complete and checkpoints.checkpoint_step(checkpoint):        # a model's checkpoint holds none anyway
             print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts from scratch')
 
+    def initialize(self) -> None:
+        """Gives all variables the values of a new model, with random weights."""
+        self.session.run([weight.initializer for weight in self._weights])
+        self._step.initialize(self.session)
+
     def broadcast(self) -> None:
         """Gives all workers the values that worker 0 has."""
         self._workers.broadcast(self.session, self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
 
     def update(self, batches: list[tuple], rate: float, stop: bool) -> tuple[float, float, bool]:
-        """Makes one update from pairs (inputs, labels) of [batch, sequence], a pair for each gradient to accumulate.
+        """Makes one update from (inputs, labels, seed), one for each gradient to accumulate.
 
-        Returns the mean loss, the gradient's norm, and whether any worker set `stop`.
+        Inputs and labels are [batch, sequence]; the seed [2] is that of the dropout, and ignored without it. Returns the mean
+        loss, the gradient's norm, and whether any worker set `stop`.
         """
-        feeds = [{self._inputs: inputs, self._labels: labels} for inputs, labels in batches]
+        feeds = [{self._inputs: inputs, self._labels: labels} | ({} if self._seed is None else {self._seed: seed})
+                 for inputs, labels, seed in batches]
         return self._step.run(self.session, feeds, rate, stop=stop)
 
     def validation_loss(self, batch: np.ndarray) -> float:
@@ -86,5 +99,5 @@ class TrainingGraph:
         return self.session.run(self._validation_loss, {self._validation_batch: batch})
 
     def sample(self, contexts: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Continues contexts [n, 1] by sample_length tokens: [n, 1 + sample_length]. uniform [n, sample_length]: in [0, 1)."""
+        """Continues contexts [n, tokens] by sample_length: [n, tokens + sample_length]. uniform [n, sample_length]: in [0, 1)."""
         return self.session.run(self._samples, {self._context: contexts, self._uniform: uniform})

@@ -14,10 +14,11 @@ from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
 from storage import run_directory, saver
 from storage.lock import is_locked, lock
-from training import best, memory, metrics, plot, record
+from training import memory, metrics, plot, record
 from training.graph import TrainingGraph
+from training.job import Job
 from training.optimizer import learning_rate
-from training.prepare import Job
+from training.ruin import ruin
 from workers.collectives import Workers
 
 
@@ -33,11 +34,10 @@ def train(job: Job, workers: Workers) -> None:
             training.print(why)
             if training.unsaved():
                 training.save()
+            training.confirm()
     finally:
         if workers.leads and job.settings.overwrite:
             run_directory.settle(job.settings.run_directory)
-    if workers.leads and (line := best.best_line(job.settings)):
-        print(line, flush=True)
     if job.settings.plot and workers.leads:
         print(f'Loss curve: {plot.plot_losses(job.settings.run_directory)}', flush=True)
 
@@ -68,7 +68,9 @@ class Training:
         self._own_rows = slice(workers.index * batch_size, (workers.index + 1) * batch_size)    # of a batch of all workers
         self._agreed_stop = None        # the stop request that all workers know of
         self._saved, self._saved_at = job.state.step, time.time()
-        self._batches = DrawAhead(self._draw_batches, {'data': job.train.rng, 'noise': job.noise})
+        self._due = False               # a save that waits for good weights
+        self._good = self._saved        # the last saved step whose weights are known to be good
+        self._batches = DrawAhead(self._draw_batches, {'data': job.train.rng, 'noise': job.noise, 'dropout': job.dropout})
         print('Building the graph', flush=True)
         self._graph = TrainingGraph(job, workers)
         if workers.leads:
@@ -87,14 +89,14 @@ class Training:
         record.write_record(directory, self._job.record)
         self._run.write_setting_files()
         self._log = metrics.Log(directory, self._state, settings.max_steps, self._signal.output_closed,
-                                settings.log_every)
+                                settings.log_every, self._job.record['flags'])
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         self._batches.close()
-        self._log.close()
+        self._log.close(failed=error is not None)
         self._graph.session.close()
 
     def print(self, text: str) -> None:
@@ -112,7 +114,8 @@ class Training:
     def update(self) -> str | None:
         """Makes one update and reports it. Returns what asks the run to stop after it.
 
-        Raises UserError, with what to try, if the loss or the gradient is NaN or infinite.
+        Raises UserError, with what to try, if the loss or the gradient is NaN or infinite, or the loss shows that the weights are
+        ruined.
         """
         settings, state = self._settings, self._state
         rate = learning_rate(state.step + 1, peak=settings.learning_rate, schedule=settings.learning_rate_schedule,
@@ -124,15 +127,49 @@ class Training:
         if stop:
             self._agreed_stop = self._signal.received or 'another worker received a signal'
         state.step += 1
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(f'the loss of step {state.step} is {loss}, the norm of its gradient {norm}; {self._safe()}; try '
-                            'a smaller --learning_rate, --clip_norm 1, --warmup_steps 100')
+        self._check(loss, norm)
         self._report(loss, norm, rate, seconds)
+        self.confirm()
         return self.stop_request()
 
+    def _check(self, loss: float, norm: float) -> None:
+        """Raises UserError if the loss or the gradient's norm shows that the run cannot continue. All workers decide alike."""
+        why = ruin(loss, self._state, self._job.model.hparams.n_vocab) if math.isfinite(loss) else None
+        if why is None and math.isfinite(loss) and math.isfinite(norm):
+            return
+        ruined = why is not None or not math.isfinite(loss)      # the weights, else only the gradient
+        if ruined and self._good != self._saved:
+            self.print(f'Removing {self._settings.run_directory}/model-{self._saved}, whose weights are ruined')
+            self._run.discard(self._saved, self._good)
+            self._saved = self._good
+        why = why or f'the loss of step {self._state.step} is {loss}, the norm of its gradient {norm}'
+        raise UserError(f'{why}; {self._way_back(ruined)} a smaller --learning_rate, --clip_norm 1, --warmup_steps 100')
+
+    def _way_back(self, ruined: bool) -> str:
+        """Which checkpoint is safe, and how to continue from it. ruined: whether the loss of this step shows ruined weights."""
+        state = self._state
+        if not (self._workers.leads and self._saved):
+            return f'{self._safe()}; try'
+        if ruined and self._saved >= state.step - max(state.far_off, 1):        # the run was resumed from them
+            return f'model-{self._saved} has such weights already; try --restore_from with the step of an earlier checkpoint, and'
+        return f'{self._safe()}; try --restore_from {self._saved} with'
+
+    def confirm(self) -> None:
+        """Removes what the last checkpoint replaces, once the loss of the step after it has shown that its weights are good.
+
+        A step may have ruined them, and the loss of that step does not show it yet.
+        """
+        if self._good == self._saved or self._state.far_off:
+            return
+        self._good = self._saved
+        with self._workers.exit_lock:
+            self._run.remove_outdated(self._saved, self._state.best_step)
+        if self._settings.overwrite:
+            run_directory.settle(self._settings.run_directory)
+
     def _draw_batches(self) -> list[tuple]:
-        """The batches of one update: pairs of inputs and labels."""
-        return [self._draw_batch() for _ in range(self._settings.accumulate_gradients)]
+        """The batches of one update: inputs, labels, and the seed of the dropout's masks."""
+        return [(*self._draw_batch(), self._draw_seed()) for _ in range(self._settings.accumulate_gradients)]
 
     def _draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """This worker's rows of a training batch: inputs, of which --noise replaces a share, and labels.
@@ -147,6 +184,10 @@ class Training:
             random_tokens = noise.integers(self._job.model.hparams.n_vocab, size=shape)[self._own_rows]
             inputs = np.where(noise.random(shape)[self._own_rows] < settings.noise, random_tokens, labels)
         return inputs, labels
+
+    def _draw_seed(self) -> list[int] | None:
+        """The seed of a batch's dropout: a number that all workers draw alike, and one that makes their masks differ."""
+        return [self._job.dropout.integers(2 ** 63), self._workers.index << 32] if self._settings.dropout else None
 
     def _report(self, loss: float, norm: float, rate: float, seconds: float) -> None:
         settings, state = self._settings, self._state
@@ -186,7 +227,7 @@ class Training:
             state.sampled != state.step)
 
     def write_samples(self) -> None:
-        """Prints --sample_num samples, each from one random token of the training data, and writes them to a file.
+        """Prints --sample_num samples, each from --sample_prompt or one random token of the corpus, and writes them to a file.
 
         After a signal it leaves them to the next start, which draws the same ones.
         """
@@ -201,14 +242,14 @@ class Training:
                 return
             texts += self._sample(min(settings.batch_size, settings.sample_num - len(texts)))
         text = '\n'.join(f'======== SAMPLE {i} ========\n{text}\n' for i, text in enumerate(texts, start=1))
-        self.print(text)
+        self._log.samples(self._state.step, text)
         os.makedirs(settings.sample_directory, exist_ok=True)       # it may have been moved or removed
         atomic_files.write_text(os.path.join(settings.sample_directory, f'samples-{self._state.step}'), text)
         self._state.sampled = self._state.step
 
     def _sample(self, n: int) -> list[str]:
         uniform = self._job.sampling.random((n, self._settings.sample_length))
-        tokens = self._graph.sample(draw_batch(self._job.contexts, n, 1), uniform)
+        tokens = self._graph.sample(self._job.sample_contexts(n), uniform)
         return [self._job.model.encoder.decode(row) for row in tokens.tolist()]
 
     def unsaved(self) -> bool:
@@ -216,11 +257,12 @@ class Training:
         return self._workers.leads and self._state.step > self._saved
 
     def checkpoint_is_due(self) -> bool:
-        """Whether to save now, by --save_every, --save_secs and --keep_best."""
+        """Whether to save now, by --save_every, --save_secs and --keep_best; not before the weights are good."""
         settings, state = self._settings, self._state
         late = settings.save_secs > 0 and time.time() - self._saved_at >= settings.save_secs
         best = settings.keep_best and state.best_step == state.step
-        return self.unsaved() and (self._every(settings.save_every) or late or best)
+        self._due = self.unsaved() and (self._due or self._every(settings.save_every) or late or best)
+        return self._due and (best or not state.far_off)
 
     def save(self) -> None:
         state = self._state
@@ -230,9 +272,7 @@ class Training:
         self.print(f'Saving {self._settings.run_directory}/model-{state.step}')
         with self._workers.exit_lock:
             self._run.save(self._graph.session, state)
-        if self._settings.overwrite:
-            run_directory.settle(self._settings.run_directory)
-        self._saved, self._saved_at = state.step, time.time()
+        self._saved, self._saved_at, self._due = state.step, time.time(), False
 
     def _complete_directory(self) -> None:
         """Writes again what the run's directory lacks, if it or a file of it was moved or removed since the start.

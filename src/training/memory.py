@@ -31,6 +31,7 @@ class Step:
     optimizer: str = 'adam'
     only_train_transformer_layers: bool = False
     train_layers: int = 0
+    dropout: float = 0
 
     def flags(self) -> str:
         """The flags that are not at their defaults: '--batch_size 4'."""
@@ -78,12 +79,19 @@ def parameters(hparams: HParams) -> dict[str, int]:
 
 def trained_parameters(step: Step) -> int:
     """How many of a model's parameters the optimizer updates."""
-    return sum(math.prod(shape) for shape in trained_shapes(step))
+    return sum(map(math.prod, trained_shapes(step).values()))
 
 
-def trained_shapes(step: Step) -> list[list[int]]:
-    """The shapes of the weights that the optimizer updates."""
-    return [shape for name, shape in step.hparams.shapes().items() if is_trained(name, step, step.hparams.n_layer)]
+def trained_shapes(step: Step) -> dict[str, list[int]]:
+    """Name -> shape of the weights that the optimizer updates."""
+    return {name: shape for name, shape in step.hparams.shapes().items() if is_trained(name, step, step.hparams.n_layer)}
+
+
+def optimizer_numbers(step: Step) -> int:
+    """How many numbers the optimizer keeps beside the weights."""
+    if step.optimizer == 'adafactor':       # a row and a column of each matrix
+        return sum(sum(shape[-2:]) for shape in trained_shapes(step).values())
+    return 0 if step.optimizer == 'sgd' else 2 * trained_parameters(step)
 
 
 def memory(step: Step) -> dict[str, float]:
@@ -94,33 +102,35 @@ def memory(step: Step) -> dict[str, float]:
 
     The peak is either at the head, after the forward pass, with three arrays as large as a block of logits, and wte's
     gradient or its sum and the next part; or within a block, with what its gradient passes through. All other gradients
-    are freed as soon as they are used.
+    are freed as soon as they are used. Blocks below the lowest one that is trained keep nothing. Of dropout no mask is kept; a
+    block's attention passes through two more arrays.
     """
     size, rows, recompute = step.hparams, step.batch_size * step.seq_length, step.memory_saving_gradients
     n, trained = size.n_embd, trained_parameters(step)
-    embedding = FLOAT * size.n_vocab * n
-    activations = FLOAT * rows * n * size.n_layer * (1 if recompute else 10)
-    logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (embedding if rows > HEAD_ROWS else 0)
-    scores = 3 * FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
+    largest = FLOAT * max(map(math.prod, trained_shapes(step).values()))
+    activations = FLOAT * rows * n * (step.train_layers or size.n_layer) * (1 if recompute else 10)
+    logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (largest if rows > HEAD_ROWS else 0)
+    block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
+    scores = (5 if step.dropout else 3) * block
     permanent = {'weights': FLOAT * sum(parameters(size).values()),
-                 'optimizer': 0 if step.optimizer == 'sgd' else 2 * FLOAT * trained,
+                 'optimizer': FLOAT * optimizer_numbers(step),
                  'sums of gradients': FLOAT * trained if step.accumulate_gradients > 1 else 0}
     return {'process': PROCESS + (0 if recompute else COMPILED) + UNUSED * sum(permanent.values()),
             **permanent,
             'activations': activations,
             'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores),
-            'gradients': _gradients(step, embedding, activations)}
+            'gradients': _gradients(step, largest, activations)}
 
 
-def _gradients(step: Step, embedding: float, activations: float) -> float:
-    """Bytes of gradients at the peak: those of wte, or all where they are needed together.
+def _gradients(step: Step, largest: float, activations: float) -> float:
+    """Bytes of gradients at the peak: the largest one, wte's if that is trained, or all where they are needed together.
 
     To clip their norm, they take over the memory of the activations one by one; not so if they are summed.
     """
     together = FLOAT * trained_parameters(step)
     if step.accumulate_gradients > 1:
         return together
-    return max(embedding, together - activations) if step.clip_norm else embedding
+    return max(largest, together - activations) if step.clip_norm else largest
 
 
 def total(step: Step) -> float:

@@ -1,51 +1,20 @@
-"""What a run reports: a line per step, metrics.jsonl, TensorBoard scalars."""
+"""What a run reports: a line per step, metrics.jsonl, TensorBoard's files."""
 
 import contextlib
-import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
 from command import atomic_files
 from command.errors import UserError, reason
 from storage import run_directory
-
-DECAY = 0.99
-
-
-class Average:
-    """Exponentially weighted mean of the values added, without a bias towards zero at the start.
-
-    state: [total, weight] to continue from, changed in place.
-    """
-
-    def __init__(self, state: list | None = None):
-        self._state = [0.0, 0.0] if state is None else state
-
-    def add(self, value: float) -> float:
-        total, weight = self._state
-        self._state[:] = [total * DECAY + value, weight * DECAY + 1.0]
-        return self._state[0] / self._state[1]
-
-
-def read_metrics(path: str) -> list[dict]:
-    """The rows of a metrics.jsonl, without lines that were cut off; none if there is no file."""
-    rows = []
-    if os.path.exists(path):
-        with open(path, encoding='utf-8', errors='replace') as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict) and 'step' in row:
-                    rows.append(row)
-    return rows
+from training import rows as branches
+from training.rows import Average, read_metrics, text_of
 
 
 def compact(value: float, decimals: int, width: int = 5) -> str:
@@ -60,39 +29,59 @@ class NoLog:
     def _ignore(self, *_, **__) -> None:
         pass
 
-    train = validation = print = close = write_again = _ignore
+    train = validation = samples = print = close = write_again = _ignore
 
 
 class Log:
-    """Prints `[step | seconds] loss=… avg=…`; writes metrics.jsonl and TensorBoard's scalars into the run directory.
+    """Prints `[step | seconds] loss=… avg=…`; writes metrics.jsonl and TensorBoard's files into the run directory.
 
-    Continues from `state`: drops rows of later steps, which no checkpoint holds. With last_step, shows a bar with the time
-    left on a terminal. log_every: prints its first step, and those that this divides; the files get all steps.
-    output_closed: is called once when printing fails.
+    Continues from `state`: drops what was reported after its step, which no checkpoint holds or another branch of the run has
+    (see training.rows). With last_step, shows a bar with the time left on a terminal. log_every: prints its first step, and those
+    that this divides; the files get all steps. flags: of the run, for TensorBoard. output_closed: is called once when printing
+    fails.
     """
 
     def __init__(self, directory: str, state, last_step: int = 0, output_closed: Callable[[], None] = lambda: None,
-                 log_every: int = 1):
+                 log_every: int = 1, flags: dict | None = None):
         import tensorflow.compat.v1 as tf
-        self._tf, self._start, self._output_closed, self._log_every = tf, time.time(), output_closed, log_every
+
+        from training import events
+        self._tf, self._events_module, self._start, self._output_closed = tf, events, time.time(), output_closed
+        self._directory, self._log_every, self._flags = directory, log_every, flags or {}
         self._average, self._first_step = Average(state.average), state.step + 1
         self._path = os.path.join(directory, run_directory.METRICS)
-        rows = [row for row in read_metrics(self._path)
-                if row['step'] <= (state.validated if 'val_loss' in row else state.step)]
-        self._open(''.join(json.dumps(row) + '\n' for row in rows), state.step)
+        with self._errors_named():
+            self._continue_from(state)
         self._last_step = last_step if sys.stdout.isatty() else 0
         self._bar = None        # until the first step, before which it has nothing to show
 
+    def _continue_from(self, state) -> None:
+        """Makes metrics.jsonl and TensorBoard's files those of the run up to `state`, and opens them."""
+        before = read_metrics(self._path)
+        rows, common = branches.start_branch(self._directory, state)
+        last = state.step if common == len(rows) else rows[common - 1]['step'] if common else -1
+        if common < len(before):
+            self._events_module.remove_after(self._directory, last)
+        self._open(text_of(rows), last)
+        for row in rows[common:]:
+            self._events.row(row)
+        branches.remove_outdated(self._directory, rows)
+
     def _open(self, rows: str, step: int) -> None:
-        """Writes these rows to metrics.jsonl, and opens it and a file for TensorBoard for the steps after `step`."""
+        """Writes these rows to metrics.jsonl, and opens it and files for TensorBoard for the steps after `step`."""
+        atomic_files.write_text(self._path, rows)
+        self._file = open(self._path, 'a+', encoding='utf-8')    # noqa: SIM115  (open until close)
+        self._events = self._events_module.Events(self._directory, step, self._flags)
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Turns errors of the file system into a UserError."""
         try:
-            atomic_files.write_text(self._path, rows)
-            self._file = open(self._path, 'a+', encoding='utf-8')    # noqa: SIM115  (open until close)
-            self._writer = self._tf.summary.FileWriter(os.path.dirname(self._path))
-            # Makes TensorBoard drop what an earlier process wrote about later steps.
-            self._writer.add_session_log(self._tf.SessionLog(status=self._tf.SessionLog.START), global_step=step + 1)
+            yield
         except OSError as error:
             raise UserError(f'cannot write {self._path}: {reason(error)}') from None
+        except self._tf.errors.OpError as error:
+            raise UserError(f'cannot write TensorBoard\'s files in {self._directory}: {error.message}') from None
 
     def write_again(self, step: int) -> None:
         """Writes metrics.jsonl again, if it was moved or removed; its rows are read from the open file. Raises UserError."""
@@ -100,9 +89,10 @@ class Log:
             self._file.seek(0)
             rows = self._file.read()
             with contextlib.suppress(OSError, self._tf.errors.OpError):     # its file is gone too
-                self._writer.close()
+                self._events.close()
             self._file.close()
-            self._open(rows, step)
+            with self._errors_named():
+                self._open(rows, step)
 
     def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
               epoch: float) -> None:
@@ -139,21 +129,26 @@ class Log:
         except OSError:     # a closed pipe or terminal
             self._output_closed()
 
-    def close(self) -> None:
+    def samples(self, step: int, text: str) -> None:
+        """Prints the samples of a step, and shows them in TensorBoard."""
+        self.print(text)
+        with self._errors_named():
+            self._events.samples(step, text)
+
+    def close(self, failed: bool = False) -> None:
+        """failed: whether an error ended the run."""
         if self._bar is not None:
             self._bar.close()
         self._file.close()
-        self._writer.close()
+        with contextlib.suppress(OSError, self._tf.errors.OpError):     # a full disk must not hide the error that ended the run
+            self._events.close(failed)
 
     def _line(self, step: int, text: str) -> None:
         self.print(f'[{step} | {compact(time.time() - self._start, 2, width=7)}] {text}')
 
     def _row(self, step: int, **values: float) -> None:
-        try:
-            self._file.write(json.dumps({'step': step} | values) + '\n')
+        row = {'step': step} | values
+        with self._errors_named():
+            self._file.write(text_of([row]))
             self._file.flush()
-            summary = self._tf.Summary(value=[self._tf.Summary.Value(tag=tag, simple_value=value)
-                                              for tag, value in values.items()])
-            self._writer.add_summary(summary, step)
-        except OSError as error:
-            raise UserError(f'cannot write {self._path}: {reason(error)}') from None
+            self._events.row(row)

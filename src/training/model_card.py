@@ -3,10 +3,11 @@
 import os
 
 from command import models
+from command.errors import UserError
 from corpus.data_sets import in_words
-from storage import checkpoints, run_directory
-from training import metrics
+from storage import checkpoints, run_state
 from training.record import read_record
+from training.rows import rows_until
 
 HUB_NAMES = {'124M': 'openai-community/gpt2', '355M': 'openai-community/gpt2-medium',
              '774M': 'openai-community/gpt2-large', '1558M': 'openai-community/gpt2-xl'}
@@ -20,7 +21,7 @@ model, tokenizer = (kind.from_pretrained('.') for kind in (AutoModelForCausalLM,
 
 
 def model_card(directory: str, prefix: str) -> str:
-    """The README.md for a model or run directory: base model, corpus, steps and validation loss, where they are known.
+    """The README.md for a model or run directory: base model, corpus, checkpoint and validation loss, where they are known.
 
     prefix: of the checkpoint that was converted.
     """
@@ -33,19 +34,54 @@ def model_card(directory: str, prefix: str) -> str:
         lines.append(f'base_model: {published}')
     lines += ['---', '', f'# {name}, a GPT-2' + (' fine-tuned on a text' if settings else ''), '']
     if settings:
-        lines += [*(f'- {fact}' for fact in _facts(directory, base, settings, checkpoints.checkpoint_step(prefix))), '']
+        lines += [*(f'- {fact}' for fact in _facts(directory, base, settings, prefix)), '']
     return '\n'.join([*lines, USAGE])
 
 
-def _facts(directory: str, base: str, settings: dict, step: int) -> list[str]:
-    """What is known of a run's checkpoint at `step`."""
-    corpus = settings['corpus']
-    paths = corpus.get('name')
-    # Not the paths, which are private.
-    names = [os.path.basename(os.path.normpath(str(path))) for path in (paths if isinstance(paths, list) else [paths])]
-    facts = [f'base model: {base}', f'corpus: `{in_words(names)}`, {corpus.get("tokens")} tokens', f'steps: {step}']
-    losses = [row for row in metrics.read_metrics(os.path.join(directory, run_directory.METRICS))
-              if 'val_loss' in row and row['step'] <= step]
+def _facts(directory: str, base: str, settings: dict, prefix: str) -> list[str]:
+    """What is known of a run's checkpoint."""
+    corpus, validation = settings['corpus'], settings.get('validation')
+    facts = [f'base model: {base}', f'corpus: {_names(corpus.get("name"))}, {corpus.get("tokens")} tokens',
+             f'weights: checkpoint `{os.path.basename(prefix)}`, after {checkpoints.checkpoint_step(prefix)} steps']
+    losses = _validation_losses(directory, prefix)
     if losses:
-        facts.append(f'validation loss: {losses[-1]["val_loss"]:.4f} nats per token, at step {losses[-1]["step"]}')
+        on = f' on {_validation_text(validation)}' if validation else ''
+        facts.append(f'validation loss{on}: {_in_words(losses, checkpoints.checkpoint_step(prefix))}')
     return facts
+
+
+def _names(paths: str | list[str] | None) -> str:
+    """The names of a corpus, without their paths, which are private."""
+    names = [os.path.basename(os.path.normpath(str(path))) for path in (paths if isinstance(paths, list) else [paths])]
+    return f'`{in_words(names)}`'
+
+
+def _validation_text(validation: dict) -> str:
+    """'`b.txt`, 90 tokens', '10 % of the corpus, 123 tokens, not trained on', 'the corpus itself, 1234 tokens'."""
+    if validation['name']:
+        return f'{_names(validation["name"])}, {validation["tokens"]} tokens'
+    if validation['split']:
+        return f'{100 * validation["split"]:g} % of the corpus, {validation["tokens"]} tokens, not trained on'
+    return f'the corpus itself, {validation["tokens"]} tokens, which it was trained on'
+
+
+def _validation_losses(directory: str, prefix: str) -> dict[int, float]:
+    """Step -> validation loss, up to a checkpoint of a run, on its branch."""
+    try:
+        state = run_state.read_alone(prefix)
+    except UserError:       # damaged; the weights are checked elsewhere
+        state = None
+    if state is None:
+        step = checkpoints.checkpoint_step(prefix)
+        state = run_state.RunState(step=step, validated=step)
+    return {row['step']: row['val_loss'] for row in rows_until(directory, state) if 'val_loss' in row}
+
+
+def _in_words(losses: dict[int, float], step: int) -> str:
+    """The lowest loss, and that of the weights at `step`, if another one was measured."""
+    best = min(losses, key=losses.get)
+    text = f'{losses[best]:.4f} nats per token'
+    if best == step:
+        return f'{text}, the lowest of the run up to these weights'
+    own = f'; {losses[step]:.4f} with these weights' if step in losses else ', not measured with these weights'
+    return f'{text} at step {best}, the lowest of the run up to these weights{own}'

@@ -20,14 +20,13 @@ from training.settings import Settings
 # Flags that change what a run computes. The others decide when it stops, saves or reports.
 MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line',
                'skip_bad_records', 'noise',
-               'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers',
-               'train_layers', 'optimizer',
-               'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm', 'weight_decay', 'precision',
+               'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers', 'train_layers', 'dropout',
+               'optimizer', 'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm', 'weight_decay', 'precision',
                'val_split')
 
 
-def describe(settings: Settings, corpus: Corpus, key: str | None) -> dict:
-    """The content of settings.json for a run on this corpus.
+def describe(settings: Settings, corpus: Corpus, key: str | None, validation_tokens: int = 0) -> dict:
+    """The content of settings.json for a run on this corpus, which validates on as many tokens, or never if that is 0.
 
     key: of the corpus (see corpus.cache). If the run's last record has the same key, the checksum of the tokens is taken
     from there; else it is computed, which reads them all.
@@ -48,7 +47,13 @@ def describe(settings: Settings, corpus: Corpus, key: str | None) -> dict:
     weights = {'weights': weight_sums(corpus)} if corpus.weights else {}
     return {'workers': flags.pop('worker_count'), 'flags': flags, 'versions': versions,
             'corpus': {'name': flags['dataset'], 'tokens': sum(map(len, corpus.chunks)), 'chunks': len(corpus.chunks),
-                       'sha256': checksum, 'key': key, **weights}}
+                       'sha256': checksum, 'key': key, **weights},
+            'validation': _validation(flags, validation_tokens)}
+
+
+def _validation(flags: dict, tokens: int) -> dict | None:
+    """What a run validates on: a data set of its own, or a share of the corpus that it does not train on; else the corpus."""
+    return {'name': flags['val_dataset'], 'split': flags['val_split'], 'tokens': tokens} if tokens else None
 
 
 def weight_sums(corpus: Corpus) -> list[list[float]]:

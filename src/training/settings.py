@@ -10,6 +10,8 @@ from network.hparams import HParams
 from training import plot
 
 DEFAULT_SAMPLE_LENGTH = 1023
+DEFAULT_LEARNING_RATE = 0.00002             # for fine-tuning
+LEARNING_RATE_FROM_SCRATCH = 0.0005         # to start with; see docs/from-scratch.md
 DEFAULT_WEIGHT_DECAY = 0.01
 DEFAULT_VAL_EVERY = 100         # with --val_split; without it 0, as in 2019
 RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on activations outweigh the weights
@@ -38,6 +40,7 @@ class Settings:
     accumulate_gradients: int
     only_train_transformer_layers: bool
     train_layers: int
+    dropout: float
     max_steps: int
     epochs: float
     warn_epochs: float
@@ -53,6 +56,7 @@ class Settings:
     memory_saving_gradients: bool
     precision: str
     # run
+    config: str | None
     run_name: str
     checkpoint_dir: str
     restore_from: str
@@ -63,11 +67,14 @@ class Settings:
     log_every: int
     plot: bool
     dry_run: bool
+    measure_steps: int
     # samples
     sample_dir: str
     sample_every: int
     sample_length: int
     sample_num: int
+    sample_prompt: str | None
+    sample_temperature: float
     top_k: int
     top_p: float
     # validation
@@ -109,14 +116,17 @@ def is_trained(weight: str, settings, n_layer: int) -> bool:
     return block is not None or not settings.only_train_transformer_layers
 
 
-def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1) -> Settings:
+def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1, prompt_length: int = 1) -> Settings:
     """Resolves the flags of train.py for a model of this size; prints each default that depends on it.
 
-    Raises UserError for a length, or a number of blocks, that does not fit the model.
+    prompt_length: tokens that a sample begins with. Raises UserError for a length, or a number of blocks, that does not fit the
+    model.
     """
     for flag in ('seq_length', 'sample_length'):
         if (getattr(args, flag) or 0) > hparams.n_ctx:
             raise UserError(f'--{flag} {getattr(args, flag)} is more than the model\'s window of {hparams.n_ctx} tokens')
+    if args.measure_steps and worker_count > 1:
+        raise UserError(f'--measure_steps measures a single worker, and this run has {worker_count}: leave it out')
     seq_length = args.seq_length or hparams.n_ctx
     if seq_length < 2:
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
@@ -124,18 +134,25 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
         raise UserError(f'--train_layers {args.train_layers}: the model has {hparams.n_layer} blocks')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
-        'sample_length': args.sample_length or _default_sample_length(args, hparams),
+        'sample_length': _sample_length(args, hparams, prompt_length),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
         'val_every': _val_every(args),
         'memory_saving_gradients': _recompute(args.memory_saving_gradients, hparams)}, worker_count=worker_count)
 
 
-def _default_sample_length(args: argparse.Namespace, hparams: HParams) -> int:
-    if DEFAULT_SAMPLE_LENGTH <= hparams.n_ctx:
-        return DEFAULT_SAMPLE_LENGTH
+def _sample_length(args: argparse.Namespace, hparams: HParams, prompt_length: int) -> int:
+    """The value of --sample_length: with the prompt it must fit into the window and one token more, which is never read."""
+    window, most = hparams.n_ctx, hparams.n_ctx + 1 - prompt_length
+    if (args.sample_length or 0) > most:
+        raise UserError(f'--sample_prompt has {prompt_length} tokens, too many for the model\'s window of {window} with '
+                        f'--sample_length {args.sample_length}: give a shorter one, or --sample_length {most}')
+    if args.sample_length or most >= DEFAULT_SAMPLE_LENGTH:
+        return args.sample_length or DEFAULT_SAMPLE_LENGTH
+    length = max(window - prompt_length, 1)
     if args.sample_every:
-        print(f'The model\'s window holds {hparams.n_ctx} tokens: --sample_length is {hparams.n_ctx - 1}')
-    return hparams.n_ctx - 1
+        prompt = f', --sample_prompt has {prompt_length}' if args.sample_prompt else ''
+        print(f'The model\'s window holds {window} tokens{prompt}: --sample_length is {length}')
+    return length
 
 
 def _val_every(args: argparse.Namespace) -> int:
@@ -175,5 +192,7 @@ def check_flags(args: argparse.Namespace) -> None:
     for flag in ('keep_best', 'patience'):
         if getattr(args, flag) and not args.val_every and (args.val_every == 0 or not args.val_split):
             raise UserError(f'--{flag} compares validation losses: give --val_every too')
+    if args.measure_steps and not args.dry_run:
+        raise UserError('--measure_steps works only with --dry_run')
     if args.plot:
         plot.check()

@@ -56,7 +56,8 @@ class Watch:
                 parent = 0
                 os.kill(os.getpid(), signal.SIGTERM)    # a request to stop; a second one would end the process unsaved
             gone = self._cluster.gone(others)
-            if gone and not self.ended:     # `end` may have been called while the ports were checked
+            # What ended the other, such as a loss of NaN, may be ending this one too, which then reports it.
+            if gone and not self._ended.wait(self._interval):
                 with self.exit_lock:
                     self._exit(self._death_message(gone))
             if time.monotonic() - self.waiting_since > self._timeout:

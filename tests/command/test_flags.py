@@ -20,6 +20,7 @@ from conftest import ROOT
     ('positive_float', {'1e-5': 1e-5, '2': 2.0}, ['0', '-1', 'inf', 'nan']),
     ('non_negative_float', {'0': 0.0, '0.5': 0.5}, ['-0.1', 'inf']),
     ('fraction', {'0': 0.0, '1': 1.0, '0.3': 0.3}, ['-0.1', '1.1', 'nan']),
+    ('fraction_below_1', {'0': 0.0, '0.999': 0.999}, ['1', '-0.1', '0.99999999999999999', 'nan', 'inf', 'tenth', '']),
 ])
 def test_numbers(kind, valid, invalid):
     parser = flags.Parser(prog='prog')

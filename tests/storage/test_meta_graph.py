@@ -27,14 +27,17 @@ def new_in(meta) -> set:
             if node.op not in KNOWN or name and name[0] != '_' and name not in KNOWN[node.op]}
 
 
+@pytest.mark.parametrize('rate', [0, 0.1])
 @pytest.mark.parametrize('flags', [{}, {'memory_saving': True, 'clip_norm': 1.0, 'accumulate': 2, 'optimizer': 'adamw'}], ids=str)
-def test_a_training_graph_that_samples(tf, session, flags):
+def test_a_training_graph_that_samples(tf, session, flags, rate):
     import model
     import sample
+    from network.dropout import Dropout
     from storage import saver
     from training.optimizer import TrainStep
     tokens = tf.placeholder(tf.int32, [2, HPARAMS.n_ctx])
-    TrainStep(model.loss(model.model(HPARAMS, tokens), tokens), tf.trainable_variables(), **flags)
+    dropout = Dropout(rate, tf.placeholder(tf.int64, [2])) if rate else None
+    TrainStep(model.loss(model.model(HPARAMS, tokens, dropout=dropout), tokens), tf.trainable_variables(), **flags)
     sample.sample_sequence(hparams=HPARAMS, length=5, start_token=3, batch_size=1, top_k=2)
     meta = tf.MetaGraphDef.FromString(saver.meta_graph(tf.train.Saver(tf.global_variables())))
     assert len(meta.graph_def.node) > 1000

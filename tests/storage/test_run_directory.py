@@ -9,7 +9,7 @@ from command.errors import UserError
 from storage import lock, run_directory
 
 OLD = ('checkpoint', 'counter', 'settings.json', 'metrics.jsonl', 'loss.png', 'hparams.json', 'model-1.index', 'model-1.json',
-       'model-1.data-00000-of-00001', 'events.out.tfevents.1.host')
+       'model-1.data-00000-of-00001', 'metrics-1.jsonl', 'events.out.tfevents.1.host', 'validation/events.out.tfevents.1.host')
 OTHERS = ('lock', 'dataset.npz', 'model.py', 'notes.txt')
 
 
@@ -44,6 +44,7 @@ def test_a_lock_file_that_was_there_before_stays(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """A run's directory with a file for each name of OLD and OTHERS, which contains its name."""
+    (tmp_path / 'validation').mkdir()
     for name in (*OLD, *OTHERS):
         (tmp_path / name).write_text(name)
     return tmp_path
@@ -68,7 +69,8 @@ def interrupt(monkeypatch, moment):
 
 def test_a_new_run_with_a_checkpoint_replaces_the_old(run):
     run_directory.set_aside(str(run))
-    assert {path.name for path in run.iterdir()} == {*OTHERS, '.overwritten'}
+    assert {path.name for path in run.iterdir()} == {*OTHERS, '.overwritten', 'validation'}
+    assert not list((run / 'validation').iterdir())
     write_new(run, ['settings.json', 'model-1.index', 'checkpoint'])
     run_directory.settle(str(run))
     new = dict.fromkeys(['settings.json', 'model-1.index', 'checkpoint'], 'new')

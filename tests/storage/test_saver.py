@@ -155,10 +155,37 @@ def test_how_many_checkpoints_stay(session, run, tmp_path, flags, expected):
     saver = run(**flags)
     for step in range(1, 7):
         saver.save(session, RunState(step=step, best_step=1))
+        saver.remove_outdated(step, best_step=1)
     assert kept(tmp_path / 'run') == expected
     named = (tmp_path / 'run/checkpoint').read_text().splitlines()
     assert named == ['model_checkpoint_path: "model-6"',
                      *(f'all_model_checkpoint_paths: "model-{step}"' for step in sorted(expected))]
+
+
+def test_nothing_is_removed_before_it_is_asked_for(session, run, tmp_path):
+    saver = run(keep=1)
+    for step in (1, 2, 3):
+        saver.save(session, RunState(step=step))
+    assert kept(tmp_path / 'run') == {1, 2, 3}
+    assert (tmp_path / 'run/checkpoint').read_text().splitlines()[0] == 'model_checkpoint_path: "model-3"'
+
+
+def test_a_checkpoint_is_discarded(session, run, tmp_path):
+    saver = run()
+    for step in (4, 9, 6):      # a run that went back to step 4, after which 9 is of its abandoned part
+        saver.save(session, RunState(step=step))
+    saver.discard(6, newest=4)
+    assert kept(tmp_path / 'run') == {4, 9}
+    assert checkpoints.newest_sound(str(tmp_path / 'run')) == (str(tmp_path / 'run/model-4'), RunState(step=4))
+    assert (tmp_path / 'run/counter').read_text() == '4\n'
+    assert not list((tmp_path / 'run').glob('model-6*'))
+
+
+def test_the_only_checkpoint_is_discarded(session, run, tmp_path):
+    saver = run()
+    saver.save(session, RunState(step=1))
+    saver.discard(1, newest=0)
+    assert os.listdir(tmp_path / 'run') == []
 
 
 def test_a_failed_save_leaves_what_was_there(session, run, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """train.py --dry_run: a plan, without TensorFlow and without a byte written; its formula against what was measured."""
 
+import argparse
 import dataclasses
 import fcntl
 import json
@@ -18,9 +19,10 @@ from conftest import ROOT, TEXT
 from encoder import load_encoder
 from network.hparams import load_hparams
 from storage import lock
+from training import disk, memory, not_downloaded, prepare
 from training import dry_run as planning
-from training import memory, prepare
 from training.memory import MEASURED, MEDIUM, REMEDIES, SMALL, Step, total
+from training.settings import make_settings
 
 MEMORY = 'memory of a training step on a CPU, in float32, by formula'
 BENCH = 'measured (bench/README.md; one sequence of 1,024 tokens unless flags say otherwise)'
@@ -65,7 +67,7 @@ def sections(output):
     for line in output.splitlines():
         if not line.startswith(' '):
             section = found.setdefault(line.split(':')[0], {})
-        elif row := re.fullmatch(r'  (.{40}) +(\S+(?: GB)?)(?:  (.*))?', line):
+        elif row := re.fullmatch(r'  (.{40}) +(\S+(?: GB| limit)?)(?:  (.*))?', line):
             section[row[1].strip()] = (row[2], row[3])
     return found
 
@@ -117,6 +119,10 @@ def test_what_each_flag_changes():
     assert memory.memory(Step(SMALL, accumulate_gradients=2))['sums of gradients'] == weights
     assert memory.memory(Step(SMALL, memory_saving_gradients=True))['activations'] == parts['activations'] / 10
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
+    # Of dropout nothing is kept; it shows where attention is the peak, as that of many sequences with a small vocabulary is.
+    assert memory.memory(Step(SMALL, dropout=0.1)) == parts
+    steps = [Step(dataclasses.replace(SMALL, n_vocab=300), batch_size=8, dropout=rate) for rate in (0, 0.1)]
+    assert total(steps[1]) - total(steps[0]) == 2 * 4 * 8 * 12 * 256 * 1024
     # A gradient is gone once its weight is updated, except where all gradients are needed together.
     assert memory.memory(Step(MEDIUM, memory_saving_gradients=True))['gradients'] == 4 * 50257 * 1024
     assert memory.memory(Step(MEDIUM, memory_saving_gradients=True, accumulate_gradients=2))['gradients'] == 4 * 354_823_168
@@ -134,9 +140,9 @@ def test_the_plan_of_a_corpus_and_a_model(dry_run, place):
     tokens = len(encoder.encode(TEXT)) + len(encoder.encode('the lazy dog')) + 1      # and <|endoftext|> between them
     assert plan['corpus'] == {
         'files': ('2', None), 'bytes': (f'{len(TEXT) + 12:,}', None), 'tokens': (f'{tokens:,}', None),
-        'tokens in a step': ('96', None), 'steps in an epoch': (str(-(-tokens // 96)), None),
-        'epochs': (f'{9600 / tokens:.1f}', 'in --max_steps 100'),
-        'steps': (str(-(-3 * tokens // 192)), 'in --epochs 1.5')}
+        'tokens in a step': ('96', None), 'steps in an epoch': (str(-(-tokens // 96)), None)}
+    steps = -(-3 * tokens // 192)
+    assert plan['run'] == {'steps': (str(steps), '--max_steps 100, --epochs 1.5'), 'epochs': (f'{96 * steps / tokens:.1f}', None)}
     assert plan['model']['mlp'] == (f'{2 * (2 * 24 * 96 + 96 + 24):,}', None)
     assert plan['model']['trained'] == (plan['model']['parameters'][0], 'with adam, from models/toy/model.ckpt')
     assert plan[MEMORY]['available'][1] == 'fits'
@@ -155,7 +161,7 @@ def test_the_plan_of_several_workers(dry_run):
         assert plan['corpus']['workers'] == ('3', 'share each step')
         assert plan['corpus']['tokens in a step'] == ('96', None)
         assert plan['corpus']['steps in an epoch'] == (str(-(-tokens // 96)), None)
-        assert plan['corpus']['epochs'][0] == f'{9600 / tokens:.1f}'
+        assert plan['run']['epochs'][0] == f'{9600 / tokens:.1f}'
         assert plan[MEMORY]['total'] == (alone[MEMORY]['total'][0], 'for each worker, and some more for sums')
     assert 'workers' not in alone['corpus'] and alone[MEMORY]['total'][1] is None
     assert '3 workers on this machine' in here[MEMORY] and '3 workers on this machine' not in elsewhere[MEMORY]
@@ -331,3 +337,112 @@ def test_memory_that_the_system_does_not_report(monkeypatch):
     monkeypatch.setattr(os, 'sysconf_names', {})
     assert machine.available_memory() is None
     assert 'this system does not report how much is available' in '\n'.join(planning._memory(Step(SMALL), None))
+
+
+def test_how_many_steps_a_run_makes(dry_run, place):
+    plan, output = dry_run()
+    assert plan['run'] == {'steps': ('no limit', 'Ctrl-C ends it, or --max_steps or --epochs')}
+    run_of_seven_steps(place)
+    plan, output = dry_run('--max_steps', 10, '--patience', 3, '--val_every', 1)
+    assert plan['run']['steps'] == ('3', '--max_steps 10')
+    assert 'it ends earlier after 3 validations without a new lowest loss' in output
+    assert dry_run('--max_steps', 5)[0]['run']['steps'][0] == '0'
+
+
+@pytest.fixture
+def prepare_run(place, parse, monkeypatch):
+    monkeypatch.chdir(place)
+    return lambda *flags: prepare.prepare(parse(*flags))
+
+
+def test_the_plan_of_a_model_that_is_not_downloaded(dry_run, place):
+    (place / 'corpus.txt').write_text('<|endoftext|>'.join([TEXT] * 8))
+    for name, parameters in (('124M', 124_439_808), ('345M', 354_823_168), ('774M', 774_030_080), ('1558M', 1_557_611_200)):
+        plan, output = dry_run('--model_name', name, '--max_steps', 9, '--seq_length', 64)
+        assert f'model: {name}, which is not downloaded: ./download_model.py {name} fetches it\n' in output
+        assert plan['model']['trained'] == (f'{parameters:,}', 'with adam, from the published weights')
+        assert plan['corpus']['tokens'] == (f'{8 * -(-len(TEXT) // 4) + 7:,}',
+                                            'an estimate by its bytes: of English prose, code has up to twice as many')
+        assert plan['disk']['a checkpoint'][0] == f'{12 * parameters / 1e9:.2f} GB'
+    assert 'dataset has about ' in output
+    split, _ = dry_run('--model_name', '124M', '--seq_length', 64, '--val_split', 0.25)
+    assert split['corpus']['tokens'][0] == f'{6 * -(-len(TEXT) // 4) + 5:,}'        # two of eight documents are held out
+    np.savez(place / 'corpus.npz', np.arange(99))
+    assert dry_run('--model_name', '124M', '--seq_length', 64, '--dataset', 'corpus.npz')[0]['corpus']['tokens'] == ('99', None)
+
+
+def test_only_a_dry_run_does_without_it_and_only_for_published_names(dry_run, prepare_run):
+    with pytest.raises(UserError, match="^no model '125M' in models: did you mean 124M"):
+        dry_run('--model_name', '125M')
+    with pytest.raises(UserError, match="^no model '124M' in models: ./download_model.py 124M fetches it"):
+        prepare_run('--model_name', '124M')
+
+
+def test_a_download_that_was_interrupted(dry_run, place):
+    shutil.copytree(place / 'models/toy', place / 'models/774M', ignore=shutil.ignore_patterns('vocab.bpe', '*.data*'))
+    assert dry_run('--model_name', '774M', '--seq_length', 64)[0]['model']['parameters'][0] == '774,030,080'
+
+
+def test_the_vocabulary_of_another_published_model_counts_the_tokens(dry_run, place, monkeypatch):
+    shutil.copytree(place / 'models/toy', place / 'models/355M')
+    size = load_hparams(str(place / 'models/toy')).n_vocab
+    monkeypatch.setattr(not_downloaded, 'default_hparams', lambda: dataclasses.replace(SMALL, n_vocab=size))
+    plan, output = dry_run('--model_name', '117M', '--seq_length', 64)
+    tokens = len(load_encoder(str(place / 'models/toy')).encode(TEXT))
+    assert plan['corpus']['tokens'] == (f'{tokens:,}', None) and 'about' not in output
+    assert 'model: 117M, which is not downloaded' in output
+
+
+def test_what_would_stop_a_run_still_stops_it(dry_run, place):
+    (place / 'corpus.txt').write_text('short')
+    with pytest.raises(UserError, match='^the corpus is too short: 1024 tokens are needed in one piece'):
+        dry_run('--model_name', '124M')
+    (place / 'corpus.txt').write_text(TEXT)
+    run_of_seven_steps(place)
+    with pytest.raises(UserError, match='^checkpoint/run1 is a run of a model of another size than 124M: '):
+        dry_run('--model_name', '124M', '--restore_from', 'fresh')
+    with pytest.raises(UserError, match='--sample_prompt has 1250 tokens'):
+        dry_run('--model_name', '124M', '--seq_length', 64, '--run_name', 'new', '--sample_prompt', 'x' * 5000)
+
+
+def test_the_estimate_of_tokens():
+    estimate = not_downloaded.TokenEstimate()
+    assert estimate.encode_with_special('') == []
+    assert estimate.encode_with_special('a') == [0]
+    assert estimate.encode_with_special('eight ch<|endoftext|><|endoftext|>x') == [0, 0, 50256, 50256, 0]
+    assert len(estimate.encode_array('щ' * 80 + '\ud800')) == 102       # a lone surrogate is three bytes
+
+
+@pytest.mark.parametrize(('flags', 'steps', 'existing', 'count'), [
+    ({}, 10_000, 0, 6), ({}, 2500, 0, 3), ({}, 2500, 2, 5), ({}, 2500, 5, 6), ({}, None, 0, 6), ({'keep_best': True}, None, 0, 7),
+    ({'keep_best': True}, 3, 0, 3), ({'save_secs': 1.0}, 3, 1, 4), ({'save_every': 0}, 10_000, 0, 1), ({'keep': 0}, 4500, 1, 6),
+    ({'keep': 0}, None, 0, None), ({'keep': 1}, 4500, 0, 2)])
+def test_how_many_checkpoints_a_run_has_at_a_time(parse, flags, steps, existing, count):
+    job = argparse.Namespace(settings=dataclasses.replace(make_settings(parse(), SMALL), **flags))
+    assert disk._at_a_time(job, steps, existing) == count
+
+
+def test_what_is_there_already_is_not_needed_again_but_one_checkpoint():
+    assert disk.Disk(checkpoint=10, checkpoints=3, corpus=2, existing=0).needed == 32
+    assert disk.Disk(checkpoint=10, checkpoints=3, corpus=2, existing=12).needed == 20
+    assert disk.Disk(checkpoint=10, checkpoints=3, corpus=2, existing=99).needed == 10
+    assert disk.Disk(checkpoint=10, checkpoints=None, corpus=2, existing=0).needed == 12
+
+
+def test_disk(dry_run, place, monkeypatch):
+    flags = ('--max_steps', 2000, '--save_every', 10, '--keep', 2)
+    free = 20_000_000
+    monkeypatch.setattr(planning, 'free_space', lambda directory: free)
+    plan, output = dry_run(*flags)
+    checkpoint = 12 * sum(memory.parameters(load_hparams(str(place / 'models/toy'))).values())
+    assert plan['disk']['checkpoints at a time, at most'] == ('3', 'by --keep 2, and the one that is being written')
+    assert plan['disk']['available'] == ('0.02 GB', 'fits') and 'there already' not in output
+    free = 3 * checkpoint
+    assert dry_run(*flags)[0]['disk']['available'][1] == 'too much: try a smaller --keep, or another --checkpoint_dir'
+    assert dry_run(*flags, '--no_cache')[0]['disk']['available'][1] == 'fits'
+    run_of_seven_steps(place)
+    assert 'of it there already, at most' in dry_run(*flags)[0]['disk']
+    assert 'of it there already, at most' not in dry_run(*flags, '--overwrite')[0]['disk']
+    plan, _ = dry_run('--keep', 0)
+    assert plan['disk']['checkpoints at a time, at most'] == ('no limit', '--keep 0 keeps all')
+    assert plan['disk']['total'][1] == 'and more with each checkpoint'

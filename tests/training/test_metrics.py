@@ -1,4 +1,4 @@
-"""What a run reports: lines, rows of metrics.jsonl, scalars; what is kept when a run continues."""
+"""What a run reports: lines, rows of metrics.jsonl; what is kept when a run continues. TensorBoard's files: test_events.py."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def test_damaged_rows_are_left_out(tmp_path):
     assert read_metrics(str(path)) == [{'step': 1, 'loss': 2}, {'step': 3}]
 
 
-def test_lines_rows_and_scalars(tf, tmp_path, capsys):
+def test_lines_and_rows(tf, tmp_path, capsys):
     log = Log(str(tmp_path), (found := state()), last_step=5)       # no terminal: no bar
     log.train(1, **NUMBERS)
     log.validation(1, 3.456, best=3.4)
@@ -46,12 +46,6 @@ def test_lines_rows_and_scalars(tf, tmp_path, capsys):
     assert third == 'text'
     assert [json.loads(row) for row in rows.splitlines()] == [{'step': 1, **NUMBERS}, {'step': 1, 'val_loss': 3.456}]
     assert found.average == [2.346, 1]
-    [events] = tmp_path.glob('events.out.tfevents.*')
-    records = list(tf.train.summary_iterator(str(events)))
-    starts = [record.step for record in records if record.HasField('session_log')]
-    assert starts == [1]
-    scalars = {value.tag: (record.step, value.simple_value) for record in records for value in record.summary.value}
-    assert scalars == {tag: (1, pytest.approx(value)) for tag, value in {**NUMBERS, 'val_loss': 3.456}.items()}
 
 
 def test_rows_of_later_steps_are_dropped(tf, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from storage import run_state
 from training.model_card import model_card
 
 
@@ -25,9 +26,39 @@ def test_a_run(run):
     assert head == ('library_name: transformers\npipeline_tag: text-generation\ntags: [gpt2]\n'
                     'base_model: openai-community/gpt2')
     assert body.startswith('\n# my_run, a GPT-2 fine-tuned on a text\n\n- base model: 117M\n- corpus: `corpus.txt`, 1234 tokens\n'
-                           '- steps: 4\n- validation loss: 2.2500 nats per token, at step 4\n\n'
+                           '- weights: checkpoint `model-4`, after 4 steps\n'
+                           '- validation loss: 2.2500 nats per token, the lowest of the run up to these weights\n\n'
                            'Converted from a TensorFlow checkpoint.')
     assert 'secret' not in card
+
+
+def test_the_best_is_named_and_not_the_last(run):
+    assert ('- validation loss: 2.2500 nats per token at step 4, the lowest of the run up to these weights; 9.0000 with these '
+            'weights\n') in model_card(str(run), str(run / 'model-5'))
+    assert ('- validation loss: 3.5000 nats per token at step 2, the lowest of the run up to these weights, not measured with '
+            'these weights\n') in model_card(str(run), str(run / 'model-3'))
+
+
+@pytest.mark.parametrize(('validation', 'words'), [
+    ({'name': '/home/me/secret/other.txt', 'split': 0.0, 'tokens': 90}, '`other.txt`, 90 tokens'),
+    ({'name': ['/home/me/secret/a.txt', 'b.txt'], 'split': 0.0, 'tokens': 90}, '`a.txt, b.txt`, 90 tokens'),
+    ({'name': None, 'split': 0.125, 'tokens': 123}, '12.5 % of the corpus, 123 tokens, not trained on'),
+    ({'name': None, 'split': 0.0, 'tokens': 1234}, 'the corpus itself, 1234 tokens, which it was trained on'),
+])
+def test_what_validation_was_on(run, validation, words):
+    settings = json.loads((run / 'settings.json').read_text())
+    (run / 'settings.json').write_text(json.dumps(settings | {'validation': validation}))
+    card = model_card(str(run), str(run / 'model-4'))
+    assert f'- validation loss on {words}: 2.2500 nats per token, the' in card and 'secret' not in card
+
+
+def test_a_checkpoint_of_another_branch(run):
+    """Its losses are in a file of their own."""
+    rows = [{'step': 1, 'loss': 7.0}, {'step': 2, 'val_loss': 1.5}, {'step': 2, 'loss': 3.0}, {'step': 4, 'val_loss': 1.75}]
+    (run / 'metrics-4.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    run_state.write(str(run / 'model-4'), run_state.RunState(step=4, validated=4, average=[7 * 0.99 + 3, 1.99]))
+    card = model_card(str(run), str(run / 'model-4'))
+    assert ' 1.5000 nats per token at step 2, the lowest of the run up to these weights; 1.7500 with these weights\n' in card
 
 
 def test_a_run_of_a_model_that_was_named_by_its_path(run):
@@ -47,7 +78,7 @@ def test_a_run_on_several_data_sets(run):
 def test_a_run_without_validation(run):
     assert 'validation loss' not in model_card(str(run), str(run / 'model-1'))
     (run / 'metrics.jsonl').unlink()
-    assert '- steps: 4\n\n' in model_card(str(run), str(run / 'model-4'))
+    assert '- weights: checkpoint `model-4`, after 4 steps\n\n' in model_card(str(run), str(run / 'model-4'))
 
 
 @pytest.mark.parametrize(('name', 'hub_name'), [('345M', 'openai-community/gpt2-medium'), ('774M', 'openai-community/gpt2-large'),

@@ -35,11 +35,24 @@ def test_training_and_validation(drawn):
                    {'step': 4, 'val_loss': 6.0}])
     assert lines.pop('training, each step') == [[2, 4], [3, 1]]
     assert lines.pop('validation') == [[2, 5], [4, 6]]
-    assert lines == {'training, running average': [[2, 4], [3, pytest.approx((4 * 0.99 + 1) / 1.99)]]}
+    assert lines == {'training, average of the steps around': [[2, 4], [3, 1]]}     # too few to average
+
+
+def test_the_average_does_not_lag_behind():
+    losses = [8 - step / 10 for step in range(40)] + [4.0] * 80
+    smoothed = plot.smooth(losses)
+    assert len(smoothed) == len(losses)
+    assert smoothed[:37] == pytest.approx(losses[:37])      # 120 // 40 = 3 steps on either side; fewer at the beginning
+    assert smoothed[43:] == pytest.approx(losses[43:])
+    assert losses[39] < smoothed[39] < losses[38]
+    noise = [1.0, 3.0] * 80
+    assert plot.smooth(noise)[4:-4] == pytest.approx([17 / 9, 19 / 9] * 76)     # of 9 each
+    assert plot.smooth(noise)[-1] == pytest.approx(11 / 5)      # the last 5
+    assert plot.smooth([]) == []
 
 
 def test_a_run_without_validation(drawn):
-    assert drawn([{'step': 1, 'loss': 4.0}]).keys() == {'training, each step', 'training, running average'}
+    assert drawn([{'step': 1, 'loss': 4.0}]).keys() == {'training, each step', 'training, average of the steps around'}
 
 
 def test_a_run_without_steps(drawn):

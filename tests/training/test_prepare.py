@@ -15,17 +15,19 @@ import sys
 import numpy as np
 import pytest
 
+from checkpoint_files import write_checkpoint
 from command.errors import UserError
 from conftest import ROOT, TEXT
 from corpus.chunks import Corpus
 from load_dataset import Sampler
-from network.hparams import HParams
+from network.hparams import HParams, load_hparams
 from storage import run_directory
 from storage.model_directory import Model
 from storage.run_state import RunState
 from training import prepare as prepare_module
 from training import record
-from training.prepare import ALIKE, Job, prepare
+from training.job import ALIKE, Job
+from training.prepare import prepare
 from training.settings import Settings, make_settings
 from workers.cluster import ONE_WORKER, Cluster
 
@@ -33,7 +35,7 @@ HPARAMS = HParams(n_vocab=9, n_ctx=8, n_embd=6, n_head=2, n_layer=1)
 # Flags that workers need not share. Any other is in ALIKE: a new flag belongs to one of them.
 OWN = {'dataset', 'processes', 'no_cache', 'model_name', 'models_dir', 'warn_epochs', 'seed', 'run_name', 'restore_from',
        'overwrite', 'checkpoint_dir', 'sample_dir', 'save_every', 'save_secs', 'keep', 'plot', 'dry_run', 'sample_every',
-       'sample_length', 'sample_num', 'top_k', 'log_every',
+       'sample_length', 'sample_num', 'sample_prompt', 'sample_temperature', 'top_k', 'log_every', 'config', 'measure_steps',
        'top_p', 'val_dataset', 'keep_best', 'local_workers', 'max_restarts', 'workers', 'worker_index', 'slurm', 'dist_timeout',
        'dist_startup_timeout', 'worker_count'}
 
@@ -48,8 +50,8 @@ def make_job(parse):
                    checkpoint=None, state=RunState(step=number), lock=None,
                    record={'corpus': {'tokens': 9, 'sha256': '0123456789'}, 'versions': {'tensorflow': '2.21'}},
                    train=Sampler([np.arange(100)], number), validation=[np.arange(6), np.arange(5)],
-                   noise=np.random.default_rng(number + 1), contexts=Sampler([np.arange(100)], number + 2),
-                   sampling=np.random.default_rng(number + 3))
+                   noise=np.random.default_rng(number + 1), dropout=np.random.default_rng(number + 4),
+                   contexts=Sampler([np.arange(100)], number + 2), sampling=np.random.default_rng(number + 3))
     return make
 
 
@@ -94,8 +96,8 @@ def test_all_continue_with_the_state_and_generators_of_worker_0(make_job):
     """Another --seed, or another name of the model, is no mistake."""
     jobs = make_job(5, seed=5), make_job(6, seed=6, model_name='copy'), make_job(7)
     expected = {name: generator.random() for name, generator in make_job(5).generators().items()}
-    assert list(expected) == ['data', 'noise', 'contexts', 'sampling']
-    assert len(set(expected.values())) == 4
+    assert list(expected) == ['data', 'noise', 'dropout', 'contexts', 'sampling']
+    assert len(set(expected.values())) == 5
     agree(*jobs)
     for job in jobs:
         assert job.state.step == 5
@@ -142,7 +144,7 @@ def test_a_new_run_starts_from_the_model(prepared):
     job = prepared('--seed', 1)
     assert (job.checkpoint, job.state) == (os.path.join(ROOT, 'models/tiny/model.ckpt'), RunState())
     assert states(job) == states(prepared('--seed', 1))
-    assert len({*states(job).values(), *states(prepared('--seed', 2)).values()}) == 8
+    assert len({*states(job).values(), *states(prepared('--seed', 2)).values()}) == 10
     assert states(prepared()) != states(prepared())
     assert job.validation == []
     assert job.train.total_size == job.record['corpus']['tokens'] == job.contexts.total_size
@@ -426,3 +428,42 @@ def test_a_directory_that_cannot_be_written_to(prepared):
     open('samples', 'w').close()
     with pytest.raises(UserError, match='^cannot write to samples/run1: Not a directory$'):
         prepared()
+
+
+@pytest.fixture
+def new_model(tmp_path):
+    """Writes models/new, with the sizes of models/tiny and the weights of a new model, maybe with changes."""
+    def make(**changed):
+        shutil.copytree(os.path.join(ROOT, 'models/tiny'), tmp_path / 'models/new', dirs_exist_ok=True)
+        shapes = load_hparams(os.path.join(ROOT, 'models/tiny')).shapes()
+        weights = {name: np.full(shape, float(name.endswith('/g')), np.float32) for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            if len(shape) > 1:
+                weights[name] += 0.02
+        for name, value in changed.items():
+            weights[f'model/h3/{name}'][-1] = value
+        write_checkpoint(tmp_path / 'models/new/model.ckpt', weights)
+    return make
+
+
+WARNING = ('models/new/model.ckpt has new weights, which --learning_rate {}, a rate for fine-tuning, changes slowly: for a '
+           'model from scratch, begin with --learning_rate 0.0005{}\n')
+
+
+@pytest.mark.parametrize(('flags', 'rate', 'more'), [
+    ([], '2e-05', ''), (['--learning_rate', '0.00001', '--optimizer', 'adamw'], '1e-05', ''),
+    (['--optimizer', 'sgd', '--dry_run'], '2e-05', ' --optimizer adam')], ids=str)
+def test_a_model_from_scratch_is_warned_of_the_rate_for_fine_tuning(prepared, new_model, capsys, flags, rate, more):
+    new_model()
+    prepared('--model_name', 'new', '--models_dir', 'models', *flags)
+    assert WARNING.format(rate, more) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('changes', 'flags'), [
+    ({}, ['--learning_rate', '0.0005']), ({}, ['--learning_rate', '0.000021']), ({'ln_1/g': 1.00001}, []),
+    ({'attn/c_attn/b': 1e-9}, []), ({'mlp/c_proj/b': -0.1}, [])], ids=str)
+def test_no_warning_of_another_rate_or_for_weights_that_were_trained(prepared, new_model, capsys, changes, flags):
+    new_model(**changes)
+    prepared('--model_name', 'new', '--models_dir', 'models', *flags)
+    prepared('--run_name', 'other')         # models/tiny, which is trained
+    assert 'new weights' not in capsys.readouterr().out

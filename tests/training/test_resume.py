@@ -42,8 +42,12 @@ def rows(home, run='run1'):
     ('--optimizer', 'adam', '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1, '--sample_length', 5),
     ('--optimizer', 'sgd', '--accumulate_gradients', 2, '--noise', 0.3),
     ('--optimizer', 'adam', '--accumulate_gradients', 2, '--noise', 0.3, '--memory_saving_gradients', '--val_every', 1,
-     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5),
+     '--val_batch_count', 1, '--val_split', 0.3, '--dataset', 'documents.txt', '--sample_every', 1, '--sample_length', 5,
+     '--sample_num', 2, '--sample_prompt', 'the dog', '--sample_temperature', 0.7),
     ('--optimizer', 'adamw', '--memory_saving_gradients', '--clip_norm', 1, '--learning_rate_schedule', 'cosine'),
+    ('--dropout', 0.2, '--accumulate_gradients', 2, '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1,
+     '--sample_length', 5),
+    ('--dropout', 0.2, '--memory_saving_gradients'),
 ])
 def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
     (home / 'documents.txt').write_text('<|endoftext|>'.join(f'the dog number {i} jumps over it; ' * 9 for i in range(9)))
@@ -391,7 +395,8 @@ def test_other_settings_are_printed(train, home):
 def test_an_infinite_loss_never_reaches_a_checkpoint(tf, train, home):
     train('--max_steps', 2, *SMALL)
     before = variables(tf, home / 'checkpoint/run1')
-    with pytest.raises(UserError, match=r'the loss of step \d+ is \S+, the norm .*checkpoint/run1/model-2 is safe; try a smal'):
+    with pytest.raises(UserError, match=r'the loss of step \d+ is \S+, .*checkpoint/run1/model-2 is safe; try --restore_from 2 '
+                                        'with a smaller --learning_rate, --clip_norm 1, --warmup_steps 100$'):
         train('--max_steps', 40, '--sample_every', 0, '--optimizer', 'sgd', '--learning_rate', 1e30, '--save_every', 0)
     assert variables(tf, home / 'checkpoint/run1') == before
 

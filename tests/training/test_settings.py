@@ -39,6 +39,24 @@ def test_the_default_sample_length_fits_the_model(parse, capsys, n_ctx, sample_e
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.parametrize(('n_ctx', 'prompt_length', 'length', 'printed'), [
+    (1026, 4, 1023, ''), (1027, 4, 1023, ''), (1025, 4, 1021, "1025 tokens, --sample_prompt has 4: --sample_length is 1021\n"),
+    (32, 31, 1, 'is 1\n'), (32, 32, 1, 'is 1\n')])
+def test_the_default_sample_length_leaves_room_for_the_prompt(parse, capsys, n_ctx, prompt_length, length, printed):
+    hparams = dataclasses.replace(SHORT, n_ctx=n_ctx)
+    assert make_settings(parse('--sample_prompt', 'text'), hparams, prompt_length=prompt_length).sample_length == length
+    output = capsys.readouterr().out
+    assert output.endswith(printed) and bool(output) == bool(printed)
+
+
+def test_a_prompt_and_a_sample_that_do_not_fit_together(parse):
+    flags = parse('--sample_prompt', 'text', '--sample_length', 30)
+    assert make_settings(flags, SHORT, prompt_length=3).sample_length == 30
+    with pytest.raises(UserError, match="^--sample_prompt has 4 tokens, too many for the model's window of 32 with "
+                                        '--sample_length 30: give a shorter one, or --sample_length 29$'):
+        make_settings(flags, SHORT, prompt_length=4)
+
+
 @pytest.mark.parametrize(('blocks', 'on'), [(1, True), (0, False)])
 def test_recomputation_is_on_by_default_for_large_models(parse, capsys, blocks, on):
     hparams = dataclasses.replace(SMALL, n_layer=RECOMPUTE_FROM // 1024 - 1 + blocks, n_embd=1024, n_head=16)

@@ -285,8 +285,11 @@ def test_a_save_holds_the_exit_lock(train, monkeypatch):
     assert held == [True]
 
 
-def test_all_report_a_loss_of_nan_and_worker_0_the_checkpoint_to_return_to(home):
-    with worker_group.group(2, home, worker_group.train, *TRAIN, '--learning_rate', 1e30) as workers:
+@pytest.mark.parametrize(('learning_rate', 'words'), [
+    (1e30, 'the norm of its gradient'), (5, 'more than 10 times that of guessing')])
+def test_all_report_a_loss_of_nan_or_far_too_high_and_worker_0_the_checkpoint_to_return_to(home, learning_rate, words):
+    with worker_group.group(2, home, worker_group.train, *TRAIN, '--dropout', 0.1, '--learning_rate', learning_rate) as workers:
         assert [worker.status() for worker in workers] == [2, 2]
+        assert all(words in worker.err for worker in workers)
         assert 'models/toy/model.ckpt is safe' in workers[0].err
         assert 'worker 0 reports which checkpoint is safe' in workers[1].err

@@ -106,6 +106,16 @@ def test_workers_that_exit_while_the_watch_ends_are_not_lost():
     assert not exits
 
 
+def test_a_worker_whose_cause_of_death_ends_this_one_too_is_not_reported():
+    exits = []
+    def gone(_):
+        threading.Timer(0.2, watch.end).start()     # it reports the same loss of NaN a moment later
+        return [1]
+    watch = make_watch(FakeCluster(2, gone=gone), interval=2.0, exit=exits.append)
+    watch.watch()
+    assert not exits
+
+
 def test_an_error_of_its_own_ends_the_watch(tf):
     from workers.collectives import Workers
     workers = Workers()
