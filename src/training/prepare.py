@@ -82,7 +82,8 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
 
 def warn_of_low_rate(settings: Settings, checkpoint: str, hparams: HParams) -> None:
     """Prints a warning if new, random weights are to be trained with the learning rate for fine-tuning."""
-    if settings.learning_rate <= DEFAULT_LEARNING_RATE and is_untrained(checkpoint, hparams.shapes()):
+    low = settings.learning_rate <= DEFAULT_LEARNING_RATE and settings.learning_rate_schedule != 'relative'
+    if low and is_untrained(checkpoint, hparams.shapes()):
         adam = ' --optimizer adam' if settings.optimizer == 'sgd' else ''
         print(f'{checkpoint} has new weights, which --learning_rate {settings.learning_rate:g}, a rate for fine-tuning, changes '
               f'slowly: for a model from scratch, begin with --learning_rate {LEARNING_RATE_FROM_SCRATCH:g}{adam}', flush=True)

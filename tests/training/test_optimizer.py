@@ -147,6 +147,8 @@ def test_schedules(tf):
     rates = [learning_rate(step, peak=2.0, schedule='cosine', max_steps=4) for step in range(1, 6)]
     assert rates == pytest.approx([2.0, 1 + np.sqrt(0.5), 1.0, 1 - np.sqrt(0.5), 0.0])
     assert {learning_rate(step, peak=0.3) for step in (1, 10, 10 ** 6)} == {0.3}
+    rates = [learning_rate(step, peak=2.0, schedule='relative', warmup_steps=4) for step in (1, 4, 10 ** 4, 10 ** 6)]
+    assert rates == pytest.approx([0.0025, 0.01, 0.01, 0.001])
 
 
 def test_the_optimizer_s_state_begins_at_zero(tf, session):

@@ -460,7 +460,8 @@ def test_a_model_from_scratch_is_warned_of_the_rate_for_fine_tuning(prepared, ne
 
 
 @pytest.mark.parametrize(('changes', 'flags'), [
-    ({}, ['--learning_rate', '0.0005']), ({}, ['--learning_rate', '0.000021']), ({'ln_1/g': 1.00001}, []),
+    ({}, ['--learning_rate', '0.0005']), ({}, ['--learning_rate', '0.000021']),
+    ({}, ['--optimizer', 'adafactor', '--learning_rate_schedule', 'relative']), ({'ln_1/g': 1.00001}, []),
     ({'attn/c_attn/b': 1e-9}, []), ({'mlp/c_proj/b': -0.1}, [])], ids=str)
 def test_no_warning_of_another_rate_or_for_weights_that_were_trained(prepared, new_model, capsys, changes, flags):
     new_model(**changes)
