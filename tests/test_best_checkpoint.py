@@ -60,7 +60,7 @@ def start(home, monkeypatch, capsys):
 def test_a_run_ends_with_how_to_use_its_best(train):
     flags = ('--val_every', 1, '--val_batch_count', 1, '--sample_every', 0, '--keep_best', '--learning_rate')
     *_, line, _, sample, _, again = train('--max_steps', 2, *flags, 0.01).splitlines()
-    assert re.fullmatch(r'The best checkpoint is checkpoint/run1/model-2, with a validation loss of \d\.\d{4}', line)
+    assert re.fullmatch(r'The best checkpoint is checkpoint/run1/model-2 \(validation loss \d\.\d{4}\)', line)
     assert 'interactive_conditional_samples.py --run_name run1/best --top_k 40' in sample
     assert again.endswith('--max_steps 4')
     assert line in train('--max_steps', 3, *flags, 5).splitlines()
@@ -79,7 +79,7 @@ def test_a_command_that_the_shell_reads_as_meant(over, home, make_settings, monk
     settings = make_settings('--run_name', 'a b', '--checkpoint_dir', 'my runs')
     best, _, sample, *_ = next_steps(settings, NEWEST, None).splitlines()
     assert sample.endswith("--run_name 'a b/best' --checkpoint_dir 'my runs' --top_k 40")
-    assert best == best_line(settings) == 'The best checkpoint is my runs/a b/model-1, with a validation loss of 5.2500'
+    assert best == best_line(settings) == 'The best checkpoint is my runs/a b/model-1 (validation loss 5.2500)'
 
 
 @pytest.mark.parametrize(('flags', 'step'), [

@@ -48,7 +48,7 @@ def _best(settings: Settings) -> tuple[str | None, str]:
         best = best_checkpoint(settings.run_directory)
     except UserError as error:
         return str(error) if settings.keep_best else None, settings.run_name
-    line = f'The best checkpoint is {best.prefix}, with a validation loss of {best.loss:.4f}'
+    line = f'The best checkpoint is {best.prefix} (validation loss {best.loss:.4f})'
     return line, f'{settings.run_name}/{BEST}'
 
 
