@@ -8,6 +8,7 @@ from typing import TextIO
 
 from command.errors import UserError, reason
 from command.models import SETTING_FILES, SPECIAL_TOKENS
+from storage import adapters
 from storage.checkpoints import ASIDE, checkpoint_files
 from storage.lock import lock
 
@@ -106,7 +107,7 @@ def _errors_named(directory: str) -> Iterator[None]:
 
 def _files(directory: str) -> list[str]:
     """The files of a run in a directory, the file `checkpoint` first. Cached tokens, the lock and others' files are not."""
-    names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', *SETTING_FILES, SPECIAL_TOKENS)
+    names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', adapters.FILE, *SETTING_FILES, SPECIAL_TOKENS)
     paths = [*(os.path.join(directory, name) for name in names), *checkpoint_files(directory),
              *(path for pattern in ('metrics-*.jsonl', f'{EVENTS}*', os.path.join(VALIDATION, f'{EVENTS}*'))
                for path in glob.glob(os.path.join(glob.escape(directory), pattern)))]

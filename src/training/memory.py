@@ -9,6 +9,7 @@ from command.machine import total_memory, visible_gpus
 from corpus.token_files import token_dtype
 from network.block_sizes import HEAD_ROWS, QUERY_BLOCK
 from network.hparams import HParams
+from network.lora import Lora
 from training.settings import Settings, is_trained
 
 FLOAT = 4                   # bytes of a number: float32, whatever the --precision of the matrix multiplications
@@ -31,6 +32,7 @@ class Step:
     optimizer: str = 'adam'
     only_train_transformer_layers: bool = False
     train_layers: int = 0
+    lora_rank: int = 0
     dropout: float = 0
 
     def flags(self) -> str:
@@ -84,7 +86,9 @@ def trained_parameters(step: Step) -> int:
 
 def trained_shapes(step: Step) -> dict[str, list[int]]:
     """Name -> shape of the weights that the optimizer updates."""
-    return {name: shape for name, shape in step.hparams.shapes().items() if is_trained(name, step, step.hparams.n_layer)}
+    factors = Lora(step.lora_rank, 1).shapes(step.hparams) if step.lora_rank else {}
+    return {name: shape for name, shape in (step.hparams.shapes() | factors).items()
+            if is_trained(name, step, step.hparams.n_layer)}
 
 
 def optimizer_numbers(step: Step) -> int:
@@ -112,7 +116,8 @@ def memory(step: Step) -> dict[str, float]:
     logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (largest if rows > HEAD_ROWS else 0)
     block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
     scores = (5 if step.dropout else 3) * block
-    permanent = {'weights': FLOAT * sum(parameters(size).values()),
+    adapters = trained if step.lora_rank else 0
+    permanent = {'weights': FLOAT * (sum(parameters(size).values()) + adapters),
                  'optimizer': FLOAT * optimizer_numbers(step),
                  'sums of gradients': FLOAT * trained if step.accumulate_gradients > 1 else 0}
     return {'process': PROCESS + (0 if recompute else COMPILED) + UNUSED * sum(permanent.values()),
