@@ -1,8 +1,8 @@
 """Checkpoints that hold LoRA's factors alone, and adapter.json, which names their base.
 
-A run's directory has one adapter.json: the checkpoint that the run started from, its base, with a checksum, and the rank and alpha
-of network.lora. The base is a model, or a checkpoint of another run; if that has adapters too, it has a base itself. TensorFlow is
-not needed here: storage.saver reads the weights.
+A run's directory has one adapter.json: the checkpoint that the run started from, its base, with a checksum, and the rank and
+alpha of network.lora. The base is a model, or a checkpoint of another run; if that has adapters too, it has a base itself.
+TensorFlow is not needed here: storage.saver reads the weights.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from command.read_files import read_json
 from network.hparams import HParams
 from network.lora import FACTORS, Lora, is_factor
 from storage import bundle, check, run_state
+from storage.run_directory import ADAPTER
 
-FILE = 'adapter.json'
 WEIGHTS = {'wte', 'wpe', 'g', 'b', 'w', *FACTORS}     # how the names of weights end; those of an optimizer's state end otherwise
 
 
@@ -51,7 +51,7 @@ def read(prefix: str) -> Adapters | None:
     if not has_factors(prefix):
         return None
     directory = os.path.dirname(prefix)
-    path = os.path.join(directory, FILE)
+    path = os.path.join(directory, ADAPTER)
     if not os.path.exists(path):
         raise UserError(f'{prefix} holds adapters, and {path}, which names their base model, is missing: copy it there again')
     content = read_json(path)

@@ -12,6 +12,7 @@ from command.errors import UserError, reason
 from command.read_files import read_bytes
 from network.lora import FACTORS
 from storage import adapters, check, checkpoints, run_state
+from storage.run_directory import ADAPTER
 from storage.run_state import RunState
 
 # Attributes of ops that TensorFlow 1.15 does not know, and refuses to import.
@@ -132,7 +133,7 @@ class RunSaver:
                     file.write(content)
         # A start that ended before its first checkpoint may have left one that names another base.
         if self._adapters:
-            with atomic_files.replacing(os.path.join(self.directory, adapters.FILE)) as file:
+            with atomic_files.replacing(os.path.join(self.directory, ADAPTER)) as file:
                 file.write(self._adapters)
 
     def save(self, session: tf.Session, state: RunState) -> None:
