@@ -98,13 +98,11 @@ def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor]) -> Iterat
     from command.tensorflow_setup import load_tensorflow, note_loading
     note_loading()
     load_tensorflow()
-    import tensorflow.compat.v1 as tf
 
-    from storage import saver
-    with saver.named_in_errors(prefix):
-        reader = tf.train.load_checkpoint(prefix)
-        for tensor in progress_bar(tensors):
-            yield reader.get_tensor(tensor.name)
+    from storage.saver import Weights
+    weights = Weights(prefix, {tensor.name: tensor.shape for tensor in tensors})
+    for tensor in progress_bar(tensors):
+        yield weights.get_tensor(tensor.name)
 
 
 def from_hf(args: argparse.Namespace) -> None:

@@ -89,6 +89,12 @@ def add_training_flags(group) -> None:
                        help='do not train the embeddings, which takes less memory')
     group.add_argument('--train_layers', metavar='N', type=non_negative_int, default=0,
                        help='train the last N blocks and the last normalisation alone, which takes less memory and time; 0: all')
+    group.add_argument('--lora_rank', metavar='R', type=non_negative_int, default=0,
+                       help='train adapters of this rank on the matrices of each block (LoRA), and leave the model as it is: far '
+                            'less memory, and checkpoints of megabytes; 0: train the model itself. 8 is common, with a larger '
+                            '--learning_rate, like 0.0003')
+    group.add_argument('--lora_alpha', metavar='A', type=positive_float,
+                       help='multiply what the adapters add by A / R (default: 2 R)')
     group.add_argument('--dropout', metavar='P', type=fraction_below_1, default=0.0,
                        help='set a share P of the embeddings, of the attention and of what each block adds to 0 in each training '
                             'step, so that a small corpus is not learned by heart; 0: none. 0.1 is common')

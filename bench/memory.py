@@ -29,10 +29,11 @@ RUNS = (
     ('124M', '--memory_saving_gradients'), ('124M', '--accumulate_gradients 2'), ('124M', '--clip_norm 1'),
     ('124M', '--optimizer sgd'), ('124M', '--optimizer adafactor'),
     ('124M', '--only_train_transformer_layers'), ('124M', '--train_layers 4'),
+    ('124M', '--lora_rank 8'), ('124M', '--lora_rank 8 --memory_saving_gradients'),
     ('355M', '--no-memory_saving_gradients'), ('355M', ''), ('355M', '--clip_norm 1'), ('355M', '--optimizer adafactor'),
-    ('355M', '--train_layers 4'),
+    ('355M', '--train_layers 4'), ('355M', '--lora_rank 8'),
     ('774M', ''), ('774M', '--optimizer adafactor'), ('774M', '--train_layers 4'),
-    ('1558M', '--optimizer adafactor'), ('1558M', '--train_layers 4'),
+    ('1558M', '--optimizer adafactor'), ('1558M', '--train_layers 4'), ('1558M', '--lora_rank 8'),
 )
 STEPS = 3
 
@@ -59,7 +60,7 @@ def measure(home: str, name: str, flags: str) -> tuple[float, float, float]:
     command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', name, '--dataset', 'tokens.npz',
                '--sample_every', '0', '--save_every', '0', '--max_steps', str(STEPS), '--overwrite', *flags.split()]
     plan = subprocess.run([*command, '--dry_run'], cwd=home, check=True, stdout=subprocess.PIPE, text=True).stdout
-    [planned] = [float(line.split()[1]) for line in plan.splitlines() if line.startswith('  total ')]
+    planned, *_ = [float(line.split()[1]) for line in plan.splitlines() if line.startswith('  total ')]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=home, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)

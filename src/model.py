@@ -8,7 +8,7 @@ import math
 
 import tensorflow.compat.v1 as tf
 
-from network import layers
+from network import layers, lora_layers
 from network.attention import block_masks, self_attention
 from network.cache import TensorPast
 from network.dropout import Dropout, drop
@@ -16,6 +16,7 @@ from network.functions_2019 import *
 from network.gradients import reshape, shape_of
 from network.head_loss import head_loss
 from network.hparams import HParams, default_hparams, load_hparams  # noqa: F401  (a model and its sizes go together)
+from network.lora import Lora
 
 
 def random_variable(name, shape, stddev):
@@ -28,17 +29,23 @@ def gain_and_bias(scope, n):  # -> [n], [n], of a layer normalisation
                 tf.get_variable('b', [n], initializer=tf.zeros_initializer()))
 
 
-def linear(x, scope, n_out, *, op=layers.linear, norm=(), stddev=0.02, dtype=None):  # [.., n_in] -> [.., n_out]
+def linear(x, scope, n_out, *, lora, op=layers.linear, norm=(), stddev=0.02, dtype=None):  # [.., n_in] -> [.., n_out]
     """x w + b, by op(rows of x, *norm, w, b): after a layer normalisation with norm's gain and bias, or after a GELU.
 
-    The weight's leading 1 is that of the published checkpoints (a convolution of width one).
+    With lora, by that op of lora_layers. The weight's leading 1 is that of the published checkpoints (a convolution of width
+    one).
     """
     with tf.variable_scope(scope):
         batch, sequence, n_in = shape_of(x)
         dtype = dtype or x.dtype
         w = random_variable('w', [1, n_in, n_out], stddev)
         b = tf.get_variable('b', [n_out], initializer=tf.zeros_initializer())
-        y = op(tf.reshape(x, [-1, n_in]), *norm, tf.cast(tf.squeeze(w, 0), dtype), tf.cast(b, dtype))
+        if lora is None:
+            weights = [tf.cast(tf.squeeze(w, 0), dtype)]
+        else:
+            op = lora_layers.WITH_FACTORS[op]
+            weights = [tf.squeeze(w, 0), *(tf.cast(factor, dtype) for factor in lora_layers.factors(lora, n_in, n_out))]
+        y = op(tf.reshape(x, [-1, n_in]), *norm, *weights, tf.cast(b, dtype))
         return reshape(y, [batch, sequence, n_out])
 
 
@@ -47,29 +54,29 @@ def residual_stddev(hparams):
     return 0.02 / math.sqrt(2 * hparams.n_layer)
 
 
-def attention(x, scope, *, norm, layer, past, masks, hparams, dtype, dropout):  # [.., features] -> [.., features], present
+def attention(x, scope, *, norm, layer, past, masks, hparams, dtype, dropout, lora):  # [.., features] -> [.., features], present
     with tf.variable_scope(scope):
         batch, sequence, n_features = shape_of(x)
-        qkv = linear(x, 'c_attn', 3 * n_features, op=layers.norm_linear, norm=norm, dtype=dtype)
+        qkv = linear(x, 'c_attn', 3 * n_features, op=layers.norm_linear, norm=norm, dtype=dtype, lora=lora)
         qkv = reshape(qkv, [batch, sequence, 3, hparams.n_head, hparams.head_size])
         y, present = self_attention(qkv, layer, past, masks, dropout)   # [batch, sequence, heads, head]
         y = reshape(y, [batch, sequence, n_features])
-        return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams)), present
+        return linear(y, 'c_proj', n_features, stddev=residual_stddev(hparams), lora=lora), present
 
 
-def feed_forward(x, scope, *, norm, hparams, dtype):  # [.., features] -> [.., features]
+def feed_forward(x, scope, *, norm, hparams, dtype, lora):  # [.., features] -> [.., features]
     with tf.variable_scope(scope):
-        hidden = linear(x, 'c_fc', 4 * hparams.n_embd, op=layers.norm_linear, norm=norm, dtype=dtype)
-        return linear(hidden, 'c_proj', hparams.n_embd, op=layers.gelu_linear, stddev=residual_stddev(hparams))
+        hidden = linear(x, 'c_fc', 4 * hparams.n_embd, op=layers.norm_linear, norm=norm, dtype=dtype, lora=lora)
+        return linear(hidden, 'c_proj', hparams.n_embd, op=layers.gelu_linear, stddev=residual_stddev(hparams), lora=lora)
 
 
-def transformer_block(x, layer, *, past, masks, hparams, dtype, dropout):  # [.., features] -> [.., features], present
+def transformer_block(x, layer, *, past, masks, hparams, dtype, dropout, lora):  # [.., features] -> [.., features], present
     """Attention and mlp each read the residual stream x through a normalisation and add to it."""
     with tf.variable_scope(f'h{layer}'):
         y, present = attention(x, 'attn', norm=gain_and_bias('ln_1', hparams.n_embd), layer=layer, past=past, masks=masks,
-                               hparams=hparams, dtype=dtype, dropout=dropout)
+                               hparams=hparams, dtype=dtype, dropout=dropout, lora=lora)
         x = x + drop(tf.cast(y, x.dtype), dropout)
-        y = feed_forward(x, 'mlp', norm=gain_and_bias('ln_2', hparams.n_embd), hparams=hparams, dtype=dtype)
+        y = feed_forward(x, 'mlp', norm=gain_and_bias('ln_2', hparams.n_embd), hparams=hparams, dtype=dtype, lora=lora)
         return x + drop(tf.cast(y, x.dtype), dropout), present
 
 
@@ -86,14 +93,15 @@ def past_shape(*, hparams: HParams, batch_size=None, sequence=None) -> list:
 
 
 def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dtype=tf.float32,
-          dropout: Dropout | None = None) -> dict:
+          dropout: Dropout | None = None, lora: Lora | None = None) -> dict:
     """Builds the network for token ids X [batch, sequence] int32.
 
     past: keys and values of the tokens before X, as a tensor (see past_shape) or an object (see network.cache). Past
     and X together must fit in n_ctx. dtype: of the matrix multiplications; weights, residual stream, normalisation and
     softmax are float32. Without a past, each block's output goes to the collection `checkpoints` (see
     memory_saving_gradients). dropout: of the embeddings, the attention weights and what each block adds to the residual
-    stream (Radford et al. 2018); for training, so without a past.
+    stream (Radford et al. 2018); for training, so without a past. lora: factors are added to the blocks' matrices, and only
+    they have gradients.
 
     Returns `hidden` [batch, sequence, n_embd] (after the last normalisation), `wte` [n_vocab, n_embd] as `hidden`'s
     dtype, `logits` [batch, sequence, n_vocab] and `present`, the keys and values of X alone.
@@ -111,11 +119,12 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
         presents = []
         for layer in range(hparams.n_layer):
             h, present = transformer_block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype,
-                                           dropout=dropout)
+                                           dropout=dropout, lora=lora)
             if past is None:        # else h may lie inside a sampling loop, where no gradient can be
                 tf.add_to_collection('checkpoints', h)
             presents.append(present)
-        h = tf.cast(layers.layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
+        layer_norm = layers.layer_norm if lora is None else lora_layers.layer_norm
+        h = tf.cast(layer_norm(h, *gain_and_bias('ln_f', hparams.n_embd)), dtype)
         wte = tf.cast(wte, dtype)
         logits = tf.matmul(tf.reshape(h, [-1, hparams.n_embd]), wte, transpose_b=True)
         return {'hidden': h, 'wte': wte, 'logits': reshape(logits, [batch, sequence, hparams.n_vocab]),

@@ -78,12 +78,12 @@ def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_voca
                    default=lambda: draw_top_k(logits, uniform, top_k, temperature))
 
 
-def read_context(hparams, tokens, lengths, capacity):
+def read_context(hparams, tokens, lengths, capacity, lora=None):
     """Reads texts [rows, sequence] of `lengths` [rows], padded on the right.
 
     Returns logits [rows, n_vocab] after the last token of each, and the memory of a Cache for `capacity` tokens.
     """
-    output = model.model(hparams, tokens)
+    output = model.model(hparams, tokens, lora=lora)
     last = tf.gather(output['hidden'], lengths - 1, batch_dims=1)
     padding = [[0, 0], [0, 0], [0, capacity - shape_of(tokens)[1]], [0, 0]]
     memory = {(layer, 0): [tf.reshape(tf.pad(x, padding), [-1, hparams.head_size]) for x in tf.unstack(present, axis=1)]
@@ -91,13 +91,13 @@ def read_context(hparams, tokens, lengths, capacity):
     return tf.matmul(last, output['wte'], transpose_b=True), memory
 
 
-def read_token(hparams, tokens, cache: Cache, positions):
+def read_token(hparams, tokens, cache: Cache, positions, lora=None):
     """Reads one more token of each row, [rows], at positions [rows].
 
     Returns logits [rows, n_vocab] after it, and the cache's memory with its keys and values.
     """
     past = CachedPast(cache, positions)
-    return model.model(hparams, tokens[:, None], past=past)['logits'][:, 0], past.written
+    return model.model(hparams, tokens[:, None], past=past, lora=lora)['logits'][:, 0], past.written
 
 
 def read_once():
@@ -117,12 +117,12 @@ def read_once():
 
 
 def sample_sequence(*, hparams, length, start_token=None, batch_size=None, context=None, temperature=1, top_k=0,
-                    top_p=0.0, uniform=None):
+                    top_p=0.0, uniform=None, lora=None):
     """Continues each row of `context` [batch, sequence] int32 by `length` tokens.
 
     start_token: instead of a context, this token in each of batch_size rows. temperature, top_k and top_p are numbers
-    or scalar tensors. uniform [batch, length]: numbers in [0, 1), one for each token; random if not given. Context and
-    length together must fit in n_ctx + 1: the last token is never read.
+    or scalar tensors. uniform [batch, length]: numbers in [0, 1), one for each token; random if not given. lora: the
+    adapters that the network has. Context and length together must fit in n_ctx + 1: the last token is never read.
 
     Returns [batch, sequence + length] int32. Raises ValueError unless either start_token or context is given.
     """
@@ -139,14 +139,14 @@ def sample_sequence(*, hparams, length, start_token=None, batch_size=None, conte
         token = next_token(logits, uniform[:, count], **settings)
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
             cache = Cache(memory, [hparams.n_head], capacity)
-            logits, memory = read_token(hparams, token, cache, tf.fill([batch], start + count))
+            logits, memory = read_token(hparams, token, cache, tf.fill([batch], start + count), lora)
         return count + 1, tokens.write(count, token), logits, memory
 
     with tf.name_scope('sample_sequence'):
         batch, start = shape_of(context)
         capacity = start + length - 1
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=read):
-            logits, memory = read_context(hparams, context, tf.fill([batch], start), capacity)
+            logits, memory = read_context(hparams, context, tf.fill([batch], start), capacity, lora)
         tokens = tf.TensorArray(tf.int32, length)
         count, tokens, logits, _ = tf.while_loop(lambda count, *_: count < length - 1, body,
                                                  [0, tokens, logits, memory], back_prop=False)

@@ -37,7 +37,7 @@ def chunks(length, size: int) -> list:
 def gradient_by(backward):
     """Decorates a function of tensors: backward(dy, y, *inputs) returns the gradient of each input, or None."""
     def decorate(forward):
-        name = f'{__name__}.{forward.__name__}'
+        name = f'{forward.__module__}.{forward.__name__}'
 
         @tf.RegisterGradient(name)
         def gradient(op, dy, *_):

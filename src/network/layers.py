@@ -69,15 +69,23 @@ def normalize_rows(x, g, b):
     return _standardize(x)[0] * g + b
 
 
+def _standardize_gradient(dnormal, normal, scale):
+    along_mean = tf.reduce_mean(dnormal, axis=-1, keepdims=True)
+    along_normal = tf.reduce_mean(dnormal * normal, axis=-1, keepdims=True)
+    return (dnormal - along_mean - normal * along_normal) * scale
+
+
 @one_pass
 def layer_norm_gradients(dy, x, g):
     rows = list(range(len(x.shape) - 1))
     normal, scale = _standardize(x)
-    dnormal = dy * g
-    along_mean = tf.reduce_mean(dnormal, axis=-1, keepdims=True)
-    along_normal = tf.reduce_mean(dnormal * normal, axis=-1, keepdims=True)
-    return [(dnormal - along_mean - normal * along_normal) * scale, tf.reduce_sum(dy * normal, axis=rows),
-            tf.reduce_sum(dy, axis=rows)]
+    return [_standardize_gradient(dy * g, normal, scale), tf.reduce_sum(dy * normal, axis=rows), tf.reduce_sum(dy, axis=rows)]
+
+
+@one_pass
+def layer_norm_input_gradient(dy, x, g):
+    """The first of layer_norm_gradients, where gain and bias are not trained."""
+    return _standardize_gradient(dy * g, *_standardize(x))
 
 
 @gradient_by(lambda dy, _, x, g, b: layer_norm_gradients(dy, x, g))

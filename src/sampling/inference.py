@@ -106,15 +106,13 @@ class ShardedNetwork:
 
     def load(self, session: tf.Session, prefix: str) -> None:
         """Reads the weights from a checkpoint. Raises UserError if it is damaged or another model's."""
-        with saver.named_in_errors(prefix):
-            saver.checked_shapes(prefix, self._hparams.shapes())
-            reader = tf.train.load_checkpoint(prefix)
-            memory = _LargePages(sum(4 * math.prod(variable.shape) + ALIGNMENT
-                                     for variables in self._variables.values() for variable in variables))
-            for name, variables in self._variables.items():
-                parts = _split_weight(name, reader.get_tensor(name), self._hparams, self._shards)
-                for variable, part in zip(variables, parts):
-                    session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
+        weights = saver.Weights(prefix, self._hparams.shapes())
+        memory = _LargePages(sum(4 * math.prod(variable.shape) + ALIGNMENT
+                                 for variables in self._variables.values() for variable in variables))
+        for name, variables in self._variables.items():
+            parts = _split_weight(name, weights.get_tensor(name), self._hparams, self._shards)
+            for variable, part in zip(variables, parts):
+                session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
         session.run(self.cache.initializer)
 
     def program(self, function):

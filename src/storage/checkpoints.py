@@ -12,7 +12,7 @@ from storage.run_state import OtherCheckpoint, RunState, read
 ASIDE = '.overwritten'      # a run's subdirectory: the run that --overwrite replaces, until the new one has a checkpoint
 # What an interrupted save, removal or write leaves: files, and directories that TensorFlow makes.
 UNFINISHED = re.compile(r'model-\d+(_temp|\..*(\.part|\.tempstate\d*))|'
-                        r'(checkpoint|counter|(settings|hparams|encoder|special_tokens)\.json|vocab\.bpe|metrics(-\d+)?\.jsonl|'
+                        r'(checkpoint|counter|(settings|hparams|encoder|special_tokens|adapter)\.json|vocab\.bpe|metrics(-\d+)?\.jsonl|'
                         r'(val_)?dataset\.(npz|json))\.part')
 
 

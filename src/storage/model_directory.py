@@ -11,7 +11,7 @@ from command.errors import UserError, reason
 from command.models import directory_of
 from encoder import Encoder, load_encoder
 from network.hparams import HParams, check_vocabulary, load_hparams
-from storage import check, run_state
+from storage.adapters import check_files, check_weights
 from storage.find_checkpoint import find_checkpoint
 
 
@@ -29,7 +29,8 @@ def open_model(path: str, weights: bool = True) -> Model:
 
     path: of the directory, or of a checkpoint in it (see find_checkpoint, which prints a line if it takes a run's best). The
     checkpoint must have the weights of this model, in data files of sufficient size, and match the checksums that a run
-    stores with it; weights=False skips this. Raises UserError that names the file that is missing, damaged or does not fit.
+    stores with it; so must the base of adapters. weights=False skips this. Raises UserError that names the file that is missing,
+    damaged or does not fit.
     """
     directory = directory_of(path)
     hparams, encoder = load_hparams(directory), load_encoder(directory)
@@ -38,17 +39,8 @@ def open_model(path: str, weights: bool = True) -> Model:
     if weights:
         prefix = find_checkpoint(path)
         check_files(prefix)
-        check.check_checkpoint(prefix, hparams.shapes())
+        check_weights(prefix, hparams)
     return Model(directory, hparams, encoder, prefix)
-
-
-def check_files(prefix: str) -> None:
-    """Raises UserError if the files of a run's checkpoint do not match the checksums of its state, nor TensorFlow's own."""
-    try:
-        run_state.read(prefix)
-    except UserError:
-        if not check.is_sound(prefix):
-            raise
 
 
 @contextlib.contextmanager

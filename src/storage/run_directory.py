@@ -13,6 +13,7 @@ from storage.lock import lock
 
 SETTINGS = 'settings.json'
 METRICS = 'metrics.jsonl'
+ADAPTER = 'adapter.json'            # of a run of adapters (see storage.adapters)
 EVENTS = 'events.out.tfevents'     # how the names of TensorBoard's files begin
 VALIDATION = 'validation'          # the subdirectory with those of the validation loss
 
@@ -106,7 +107,7 @@ def _errors_named(directory: str) -> Iterator[None]:
 
 def _files(directory: str) -> list[str]:
     """The files of a run in a directory, the file `checkpoint` first. Cached tokens, the lock and others' files are not."""
-    names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', *SETTING_FILES, SPECIAL_TOKENS)
+    names = ('checkpoint', 'counter', SETTINGS, METRICS, 'loss.png', ADAPTER, *SETTING_FILES, SPECIAL_TOKENS)
     paths = [*(os.path.join(directory, name) for name in names), *checkpoint_files(directory),
              *(path for pattern in ('metrics-*.jsonl', f'{EVENTS}*', os.path.join(VALIDATION, f'{EVENTS}*'))
                for path in glob.glob(os.path.join(glob.escape(directory), pattern)))]

@@ -4,12 +4,15 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from command import atomic_files, models
 from command.errors import UserError, reason
 from command.read_files import read_bytes
-from storage import check, checkpoints, run_state
+from network.lora import FACTORS
+from storage import adapters, check, checkpoints, run_state
+from storage.run_directory import ADAPTER
 from storage.run_state import RunState
 
 # Attributes of ops that TensorFlow 1.15 does not know, and refuses to import.
@@ -17,20 +20,58 @@ NEW_ATTRIBUTES = {'VarHandleOp': 'debug_name', 'AssignVariableOp': 'validate_sha
 READS = 3       # a Saver holds all it reads in memory until it has read the last tensor, so several each read a part
 
 
-def restore(session: tf.Session, prefix: str, weights: list) -> bool:
-    """Restores all variables of the graph from the checkpoint `prefix`, or only `weights` if it lacks others.
+def restore(session: tf.Session, prefix: str, weights: list, variables: list | None = None) -> bool:
+    """Restores all variables (None: of the graph) from the checkpoint `prefix`, or only `weights` if it lacks others.
 
-    Returns whether all were restored, the optimizer's state included. Raises UserError that names the variable if the
+    Returns whether all were restored, the optimizer's state included. From a checkpoint of adapters it restores complete weights,
+    merged with their base, one at a time; or, if `weights` are adapters, these. Raises UserError that names the variable if the
     checkpoint belongs to another model, or the file if it is damaged.
     """
-    with session.graph.as_default(), named_in_errors(prefix):
-        stored = checked_shapes(prefix, shapes_of(weights))
-        everything = tf.global_variables()
-        complete = all(stored.get(v.op.name) == v.shape.as_list() for v in everything)
-        variables = everything if complete else weights
-        for start in range(READS):
-            tf.train.Saver(variables[start::READS]).restore(session, prefix)
+    with session.graph.as_default():
+        stored = Weights(prefix, shapes_of(weights))
+        if stored.merges(weights[0].op.name):
+            for weight in weights:
+                weight.load(stored.get_tensor(weight.op.name), session)
+            return False
+        with named_in_errors(prefix):
+            everything = tf.global_variables() if variables is None else variables
+            complete = all(stored.shapes.get(v.op.name) == v.shape.as_list() for v in everything)
+            variables = everything if complete else weights
+            for start in range(min(READS, len(variables))):
+                tf.train.Saver(variables[start::READS]).restore(session, prefix)
     return complete
+
+
+class Weights:
+    """The weights of a checkpoint, read one at a time; those of one that holds adapters are merged with its base.
+
+    shapes: name -> shape of all that can be read. Raises UserError if the checkpoint is damaged, or unless it has the weights
+    `needed` (name -> shape), and no further blocks.
+    """
+
+    def __init__(self, prefix: str, needed: dict[str, list[int]]):
+        self._prefix, self._adapters = prefix, adapters.read(prefix)
+        with named_in_errors(prefix):
+            self._reader = tf.train.load_checkpoint(prefix)
+            self._own = self._reader.get_variable_to_shape_map()
+        self.shapes, self._base = self._own, None
+        if self._adapters and not needed.keys() <= self._own.keys():
+            self._base = Weights(self._adapters.base, {name: shape for name, shape in needed.items() if name not in self._own})
+            self.shapes = self._base.shapes | self._own
+        check.check_shapes(prefix, self.shapes, needed)
+
+    def merges(self, name: str) -> bool:
+        """Whether a weight is that of a base, with the adapters of its matrix."""
+        return self._base is not None and name not in self._own
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """Raises UserError if the weight is damaged."""
+        if self.merges(name):
+            w, (a, b) = self._base.get_tensor(name), (f'{name.rpartition("/")[0]}/{factor}' for factor in FACTORS)
+            is_matrix = name.endswith('/w') and a in self._own
+            return self._adapters.lora.merged(w, self.get_tensor(a), self.get_tensor(b)) if is_matrix else w
+        with named_in_errors(self._prefix):
+            return self._reader.get_tensor(name)
 
 
 @contextlib.contextmanager
@@ -56,13 +97,6 @@ def shapes_of(variables: list) -> dict[str, list[int]]:
     return {variable.op.name: variable.shape.as_list() for variable in variables}
 
 
-def checked_shapes(prefix: str, weights: dict[str, list[int]]) -> dict:
-    """Name -> shape of everything in a checkpoint. Raises UserError unless these weights are in it, with these shapes."""
-    stored = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-    check.check_shapes(prefix, stored, weights)
-    return stored
-
-
 def meta_graph(saver: tf.train.Saver) -> bytes:
     """The content of a .meta file: the current graph, in a form that TensorFlow 1.15 can import too."""
     meta = saver.export_meta_graph(strip_default_attrs=True)
@@ -76,21 +110,31 @@ class RunSaver:
     """Writes a training run's numbered checkpoints, and the files that make its directory a model directory too.
 
     keep: how many checkpoints stay, the last written; 0 for all. keep_best: that of the best validation stays in addition.
+    variables: those that a checkpoint holds; None: all. of: what these are added to, if they are adapters.
     """
 
-    def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False):
+    def __init__(self, directory: str, from_model_dir: str, keep: int = 5, keep_best: bool = False,
+                 variables: list | None = None, of: adapters.Adapters | None = None):
         self.directory, self._keep, self._keep_best = directory, keep, keep_best
-        self._saver = tf.train.Saver(tf.global_variables(), max_to_keep=0)
+        self._saver = tf.train.Saver(tf.global_variables() if variables is None else variables, max_to_keep=0)
+        self._adapters = of and of.text(directory).encode()
         self._meta_graph = meta_graph(self._saver)
         self._setting_files = {name: read_bytes(os.path.join(from_model_dir, name))
                                for name in ('hparams.json', *models.vocabulary_files(from_model_dir))}
 
     def write_setting_files(self) -> None:
-        """Writes the model's sizes and vocabulary into the directory, where they are missing. Raises UserError or OSError."""
+        """Writes the model's sizes and vocabulary into the directory, where they are missing, and what its adapters are for.
+
+        Raises UserError or OSError.
+        """
         for name, content in self._setting_files.items():
             if not os.path.exists(path := os.path.join(self.directory, name)):
                 with atomic_files.replacing(path) as file:
                     file.write(content)
+        # A start that ended before its first checkpoint may have left one that names another base.
+        if self._adapters:
+            with atomic_files.replacing(os.path.join(self.directory, ADAPTER)) as file:
+                file.write(self._adapters)
 
     def save(self, session: tf.Session, state: RunState) -> None:
         """Writes a checkpoint completely to disk, then names it in `checkpoint`. `remove_outdated` removes older ones.
@@ -160,9 +204,7 @@ def save_model(session: tf.Session, directory: str, from_checkpoint: str | None 
     """
     saver = tf.train.Saver(save_relative_paths=True)        # in `checkpoint`: the directory may be renamed
     if from_checkpoint:
-        with named_in_errors(from_checkpoint):
-            checked_shapes(from_checkpoint, shapes_of(tf.trainable_variables()))
-            saver.restore(session, from_checkpoint)
+        restore(session, from_checkpoint, tf.trainable_variables())
     try:
         prefix = saver.save(session, os.path.join(directory, 'model.ckpt'), write_meta_graph=False)
         with open(f'{prefix}.meta', 'wb') as file:

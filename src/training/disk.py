@@ -6,7 +6,7 @@ import os
 
 from storage.checkpoints import list_checkpoints
 from training.job import Job
-from training.memory import Step, memory
+from training.memory import FLOAT, Step, memory, trained_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ def disk(job: Job, step: Step, steps: int | None) -> Disk:
     if os.path.isdir(directory) and not job.settings.overwrite:     # which keeps the old run until there is a new one
         checkpoints = len(list_checkpoints(directory))
         existing = sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
-    return Disk(round(parts['weights'] + parts['optimizer']), _at_a_time(job, steps, checkpoints), job.encoded_bytes, existing)
+    saved = FLOAT * trained_parameters(step) if step.lora_rank else parts['weights']
+    return Disk(round(saved + parts['optimizer']), _at_a_time(job, steps, checkpoints), job.encoded_bytes, existing)
 
 
 def _at_a_time(job: Job, steps: int | None, existing: int) -> int | None:

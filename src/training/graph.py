@@ -9,6 +9,7 @@ import model
 import sample
 from network.dropout import Dropout
 from network.gradients import compiling
+from network.lora import is_factor
 from storage import checkpoints, saver
 from training.job import Job
 from training.optimizer import TrainStep
@@ -60,18 +61,34 @@ class TrainingGraph:
         self._uniform = tf.placeholder(tf.float32, [None, settings.sample_length])
         self._samples = sample.sample_sequence(
             hparams=self._job.model.hparams, length=settings.sample_length, context=self._context, uniform=self._uniform,
-            temperature=settings.sample_temperature, top_k=settings.top_k, top_p=settings.top_p)
+            temperature=settings.sample_temperature, top_k=settings.top_k, top_p=settings.top_p, lora=settings.lora)
 
     def _model(self, tokens, dropout: Dropout | None = None) -> dict:
         dtype = tf.bfloat16 if self._settings.precision == 'bfloat16' else tf.float32
-        return model.model(self._job.model.hparams, tokens, dtype=dtype, dropout=dropout)
+        return model.model(self._job.model.hparams, tokens, dtype=dtype, dropout=dropout, lora=self._settings.lora)
+
+    def saved_variables(self) -> list:
+        """What a checkpoint of the run holds: weights and the optimizer's state; of a run of adapters, not the base's weights."""
+        frozen = {v.op.name for v in self._weights if self._settings.lora and not is_factor(v.op.name)}
+        return [v for v in self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES) if v.op.name not in frozen]
 
     def restore(self) -> None:
-        """Restores the weights from the job's checkpoint, and the optimizer's state if it is there; else initializes that."""
-        checkpoint = self._job.checkpoint
+        """Restores the weights from the job's checkpoint, and the optimizer's state if it is there; else initializes that.
+
+        With adapters, their base is restored first; new ones are initialized.
+        """
+        checkpoint, adapters, weights = self._job.checkpoint, self._job.adapters, self._weights
         print(f'Loading checkpoint {checkpoint}', flush=True)
         self._step.initialize(self.session)
-        complete = saver.restore(self.session, checkpoint, self._weights)
+        if adapters:
+            frozen, weights = ([v for v in self._weights if is_factor(v.op.name) == trained] for trained in (False, True))
+            saver.restore(self.session, adapters.base, frozen)
+            if checkpoint == adapters.base:
+                values = adapters.lora.first_values(self._job.model.hparams, self._job.initial)
+                for weight in weights:
+                    weight.load(values[weight.op.name], self.session)
+                return
+        complete = saver.restore(self.session, checkpoint, weights, self.saved_variables())
         if not complete and checkpoints.checkpoint_step(checkpoint):        # a model's checkpoint holds none anyway
             print(f'{checkpoint} holds no state of the optimizer {self._settings.optimizer}: it starts from scratch')
 

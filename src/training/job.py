@@ -9,6 +9,7 @@ import numpy as np
 
 from corpus.batches import draw_batch
 from load_dataset import Sampler
+from storage.adapters import Adapters
 from storage.model_directory import Model
 from storage.run_state import RunState
 from training import record
@@ -35,6 +36,8 @@ class Job:
     dropout: np.random.Generator    # of the seeds of masks
     contexts: Sampler               # draws the token that each sample starts with
     sampling: np.random.Generator
+    initial: np.random.Generator        # draws the first values of adapters
+    adapters: Adapters | None = None    # what the adapters that the run trains are added to, as far as this worker restores them
     prompt: list[int] | None = None     # the tokens of --sample_prompt, with which each sample starts instead
     encoded_bytes: int = 0              # of the tokens that the run's directory keeps
 

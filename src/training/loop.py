@@ -83,7 +83,8 @@ class Training:
         settings, directory = self._settings, self._settings.run_directory
         self._graph.restore()
         with self._graph.session.graph.as_default():
-            self._run = saver.RunSaver(directory, self._job.model.directory, settings.keep, settings.keep_best)
+            self._run = saver.RunSaver(directory, self._job.model.directory, settings.keep, settings.keep_best,
+                                       self._graph.saved_variables(), self._job.adapters)
         if settings.overwrite:
             run_directory.set_aside(directory)
         record.write_record(directory, self._job.record)

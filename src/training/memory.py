@@ -9,11 +9,13 @@ from command.machine import total_memory, visible_gpus
 from corpus.token_files import token_dtype
 from network.block_sizes import HEAD_ROWS, QUERY_BLOCK
 from network.hparams import HParams
+from network.lora import Lora
 from training.settings import Settings, is_trained
 
 FLOAT = 4                   # bytes of a number: float32, whatever the --precision of the matrix multiplications
 PROCESS = 680e6             # bytes of Python, TensorFlow and the graph, rounded up so that no step of MEASURED takes more
 COMPILED = 70e6             # bytes of code that XLA compiles, which it does if nothing is recomputed
+ADAPTED_BLOCK = 6e6         # bytes of the ops that adapters add to the graph of a block, rounded up in the same way
 UNUSED = 0.09               # memory that the allocator holds but cannot use, as a share of what is allocated for good
 MARGIN = 1.2                # a step fits for certain if so many times the formula's result is available
 FAR = 4                     # a step certainly does not fit if the formula's result is so many times what the machine has
@@ -31,6 +33,7 @@ class Step:
     optimizer: str = 'adam'
     only_train_transformer_layers: bool = False
     train_layers: int = 0
+    lora_rank: int = 0
     dropout: float = 0
 
     def flags(self) -> str:
@@ -60,9 +63,12 @@ MEASURED = {
     Step(SMALL, clip_norm=1): 3.31,
     Step(SMALL, optimizer='sgd'): 2.26,
     Step(SMALL, only_train_transformer_layers=True): 2.93,
+    Step(SMALL, lora_rank=8): 2.03,
+    Step(SMALL, lora_rank=8, memory_saving_gradients=True): 1.55,
     Step(MEDIUM): 7.10,
     Step(MEDIUM, memory_saving_gradients=True): 6.06,
     Step(MEDIUM, memory_saving_gradients=True, clip_norm=1): 7.02,
+    Step(MEDIUM, lora_rank=8, memory_saving_gradients=True): 2.77,
 }
 # Flags that take less memory, in the order in which to try them; docs/memory.md explains each. None: a quarter of it.
 REMEDIES = {'batch_size': 1, 'memory_saving_gradients': True, 'accumulate_gradients': 1, 'clip_norm': 0, 'optimizer': 'sgd',
@@ -84,7 +90,9 @@ def trained_parameters(step: Step) -> int:
 
 def trained_shapes(step: Step) -> dict[str, list[int]]:
     """Name -> shape of the weights that the optimizer updates."""
-    return {name: shape for name, shape in step.hparams.shapes().items() if is_trained(name, step, step.hparams.n_layer)}
+    factors = Lora(step.lora_rank, 1).shapes(step.hparams) if step.lora_rank else {}
+    return {name: shape for name, shape in (step.hparams.shapes() | factors).items()
+            if is_trained(name, step, step.hparams.n_layer)}
 
 
 def optimizer_numbers(step: Step) -> int:
@@ -102,8 +110,8 @@ def memory(step: Step) -> dict[str, float]:
 
     The peak is either at the head, after the forward pass, with three arrays as large as a block of logits, and wte's
     gradient or its sum and the next part; or within a block, with what its gradient passes through. All other gradients
-    are freed as soon as they are used. Blocks below the lowest one that is trained keep nothing. Of dropout no mask is kept; a
-    block's attention passes through two more arrays.
+    are freed as soon as they are used. With adapters, only these have gradients; nothing more is kept. Blocks below the lowest
+    one that is trained keep nothing. Of dropout no mask is kept; a block's attention passes through two more arrays.
     """
     size, rows, recompute = step.hparams, step.batch_size * step.seq_length, step.memory_saving_gradients
     n, trained = size.n_embd, trained_parameters(step)
@@ -112,10 +120,12 @@ def memory(step: Step) -> dict[str, float]:
     logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (largest if rows > HEAD_ROWS else 0)
     block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
     scores = (5 if step.dropout else 3) * block
-    permanent = {'weights': FLOAT * sum(parameters(size).values()),
+    adapters = trained if step.lora_rank else 0
+    permanent = {'weights': FLOAT * (sum(parameters(size).values()) + adapters),
                  'optimizer': FLOAT * optimizer_numbers(step),
                  'sums of gradients': FLOAT * trained if step.accumulate_gradients > 1 else 0}
-    return {'process': PROCESS + (0 if recompute else COMPILED) + UNUSED * sum(permanent.values()),
+    graph = (0 if recompute else COMPILED) + (ADAPTED_BLOCK * size.n_layer if step.lora_rank else 0)
+    return {'process': PROCESS + graph + UNUSED * sum(permanent.values()),
             **permanent,
             'activations': activations,
             'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores),

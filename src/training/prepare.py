@@ -12,10 +12,11 @@ from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
 from sampling.continuation import prompt_tokens
 from sampling.prompts import ENDS_IN_SPACE
-from storage import checkpoints, run_directory
-from storage.check import check_checkpoint, is_untrained
+from storage import adapters, checkpoints, run_directory
+from storage.adapters import Adapters, check_files
+from storage.check import is_untrained
 from storage.find_checkpoint import find_checkpoint, find_start
-from storage.model_directory import Model, check_files, open_model
+from storage.model_directory import Model, open_model
 from storage.run_state import RunState
 from training import memory, record
 from training.job import Job
@@ -24,6 +25,7 @@ from training.read_corpus import read_corpus
 from training.settings import (
     DEFAULT_LEARNING_RATE,
     LEARNING_RATE_FROM_SCRATCH,
+    LEARNING_RATE_OF_ADAPTERS,
     Settings,
     check_flags,
     make_settings,
@@ -41,7 +43,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
     """
     check_flags(args)
     directory = models.run_path(args.checkpoint_dir, args.run_name)
-    held, checkpoint, state = None, None, RunState()
+    held, checkpoint, state, base = None, None, RunState(), None
     with contextlib.ExitStack() as undo:        # gives the directory back if anything below fails
         if cluster.index == 0 and not args.dry_run:
             held = run_directory.take(directory, undo)
@@ -56,9 +58,7 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         memory.check(settings, model.hparams)
         if cluster.index == 0:
             checkpoint, state = starting_point(settings, model)
-            if checkpoint:
-                check_checkpoint(checkpoint, model.hparams.shapes())
-                warn_of_low_rate(settings, checkpoint, model.hparams)
+            base = check_start(settings, checkpoint, model.hparams) if checkpoint else None
         corpus = read_corpus(settings, model, cluster)
         train = corpus.train
         if settings.dry_run:
@@ -67,23 +67,59 @@ def prepare(args: argparse.Namespace, cluster: Cluster = ONE_WORKER) -> Job:
         elif cluster.index == 0:
             make_writable(settings.sample_directory, undo)
             checkpoints.clean(settings.run_directory)
-        data_seed, noise_seed, context_seed, sampling_seed, dropout_seed = np.random.SeedSequence(settings.seed).spawn(5)
+        (data_seed, noise_seed, context_seed, sampling_seed, dropout_seed,
+         initial_seed) = np.random.SeedSequence(settings.seed).spawn(6)
         job = Job(settings=settings, model=model, checkpoint=checkpoint, state=state, lock=held,
                   record=record.describe(settings, train, corpus.key, corpus.validation_tokens),
                   train=Sampler(train.chunks, data_seed, train.weights), validation=corpus.validation,
                   noise=np.random.default_rng(noise_seed), dropout=np.random.default_rng(dropout_seed),
                   contexts=Sampler(train.chunks, context_seed, train.weights), sampling=np.random.default_rng(sampling_seed),
-                  prompt=prompt, encoded_bytes=corpus.encoded_bytes)
+                  initial=np.random.default_rng(initial_seed), adapters=base, prompt=prompt, encoded_bytes=corpus.encoded_bytes)
         job.set_generators()
         print_changes(job)
         undo.pop_all()
     return job
 
 
-def warn_of_low_rate(settings: Settings, checkpoint: str, hparams: HParams) -> None:
-    """Prints a warning if new, random weights are to be trained with the learning rate for fine-tuning."""
-    low = settings.learning_rate <= DEFAULT_LEARNING_RATE and settings.learning_rate_schedule != 'relative'
-    if low and is_untrained(checkpoint, hparams.shapes()):
+def check_start(settings: Settings, checkpoint: str, hparams: HParams) -> Adapters | None:
+    """Checks the checkpoint that a run starts from. Returns what the adapters are added to, if it trains such.
+
+    Raises UserError for a damaged checkpoint, or one of this run that --lora_rank does not fit.
+    """
+    before = adapters.read(checkpoint)
+    is_own = os.path.realpath(os.path.dirname(checkpoint)) == os.path.realpath(settings.run_directory)
+    if is_own:
+        check_same_adapters(settings, before)
+    adapters.check_weights(checkpoint, hparams)
+    warn_of_low_rate(settings, checkpoint, hparams, new=before is None)
+    if settings.lora is None or is_own:
+        return before if is_own else None
+    if checkpoints.checkpoint_step(checkpoint):
+        print(f'The adapters of this run need {checkpoint}, which its own run may remove (--keep): create_model.py --from_run '
+              'makes a model of it that stays', flush=True)
+    return adapters.on(checkpoint, settings.lora)
+
+
+def check_same_adapters(settings: Settings, before: Adapters | None) -> None:
+    """Raises UserError unless a run continues to train what it trained before."""
+    was, now = (f'--lora_rank {lora.rank} --lora_alpha {lora.alpha:g}' if lora else 'no adapters'
+                for lora in (before and before.lora, settings.lora))
+    if was != now:
+        raise UserError(f'{settings.run_directory} is a run with {was}, not with {now}: continue it as it is, or give another '
+                        f'--run_name, with --restore_from {settings.run_name}')
+
+
+def warn_of_low_rate(settings: Settings, checkpoint: str, hparams: HParams, new: bool) -> None:
+    """Prints a warning if adapters, or new, random weights, are to be trained with the learning rate for fine-tuning.
+
+    new: whether the weights may be random ones.
+    """
+    if settings.learning_rate > DEFAULT_LEARNING_RATE or settings.learning_rate_schedule == 'relative':
+        return
+    if settings.lora:
+        print(f'Adapters (--lora_rank) learn slowly with --learning_rate {settings.learning_rate:g}: try '
+              f'--learning_rate {LEARNING_RATE_OF_ADAPTERS:g}', flush=True)
+    elif new and is_untrained(checkpoint, hparams.shapes()):
         adam = ' --optimizer adam' if settings.optimizer == 'sgd' else ''
         print(f'{checkpoint} has new weights, which --learning_rate {settings.learning_rate:g}, a rate for fine-tuning, changes '
               f'slowly: for a model from scratch, begin with --learning_rate {LEARNING_RATE_FROM_SCRATCH:g}{adam}', flush=True)

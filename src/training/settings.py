@@ -7,11 +7,13 @@ import re
 from command.errors import UserError
 from command.models import run_path
 from network.hparams import HParams
+from network.lora import Lora, is_factor
 from training import plot
 
 DEFAULT_SAMPLE_LENGTH = 1023
 DEFAULT_LEARNING_RATE = 0.00002             # for fine-tuning
 LEARNING_RATE_FROM_SCRATCH = 0.0005         # to start with; see docs/from-scratch.md
+LEARNING_RATE_OF_ADAPTERS = 0.0003          # to start with
 DEFAULT_WEIGHT_DECAY = 0.01
 DEFAULT_VAL_EVERY = 100         # with --val_split; without it 0, as in 2019
 RECOMPUTE_FROM = 24 * 1024      # n_layer * n_embd of 345M: from this size on activations outweigh the weights
@@ -40,6 +42,8 @@ class Settings:
     accumulate_gradients: int
     only_train_transformer_layers: bool
     train_layers: int
+    lora_rank: int
+    lora_alpha: float | None    # None without --lora_rank
     dropout: float
     max_steps: int
     epochs: float
@@ -101,6 +105,10 @@ class Settings:
         return run_path(self.checkpoint_dir, self.run_name)
 
     @property
+    def lora(self) -> Lora | None:
+        return Lora(self.lora_rank, self.lora_alpha) if self.lora_rank else None
+
+    @property
     def sample_directory(self) -> str:
         return run_path(self.sample_dir, self.run_name)
 
@@ -108,8 +116,10 @@ class Settings:
 def is_trained(weight: str, settings, n_layer: int) -> bool:
     """Whether a weight, by its name ('model/h0/ln_1/g'), is trained.
 
-    settings: Settings, or what else has only_train_transformer_layers and train_layers; n_layer: of the model.
+    settings: Settings, or what else has only_train_transformer_layers, train_layers and lora_rank; n_layer: of the model.
     """
+    if settings.lora_rank:
+        return is_factor(weight)
     block = re.search('/h([0-9]+)/', weight)
     if settings.train_layers:
         return '/ln_f/' in weight or block is not None and int(block[1]) >= n_layer - settings.train_layers
@@ -119,8 +129,8 @@ def is_trained(weight: str, settings, n_layer: int) -> bool:
 def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int = 1, prompt_length: int = 1) -> Settings:
     """Resolves the flags of train.py for a model of this size; prints each default that depends on it.
 
-    prompt_length: tokens that a sample begins with. Raises UserError for a length, or a number of blocks, that does not fit the
-    model.
+    prompt_length: tokens that a sample begins with. Raises UserError for a length, a number of blocks, or a rank that does not
+    fit the model.
     """
     for flag in ('seq_length', 'sample_length'):
         if (getattr(args, flag) or 0) > hparams.n_ctx:
@@ -132,8 +142,11 @@ def make_settings(args: argparse.Namespace, hparams: HParams, worker_count: int 
         raise UserError('--seq_length must be 2 or more: the first token has none before it to be predicted from')
     if args.train_layers > hparams.n_layer:
         raise UserError(f'--train_layers {args.train_layers}: the model has {hparams.n_layer} blocks')
+    if args.lora_rank > hparams.n_embd:
+        raise UserError(f'--lora_rank {args.lora_rank} is more than the side of a matrix, {hparams.n_embd} in this model')
     return Settings(**vars(args) | {
         'seq_length': seq_length,
+        'lora_alpha': (args.lora_alpha or 2.0 * args.lora_rank) if args.lora_rank else None,
         'sample_length': _sample_length(args, hparams, prompt_length),
         'weight_decay': DEFAULT_WEIGHT_DECAY if args.weight_decay is None else args.weight_decay,
         'val_every': _val_every(args),
@@ -187,6 +200,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError('--weight_decay works only with --optimizer adamw')
     if args.train_layers and args.only_train_transformer_layers:
         raise UserError('--train_layers and --only_train_transformer_layers: give only one of them')
+    for flag in ('train_layers', 'only_train_transformer_layers'):
+        if args.lora_rank and getattr(args, flag):
+            raise UserError(f'--lora_rank and --{flag}: give only one of them')
+    if args.lora_alpha and not args.lora_rank:
+        raise UserError('--lora_alpha works only with --lora_rank')
     if args.val_split and args.val_dataset:
         raise UserError('--val_split and --val_dataset: give only one of them')
     for flag in ('keep_best', 'patience'):

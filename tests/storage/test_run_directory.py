@@ -8,8 +8,9 @@ import pytest
 from command.errors import UserError
 from storage import lock, run_directory
 
-OLD = ('checkpoint', 'counter', 'settings.json', 'metrics.jsonl', 'loss.png', 'hparams.json', 'model-1.index', 'model-1.json',
-       'model-1.data-00000-of-00001', 'metrics-1.jsonl', 'events.out.tfevents.1.host', 'validation/events.out.tfevents.1.host')
+OLD = ('checkpoint', 'counter', 'settings.json', 'metrics.jsonl', 'loss.png', 'hparams.json', 'adapter.json', 'model-1.index',
+       'model-1.json', 'model-1.data-00000-of-00001', 'metrics-1.jsonl', 'events.out.tfevents.1.host',
+       'validation/events.out.tfevents.1.host')
 OTHERS = ('lock', 'dataset.npz', 'model.py', 'notes.txt')
 
 

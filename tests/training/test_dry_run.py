@@ -87,7 +87,7 @@ def test_the_page_names_the_measured_figures_and_the_remedies_in_their_order():
     with open(os.path.join(ROOT, 'docs/memory.md'), encoding='utf-8') as file:
         page = file.read()
     rows = re.findall(r'^\| (124M|355M)(?:, (.*))? \| (\d\.\d) \|$', page, re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 13
     flags = {'': '', '512 tokens': '--seq_length 512', '256 tokens': '--seq_length 256', 'batch 4': '--batch_size 4'}
     measured = {('124M' if step.hparams == SMALL else '355M', step.flags()): peak for step, peak in MEASURED.items()}
     for size, change, peak in rows:
@@ -119,6 +119,11 @@ def test_what_each_flag_changes():
     assert memory.memory(Step(SMALL, accumulate_gradients=2))['sums of gradients'] == weights
     assert memory.memory(Step(SMALL, memory_saving_gradients=True))['activations'] == parts['activations'] / 10
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
+    parts = memory.memory(Step(SMALL, lora_rank=8))
+    assert memory.trained_parameters(Step(SMALL, lora_rank=8)) == 12 * 8 * 16 * 768
+    assert (parts['weights'], parts['optimizer']) == (weights + 4 * 12 * 8 * 16 * 768, 2 * 4 * 12 * 8 * 16 * 768)
+    assert parts['gradients'] == 4 * 8 * 3072
+    parts = memory.memory(Step(SMALL))
     # Of dropout nothing is kept; it shows where attention is the peak, as that of many sequences with a small vocabulary is.
     assert memory.memory(Step(SMALL, dropout=0.1)) == parts
     steps = [Step(dataclasses.replace(SMALL, n_vocab=300), batch_size=8, dropout=rate) for rate in (0, 0.1)]

@@ -51,7 +51,8 @@ def make_job(parse):
                    record={'corpus': {'tokens': 9, 'sha256': '0123456789'}, 'versions': {'tensorflow': '2.21'}},
                    train=Sampler([np.arange(100)], number), validation=[np.arange(6), np.arange(5)],
                    noise=np.random.default_rng(number + 1), dropout=np.random.default_rng(number + 4),
-                   contexts=Sampler([np.arange(100)], number + 2), sampling=np.random.default_rng(number + 3))
+                   contexts=Sampler([np.arange(100)], number + 2), sampling=np.random.default_rng(number + 3),
+                   initial=np.random.default_rng(number + 5))
     return make
 
 

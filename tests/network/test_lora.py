@@ -1,0 +1,175 @@
+"""LoRA: the network with factors is that with merged matrices; only the factors have gradients."""
+
+import numpy as np
+import pytest
+
+import reference
+from conftest import load_params
+from graph_walk import ancestors, ops_of, shapes_in
+from network.hparams import HParams
+from network.lora import MATRICES, Lora, is_factor
+
+HPARAMS = HParams(n_vocab=37, n_ctx=16, n_embd=24, n_head=3, n_layer=2)
+LORA = Lora(rank=5, alpha=15)
+PARAMS = reference.random_params(HPARAMS, seed=0)
+TOKENS = np.random.default_rng(0).integers(HPARAMS.n_vocab, size=[2, 13])
+
+
+def factors(zero=False):
+    """Random factors, by their names without model/; with zero, B is zero as in a new run."""
+    values = LORA.first_values(HPARAMS, np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    return {name.removeprefix('model/'): value if zero or name.endswith('lora_a') else
+            rng.normal(0, 0.1, value.shape).astype(np.float32) for name, value in values.items()}
+
+
+def merged(params, values):
+    result = dict(params)
+    for layer in range(HPARAMS.n_layer):
+        for matrix in MATRICES:
+            name = f'h{layer}/{matrix}'
+            result[f'{name}/w'] = LORA.merged(params[f'{name}/w'], values[f'{name}/lora_a'], values[f'{name}/lora_b'])
+    return result
+
+
+def build(tf, lora=LORA, **kwargs):
+    """The token placeholder, the network's output, and its loss without gradients of the embeddings."""
+    import model
+    tokens = tf.placeholder(tf.int32, [2, 13])
+    output = model.model(HPARAMS, tokens, lora=lora, **kwargs)
+    return tokens, output, model.loss(output, tokens, wte_gradient=lora is None)
+
+
+def trained(tf):
+    return [variable for variable in tf.trainable_variables() if is_factor(variable.op.name)]
+
+
+def run(tf, values, fetch, lora=LORA, dtype='float32'):
+    with tf.Graph().as_default(), tf.Session() as session:
+        tokens, output, loss = build(tf, lora, dtype=tf.as_dtype(dtype))
+        load_params(session, PARAMS | values)
+        return session.run(fetch(output, loss), {tokens: TOKENS})
+
+
+def test_sizes_and_first_values():
+    shapes, values = LORA.shapes(HPARAMS), LORA.first_values(HPARAMS, np.random.default_rng(0))
+    assert {name: list(value.shape) for name, value in values.items()} == shapes
+    assert shapes['model/h1/mlp/c_proj/lora_a'] == [96, 5] and shapes['model/h1/mlp/c_proj/lora_b'] == [5, 24]
+    assert len(shapes) == 2 * 4 * 2 and LORA.scale == 3
+    for name, value in values.items():
+        if name.endswith('lora_b'):
+            assert not value.any()
+        else:
+            bound = len(value) ** -0.5
+            assert 0.9 * bound < np.abs(value).max() <= bound and abs(value.mean()) < 0.2 * bound
+    again = LORA.first_values(HPARAMS, np.random.default_rng(0))
+    assert all(np.array_equal(values[name], again[name]) for name in values)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_new_factors_change_nothing(tf, dtype):
+    def fetch(output, loss):
+        return [output['logits'], loss]
+
+    (plain, loss), (logits, with_factors) = (
+        run(tf, {}, fetch, lora=None, dtype=dtype), run(tf, factors(zero=True), fetch, dtype=dtype))
+    assert np.array_equal(plain, logits) and loss == with_factors
+
+
+def test_merged_matrices_give_the_same_logits(tf):
+    values = factors()
+    logits, = run(tf, values, lambda output, _: [output['logits']])
+    plain, = run(tf, merged(PARAMS, values), lambda output, _: [output['logits']], lora=None)
+    base, = run(tf, {}, lambda output, _: [output['logits']], lora=None)
+    np.testing.assert_allclose(logits, plain, atol=2e-5)
+    assert np.abs(logits - base).max() > 0.1
+    np.testing.assert_allclose(logits, reference.gpt2(TOKENS, reference.float64(merged(PARAMS, values)), HPARAMS), atol=1e-4)
+
+
+def oracle(values):
+    """The gradients of the factors, from those of the merged matrices: dw = s A^T ..., by the chain rule."""
+    _, gradients = reference.loss_and_gradients(TOKENS, reference.float64(merged(PARAMS, values)), HPARAMS)
+    result = {}
+    for layer in range(HPARAMS.n_layer):
+        for matrix in MATRICES:
+            name = f'h{layer}/{matrix}'
+            dw = LORA.scale * gradients[f'{name}/w'][0]
+            result[f'{name}/lora_a'] = dw @ values[f'{name}/lora_b'].T
+            result[f'{name}/lora_b'] = values[f'{name}/lora_a'].T @ dw
+    return result
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_gradients_agree_with_the_oracle(tf, monkeypatch, recompute, compiled):
+    import contextlib
+
+    import memory_saving_gradients
+    from network import gradients
+    from training.optimizer import gradients_of
+    monkeypatch.setattr(gradients, 'COMPILED_SIZE', 4)
+    values = factors()
+    with tf.Graph().as_default(), tf.Session() as session:
+        with gradients.compiling() if compiled and not recompute else contextlib.nullcontext():
+            tokens, _, loss = build(tf)
+            found, _ = gradients_of(loss, trained(tf), tf.get_collection('checkpoints'),
+                                    memory_saving_gradients.gradients if recompute else tf.gradients)
+        load_params(session, PARAMS | values)
+        names = [variable.op.name.removeprefix('model/') for variable in trained(tf)]
+        found = dict(zip(names, session.run(found, {tokens: TOKENS})))
+    expected = oracle(values)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(value).max() > 1e-4
+        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+@pytest.mark.parametrize('optimizer', ['adam', 'adafactor'])
+def test_what_is_frozen_has_no_gradient_in_the_graph(tf, session, recompute, optimizer):
+    from training.optimizer import TrainStep
+    _, _, loss = build(tf)
+    before = set(session.graph.get_operations())
+    step = TrainStep(loss, trained(tf), optimizer=optimizer, memory_saving=recompute)
+    new = ancestors(step._update) - before
+    assert 'BiasAddGrad' not in {op.type for op in new}
+    # Of the size of a matrix or an embedding there are only the values that are read, in the type they are stored in.
+    weights = {tuple(shape) for shape in HPARAMS.shapes().values() if len(shape) > 1}
+    large = [op for op in new if shapes_in([op]) & (weights | {shape[1:] for shape in weights if len(shape) == 3})]
+    assert {op.type for op in large} <= {'Identity', 'IdentityN', 'Squeeze', 'ReadVariableOp'}, {op.type for op in large}
+    users = {op for variable in tf.trainable_variables() if not is_factor(variable.op.name) for op in variable.handle.consumers()}
+    assert {op.type for op in users & new} <= {'ReadVariableOp'}
+
+
+def test_the_first_block_passes_no_gradient_further_down(tf, session):
+    """Below it nothing is trained: 24 - 1 matmuls of dy with a weight, in two blocks of four matrices, and one for dx of none."""
+    from training.optimizer import TrainStep
+    _, _, loss = build(tf)
+    step = TrainStep(loss, trained(tf))
+    run_ops = ancestors(step._update)
+    matrices = {tuple(shape[1:]) for shape in HPARAMS.shapes().values() if len(shape) == 3}
+    backward = [op for op in ops_of(session.graph, 'MatMul') if op in run_ops and op.get_attr('transpose_b')
+                and tuple(op.inputs[1].shape.as_list()) in matrices]
+    assert len(backward) == 4 * HPARAMS.n_layer - 1
+
+
+def test_the_compute_type_is_made_from_a_matrix_only_when_its_input_is_there(tf, session):
+    """Else the executor could convert all matrices first, and keep a second model in memory."""
+    build(tf, dtype=tf.bfloat16)
+    casts = [op for op in ops_of(session.graph, 'Cast') if shapes_in([op]) & {(24, 72), (24, 24), (24, 96), (96, 24)}]
+    assert len(casts) == 4 * HPARAMS.n_layer
+    tokens = next(op for op in session.graph.get_operations() if op.type == 'Placeholder')
+    assert all(tokens in ancestors(op) for op in casts)
+
+
+def test_samples_come_from_the_network_with_factors(tf):
+    import sample
+    values, drawn = factors(), []
+    uniform = np.random.default_rng(3).random([2, 6])
+    for lora, params in ((LORA, PARAMS | values), (None, merged(PARAMS, values)), (None, PARAMS)):
+        with tf.Graph().as_default(), tf.Session() as session:
+            tokens = sample.sample_sequence(hparams=HPARAMS, length=6, context=tf.constant(TOKENS[:, :3], tf.int32),
+                                            uniform=tf.constant(uniform, tf.float32), lora=lora)
+            load_params(session, params)
+            drawn.append(session.run(tokens))
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
