@@ -176,9 +176,9 @@ def test_samples_come_from_the_network_with_factors(tf):
 
 
 def test_only_the_gradients_of_factors_travel_between_workers(tf, session):
-    from fake_cluster import fake_workers
+    from fake_cluster import FakeCluster, fake_workers
     from training.optimizer import TrainStep
     _, _, loss = build(tf)
-    TrainStep(loss, trained(tf), workers=fake_workers(count=2))
+    TrainStep(loss, trained(tf), workers=fake_workers(FakeCluster(2)))
     sent = sum(op.inputs[0].shape.num_elements() for op in ops_of(session.graph, 'CollectiveReduceV2'))
     assert sent == sum(np.prod(shape) for shape in LORA.shapes(HPARAMS).values()) + 2      # the loss, and whether to stop
