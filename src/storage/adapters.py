@@ -1,4 +1,4 @@
-"""Checkpoints that hold LoRA's factors alone, and adapter.json, which names their base.
+"""Checkpoints of adapters alone, and adapter.json, which names their base.
 
 A run's directory has one adapter.json: the checkpoint that the run started from, its base, with a checksum, and the rank and
 alpha of network.lora. The base is a model, or a checkpoint of another run; if that has adapters too, it has a base itself.

@@ -173,3 +173,12 @@ def test_samples_come_from_the_network_with_factors(tf):
             load_params(session, params)
             drawn.append(session.run(tokens))
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_only_the_gradients_of_factors_travel_between_workers(tf, session):
+    from fake_cluster import FakeCluster, fake_workers
+    from training.optimizer import TrainStep
+    _, _, loss = build(tf)
+    TrainStep(loss, trained(tf), workers=fake_workers(FakeCluster(2)))
+    sent = sum(op.inputs[0].shape.num_elements() for op in ops_of(session.graph, 'CollectiveReduceV2'))
+    assert sent == sum(np.prod(shape) for shape in LORA.shapes(HPARAMS).values()) + 2      # the loss, and whether to stop
