@@ -13,9 +13,10 @@ from network.lora import Lora
 from training.settings import Settings, is_trained
 
 FLOAT = 4                   # bytes of a number: float32, whatever the --precision of the matrix multiplications
-PROCESS = 680e6             # bytes of Python, TensorFlow and the graph, rounded up so that no step of MEASURED takes more
+PROCESS = 800e6             # bytes of Python, TensorFlow and the graph, rounded up so that no run of MEASURED takes more
 COMPILED = 70e6             # bytes of code that XLA compiles, which it does if nothing is recomputed
 ADAPTED_BLOCK = 6e6         # bytes of the ops that adapters add to the graph of a block, rounded up in the same way
+ACTIVATIONS = 11            # numbers that a block keeps for each token and feature: 10, and what the allocator cannot use between them
 UNUSED = 0.09               # memory that the allocator holds but cannot use, as a share of what is allocated for good
 MARGIN = 1.2                # a step fits for certain if so many times the formula's result is available
 FAR = 4                     # a step certainly does not fit if the formula's result is so many times what the machine has
@@ -54,15 +55,16 @@ def step_of(settings: Settings, hparams: HParams) -> Step:
 SMALL, MEDIUM = (HParams(50257, 1024, *size) for size in ((768, 12, 12), (1024, 16, 24)))
 # Peak memory of a step in GB, as measured on a CPU (bench/README.md).
 MEASURED = {
-    Step(SMALL): 3.32,
-    Step(SMALL, seq_length=512): 2.90,
-    Step(SMALL, seq_length=256): 2.65,
-    Step(SMALL, batch_size=4): 4.50,
-    Step(SMALL, memory_saving_gradients=True): 2.79,
+    Step(SMALL): 3.49,
+    Step(SMALL, seq_length=512): 2.97,
+    Step(SMALL, seq_length=256): 2.78,
+    Step(SMALL, batch_size=4): 4.74,
+    Step(SMALL, memory_saving_gradients=True): 3.00,
     Step(SMALL, accumulate_gradients=2): 4.15,
     Step(SMALL, clip_norm=1): 3.31,
     Step(SMALL, optimizer='sgd'): 2.26,
-    Step(SMALL, only_train_transformer_layers=True): 2.93,
+    Step(SMALL, optimizer='adafactor'): 2.37,
+    Step(SMALL, only_train_transformer_layers=True): 2.76,
     Step(SMALL, lora_rank=8): 2.03,
     Step(SMALL, lora_rank=8, memory_saving_gradients=True): 1.55,
     Step(MEDIUM): 7.10,
@@ -116,7 +118,7 @@ def memory(step: Step) -> dict[str, float]:
     size, rows, recompute = step.hparams, step.batch_size * step.seq_length, step.memory_saving_gradients
     n, trained = size.n_embd, trained_parameters(step)
     largest = FLOAT * max(map(math.prod, trained_shapes(step).values()))
-    activations = FLOAT * rows * n * (step.train_layers or size.n_layer) * (1 if recompute else 10)
+    activations = FLOAT * rows * n * (step.train_layers or size.n_layer) * (1 if recompute else ACTIVATIONS)
     logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (largest if rows > HEAD_ROWS else 0)
     block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
     scores = (5 if step.dropout else 3) * block
