@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 
@@ -16,6 +17,13 @@ from storage import adapters
 
 HPARAMS = HParams(n_vocab=7, n_ctx=4, n_embd=6, n_head=2, n_layer=2)
 LORA, SECOND = Lora(rank=2, alpha=6), Lora(rank=1, alpha=0.5)
+
+
+FILE = pathlib.Path('checkpoint/a/adapter.json')
+
+
+def change_file(**values):
+    FILE.write_text(json.dumps(json.loads(FILE.read_text()) | values))
 
 
 def random(shapes, seed):
@@ -67,9 +75,7 @@ def test_the_checksum_is_that_of_the_weights_alone(chain):
     before = adapters.checksum('checkpoint/a/model-5')
     write('checkpoint/a/model-5', first | {'beta1_power': np.float32(0.25)})
     assert adapters.checksum('checkpoint/a/model-5') == before
-    path = 'checkpoint/a/adapter.json'
-    content = json.load(open(path))
-    json.dump(content | {'alpha': 7}, open(path, 'w'))
+    change_file(alpha=7)
     assert adapters.checksum('checkpoint/a/model-5') != before
 
 
@@ -88,8 +94,8 @@ def test_a_base_is_found_where_it_was_or_at_the_same_place_from_the_run(chain, t
 @pytest.mark.parametrize(('spoil', 'words'), [
     (lambda: os.remove('checkpoint/a/adapter.json'),
      'checkpoint/a/model-5 holds adapters, and checkpoint/a/adapter.json, which names their base model, is missing: copy it'),
-    (lambda: open('checkpoint/a/adapter.json', 'w').write('{'), 'checkpoint/a/adapter.json is not JSON'),
-    (lambda: open('checkpoint/a/adapter.json', 'w').write('{"base": "models/m/model.ckpt", "rank": 2}'),
+    (lambda: FILE.write_text('{'), 'checkpoint/a/adapter.json is not JSON'),
+    (lambda: FILE.write_text('{"base": "models/m/model.ckpt", "rank": 2}'),
      'checkpoint/a/adapter.json is damaged: it lacks base, checksum, rank or alpha'),
     (lambda: os.remove('models/m/model.ckpt.index'),
      'the base model of checkpoint/a/model-5, models/m/model.ckpt, is missing: put it there again, or write where it is into '),
@@ -106,9 +112,7 @@ def test_what_is_missing_damaged_or_changed_is_named(chain, spoil, words):
 
 
 def test_adapters_of_another_rank_than_adapter_json_says(chain):
-    path = 'checkpoint/a/adapter.json'
-    content = json.load(open(path))
-    json.dump(content | {'rank': 3}, open(path, 'w'))
+    change_file(rank=3)
     with pytest.raises(UserError, match=r'a/model-5 is a checkpoint of another model.*lora_a is \[6, 2\] there, \[6, 3\] here'):
         adapters.check_weights('checkpoint/a/model-5', HPARAMS)
 

@@ -185,8 +185,8 @@ def test_mistaken_flags(mistake, flags, words):
 
 @pytest.mark.parametrize(('run', 'flags', 'words'), [
     ('a', ('--lora_rank', 4, '--lora_alpha', 12),
-     'checkpoint/a is a run with --lora_rank 3 --lora_alpha 12, not with --lora_rank 4 --lora_alpha 12: continue it as '
-     'it is, or give another --run_name, with --restore_from a'),
+     ('checkpoint/a is a run with --lora_rank 3 --lora_alpha 12, not with --lora_rank 4 --lora_alpha 12: continue it as '
+      'it is, or give another --run_name, with --restore_from a')),
     ('a', ('--lora_rank', 3), 'checkpoint/a is a run with --lora_rank 3 --lora_alpha 12, not with --lora_rank 3 --lora_alpha 6'),
     ('a', (), 'checkpoint/a is a run with --lora_rank 3 --lora_alpha 12, not with no adapters: '),
     ('full', ADAPTERS, 'checkpoint/full is a run with no adapters, not with --lora_rank 3'),
