@@ -142,7 +142,7 @@ def test_what_is_frozen_has_no_gradient_in_the_graph(tf, session, recompute, opt
 
 
 def test_the_first_block_passes_no_gradient_further_down(tf, session):
-    """Below it nothing is trained: 24 - 1 matmuls of dy with a weight, in two blocks of four matrices, and one for dx of none."""
+    """Below its first matrix nothing is trained, so the gradient of that matrix's input is not computed."""
     from training.optimizer import TrainStep
     _, _, loss = build(tf)
     step = TrainStep(loss, trained(tf))
