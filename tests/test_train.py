@@ -235,9 +235,9 @@ def test_out_of_memory_names_what_to_try_and_leaves_the_run_safe(tf, train, home
         train('--max_steps', 4, '--sample_every', 0, '--batch_size', 2)
     assert str(error.value) == (
         'out of memory in step 3 (checkpoint/run1/model-2 is safe); try, in this order, each with those before it: '
-        '--batch_size 1, --memory_saving_gradients, --optimizer sgd, --seq_length 8')
+        '--batch_size 1, --memory_saving_gradients, --optimizer sgd, --only_train_transformer_layers, --seq_length 8')
     assert (home / 'checkpoint/run1/checkpoint').read_text() == before
-    with pytest.raises(UserError, match=r'those before it: --seq_length 8$'):
+    with pytest.raises(UserError, match=r'those before it: --only_train_transformer_layers, --seq_length 8$'):
         train('--max_steps', 4, '--sample_every', 0, '--memory_saving_gradients', '--optimizer', 'sgd')
 
 
