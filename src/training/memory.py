@@ -114,7 +114,8 @@ def memory(step: Step) -> dict[str, float]:
     The peak is either at the head, after the forward pass, with three arrays as large as a block of logits, and wte's
     gradient or its sum and the next part; or within a block, with what its gradient passes through. All other gradients
     are freed as soon as they are used. With adapters, only these have gradients; nothing more is kept. Blocks below the lowest
-    one that is trained keep nothing. Of dropout no mask is kept; a block's attention passes through two more arrays.
+    one that is trained keep nothing. Adafactor squares a gradient to average it. Of dropout no mask is kept; a block's attention
+    passes through two more arrays.
     """
     size, rows, recompute = step.hparams, step.batch_size * step.seq_length, step.memory_saving_gradients
     n, trained = size.n_embd, trained_parameters(step)
@@ -132,7 +133,7 @@ def memory(step: Step) -> dict[str, float]:
             **permanent,
             'activations': activations,
             'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores),
-            'gradients': _gradients(step, largest, activations)}
+            'gradients': _gradients(step, largest, activations) + (largest if step.optimizer == 'adafactor' else 0)}
 
 
 def _gradients(step: Step, largest: float, activations: float) -> float:
