@@ -56,7 +56,7 @@ def make_model(vocabulary: str, directory: str, size: tuple[int, int, int]) -> N
 
 
 def measure(home: str, name: str, flags: str) -> tuple[float, float, float]:
-    """Peak memory in GB of a run of some steps, the seconds of its last step, and the GB that its plan says."""
+    """Peak memory in GB of a run of some steps, the tokens a second of its last step, and the GB that its plan says."""
     command = [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', name, '--dataset', 'tokens.npz',
                '--sample_every', '0', '--save_every', '0', '--max_steps', str(STEPS), '--overwrite', *flags.split()]
     plan = subprocess.run([*command, '--dry_run'], cwd=home, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -68,11 +68,8 @@ def measure(home: str, name: str, flags: str) -> tuple[float, float, float]:
         raise SystemExit(f'{name} {flags} ended with status {status}')
     with open(os.path.join(home, 'checkpoint', 'run1', 'metrics.jsonl'), encoding='utf-8') as file:
         tokens_per_second = [json.loads(line)['tokens_per_second'] for line in file][-1]
-    rows = 1024
-    for flag, value in zip(flags.split(), flags.split()[1:]):
-        rows = {'--seq_length': int(value), '--batch_size': 1024 * int(value)}.get(flag, rows) if value.isdigit() else rows
     shutil.rmtree(os.path.join(home, 'checkpoint'))
-    return usage.ru_maxrss * 1024 / 1e9, rows / tokens_per_second, planned
+    return usage.ru_maxrss * 1024 / 1e9, tokens_per_second, planned
 
 
 def main() -> None:
@@ -80,7 +77,7 @@ def main() -> None:
     parser.add_argument('vocabulary')
     parser.add_argument('--only', nargs='+', default=[''], help='runs in whose size or flags each of these texts stands')
     args = parser.parse_args()
-    print('| run | peak GB | plan GB | plan / peak | s a step |\n|---|---|---|---|---|', flush=True)
+    print('| run | peak GB | plan GB | plan / peak | tokens/s |\n|---|---|---|---|---|', flush=True)
     with tempfile.TemporaryDirectory() as home:
         np.savez(os.path.join(home, 'tokens.npz'), np.random.default_rng(0).integers(50257, size=100_000, dtype=np.uint16))
         made = None
@@ -91,8 +88,8 @@ def main() -> None:
                 shutil.rmtree(os.path.join(home, 'models'), ignore_errors=True)
                 make_model(args.vocabulary, os.path.join(home, 'models', name), SIZES[name])
                 made = name
-            peak, seconds, planned = measure(home, name, flags)
-            print(f'| {name} {flags} | {peak:.2f} | {planned:.2f} | {planned / peak:.2f} | {seconds:.1f} |', flush=True)
+            peak, speed, planned = measure(home, name, flags)
+            print(f'| {name} {flags} | {peak:.2f} | {planned:.2f} | {planned / peak:.2f} | {speed:.0f} |', flush=True)
 
 
 if __name__ == '__main__':
