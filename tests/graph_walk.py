@@ -12,6 +12,22 @@ def ancestors(*ops):
     return found
 
 
+def ancestors_without_identities(op):
+    """As ancestors, but of an IdentityN only what the outputs in use depend on: TensorFlow removes it before it runs the graph."""
+    found, queue = set(), [op]
+    while queue:
+        op = queue.pop()
+        if op not in found:
+            found.add(op)
+            queue += op.control_inputs
+            for tensor in op.inputs:
+                while tensor.op.type == 'IdentityN':
+                    queue += tensor.op.control_inputs
+                    tensor = tensor.op.inputs[tensor.value_index]
+                queue.append(tensor.op)
+    return found
+
+
 def ops_of(graph, *types):
     """The graph's ops of these types, in the order of their creation."""
     return [op for op in graph.get_operations() if op.type in types]

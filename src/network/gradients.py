@@ -48,6 +48,8 @@ def gradient_by(backward):
 
         @functools.wraps(forward)
         def call(*inputs):
+            # One read of a variable for both passes: nothing would order a read for the gradient alone before the update.
+            inputs = [tf.convert_to_tensor(x) for x in inputs]
             y = forward(*inputs)
             # IdentityN copies nothing. The gradient is registered for it, and reads only its inputs.
             with tf.get_default_graph().gradient_override_map({'IdentityN': name}):

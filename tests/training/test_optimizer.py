@@ -9,7 +9,7 @@ import pytest
 import reference
 from conftest import ROOT, load_params
 from encoder import load_encoder
-from graph_walk import ancestors, ops_of
+from graph_walk import ancestors, ancestors_without_identities, ops_of
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
 
@@ -174,6 +174,24 @@ def test_each_layer_is_updated_before_the_gradient_moves_on_to_the_next(tf, sess
     above = {name for name, op in updates.items() if op in before_lowest}
     assert {name for name in updates if '/h1/' in name or '/ln_f/' in name} <= above
     assert not any('/h0/' in name for name in above - {'model/h0/ln_1/g'})
+
+
+@pytest.mark.parametrize('memory_saving', [False, True])
+@pytest.mark.parametrize('rank', [0, 4])
+def test_every_read_of_a_variable_is_complete_before_its_update_begins(tf, session, memory_saving, rank):
+    import model
+    from network.lora import Lora
+    from training import optimizer
+    tokens = tf.placeholder(tf.int32, [2, 12])
+    loss = model.loss(model.model(HPARAMS, tokens, lora=Lora(rank, 8.0) if rank else None), tokens)
+    variables = [v for v in tf.trainable_variables() if not rank or 'lora' in v.name]
+    step = optimizer.TrainStep(loss, variables, optimizer='sgd', memory_saving=memory_saving)
+    used = ancestors_without_identities(step._update)
+    updates = {op.inputs[0].op: op for op in ops_of(session.graph, 'ResourceApplyGradientDescent')}
+    assert len(updates) == len(variables)
+    for read in used & set(ops_of(session.graph, 'ReadVariableOp')):
+        if read.inputs[0].op in updates:
+            assert read in ancestors_without_identities(updates[read.inputs[0].op]), read.name
 
 
 @pytest.mark.parametrize('behind', [0, 1])
