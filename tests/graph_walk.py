@@ -13,7 +13,7 @@ def ancestors(*ops):
 
 
 def ancestors_without_identities(op):
-    """As ancestors, but of an IdentityN only what the outputs in use depend on: TensorFlow removes it before it runs the graph."""
+    """As ancestors, but of an IdentityN only what the outputs in use need: TensorFlow removes it before it runs the graph."""
     found, queue = set(), [op]
     while queue:
         op = queue.pop()
