@@ -32,6 +32,7 @@ from command.flags import (
 from command.machine import available_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
+from network.quantize import TYPES
 from sampling.continuation import LARGEST, SMALLEST
 from sampling.prompts import check_not_empty, given_text
 from training.config import not_taken, parse_with_config
@@ -95,6 +96,9 @@ def add_training_flags(group) -> None:
                             '--learning_rate, like 0.0003')
     group.add_argument('--lora_alpha', metavar='A', type=positive_float,
                        help='multiply what the adapters add by A / R (default: 2 R)')
+    group.add_argument('--base_weights', choices=TYPES, default='float32',
+                       help='keep the matrices that adapters are added to in memory as bfloat16, half of the bytes, or int8, a '
+                            'quarter')
     group.add_argument('--dropout', metavar='P', type=fraction_below_1, default=0.0,
                        help='set a share P of the embeddings, of the attention and of what each block adds to 0 in each training '
                             'step, so that a small corpus is not learned by heart; 0: none. 0.1 is common')

@@ -30,10 +30,13 @@ RUNS = (
     ('124M', '--optimizer sgd'), ('124M', '--optimizer adafactor'),
     ('124M', '--only_train_transformer_layers'), ('124M', '--train_layers 4'),
     ('124M', '--lora_rank 8'), ('124M', '--lora_rank 8 --memory_saving_gradients'),
+    ('124M', '--lora_rank 8 --base_weights bfloat16'), ('124M', '--lora_rank 8 --base_weights int8'),
     ('355M', '--no-memory_saving_gradients'), ('355M', ''), ('355M', '--clip_norm 1'), ('355M', '--optimizer adafactor'),
-    ('355M', '--train_layers 4'), ('355M', '--lora_rank 8'),
+    ('355M', '--train_layers 4'), ('355M', '--lora_rank 8'), ('355M', '--lora_rank 8 --base_weights int8'),
     ('774M', ''), ('774M', '--optimizer adafactor'), ('774M', '--train_layers 4'),
+    ('774M', '--lora_rank 8'), ('774M', '--lora_rank 8 --base_weights int8'),
     ('1558M', '--optimizer adafactor'), ('1558M', '--train_layers 4'), ('1558M', '--lora_rank 8'),
+    ('1558M', '--lora_rank 8 --base_weights bfloat16'), ('1558M', '--lora_rank 8 --base_weights int8'),
 )
 STEPS = 3
 

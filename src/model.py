@@ -23,6 +23,10 @@ def random_variable(name, shape, stddev):
     return tf.get_variable(name, shape, initializer=tf.random_normal_initializer(stddev=stddev))
 
 
+def bias(n, dtype):  # -> [n]
+    return tf.cast(tf.get_variable('b', [n], initializer=tf.zeros_initializer()), dtype)
+
+
 def gain_and_bias(scope, n):  # -> [n], [n], of a layer normalisation
     with tf.variable_scope(scope):
         return (tf.get_variable('g', [n], initializer=tf.ones_initializer()),
@@ -38,14 +42,14 @@ def linear(x, scope, n_out, *, lora, op=layers.linear, norm=(), stddev=0.02, dty
     with tf.variable_scope(scope):
         batch, sequence, n_in = shape_of(x)
         dtype = dtype or x.dtype
-        w = random_variable('w', [1, n_in, n_out], stddev)
-        b = tf.get_variable('b', [n_out], initializer=tf.zeros_initializer())
+        rows = tf.reshape(x, [-1, n_in])
         if lora is None:
-            weights = [tf.cast(tf.squeeze(w, 0), dtype)]
+            w = tf.cast(tf.squeeze(random_variable('w', [1, n_in, n_out], stddev), 0), dtype)
+            y = op(rows, *norm, w, bias(n_out, dtype))
         else:
-            op = lora_layers.WITH_FACTORS[op]
-            weights = [tf.squeeze(w, 0), *(tf.cast(factor, dtype) for factor in lora_layers.factors(lora, n_in, n_out))]
-        y = op(tf.reshape(x, [-1, n_in]), *norm, *weights, tf.cast(b, dtype))
+            w, b = lora_layers.frozen(lora, n_in, n_out), bias(n_out, dtype)
+            factors = [tf.cast(factor, dtype) for factor in lora_layers.factors(lora, n_in, n_out)]
+            y = lora_layers.WITH_FACTORS[op](rows, *norm, *factors, b, *w)
         return reshape(y, [batch, sequence, n_out])
 
 

@@ -21,6 +21,7 @@ import pytest
 
 import train  # noqa: F401  (so that a block imports this one, not the stub)
 from command import machine
+from command.models import PUBLISHED
 from conftest import ROOT, TEXT
 from optional import HUGGINGFACE
 
@@ -189,7 +190,7 @@ def project(stand_in, tmp_path, monkeypatch):
     (tmp_path / 'docs').mkdir()
     (tmp_path / 'docs' / 'example').symlink_to(os.path.join(ROOT, 'docs', 'example'))
     (tmp_path / 'models').mkdir()
-    for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), ('124M', stand_in), ('355M', stand_in)):
+    for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), *((name, stand_in) for name in PUBLISHED)):
         (tmp_path / 'models' / name).symlink_to(directory)
     (tmp_path / '.venv' / 'bin').mkdir(parents=True)
     (tmp_path / '.venv' / 'bin' / 'python').symlink_to(sys.executable)

@@ -17,9 +17,13 @@ FACTORS = ('lora_a', 'lora_b')
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """rank: columns of A and rows of B, at most n_embd. alpha: above 0."""
+    """rank: columns of A and rows of B, at most n_embd. alpha: above 0.
+
+    base_weights: the type in which the matrices that they are added to are in memory (see network.quantize).
+    """
     rank: int
     alpha: float
+    base_weights: str = 'float32'
 
     @property
     def scale(self) -> float:

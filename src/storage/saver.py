@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tqdm import tqdm
 
 from command import atomic_files, models
 from command.errors import UserError, reason
 from command.read_files import read_bytes
 from network.lora import FACTORS
+from network.quantize import SCALE, quantize
 from storage import adapters, check, checkpoints, run_state
 from storage.run_directory import ADAPTER
 from storage.run_state import RunState
@@ -40,6 +42,23 @@ def restore(session: tf.Session, prefix: str, weights: list, variables: list | N
             for start in range(min(READS, len(variables))):
                 tf.train.Saver(variables[start::READS]).restore(session, prefix)
     return complete
+
+
+def restore_smaller(session: tf.Session, prefix: str, variables: list) -> None:
+    """Restores weights, those into which they are quantized included, from a checkpoint of float32 ones, one at a time.
+
+    variables: some in float32, some in another type, those in int8 with their scales (see network.quantize). Raises UserError as
+    restore does.
+    """
+    by_name = {variable.op.name: variable for variable in variables}
+    scales = {name: by_name.pop(name) for name in [f'{name}{SCALE}' for name in by_name] if name in by_name}
+    stored = Weights(prefix, shapes_of(by_name.values()))
+    for name, variable in tqdm(by_name.items(), unit='weight', delay=1, leave=False, disable=None):
+        value = stored.get_tensor(name)
+        if variable.dtype == tf.int8:
+            value, scale = quantize(value, inputs=-2)
+            scales[f'{name}{SCALE}'].load(scale, session)
+        variable.load(value.astype(variable.dtype.as_numpy_dtype, copy=False), session)
 
 
 class Weights:

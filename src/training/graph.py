@@ -37,7 +37,7 @@ class TrainingGraph:
         recompute = settings.memory_saving_gradients
         with contextlib.nullcontext() if recompute else compiling():
             output = self._model(self._inputs, self._dropout())
-            self._weights = tf.trainable_variables()
+            self._weights = tf.global_variables()
             trained = [v for v in self._weights if is_trained(v.op.name, settings, self._job.model.hparams.n_layer)]
             loss = model.loss(output, self._labels, wte_gradient=any(v.op.name.endswith('/wte') for v in trained))
             self._step = TrainStep(loss, trained, optimizer=settings.optimizer, accumulate=settings.accumulate_gradients,
@@ -82,7 +82,10 @@ class TrainingGraph:
         self._step.initialize(self.session)
         if adapters:
             frozen, weights = ([v for v in self._weights if is_factor(v.op.name) == trained] for trained in (False, True))
-            saver.restore(self.session, adapters.base, frozen)
+            if self._settings.base_weights == 'float32':
+                saver.restore(self.session, adapters.base, frozen)
+            else:
+                saver.restore_smaller(self.session, adapters.base, frozen)
             if checkpoint == adapters.base:
                 values = adapters.lora.first_values(self._job.model.hparams, self._job.initial)
                 for weight in weights:

@@ -297,8 +297,10 @@ class Training:
     def out_of_memory(self) -> str:
         """The error for a step that does not fit: which checkpoint is safe, and which flags take less memory."""
         remedies = ', '.join(flag for flag, _ in memory.remedies(memory.step_of(self._settings, self._job.model.hparams)))
+        began = self._state.step and '--lora_rank' in remedies
+        new_run = f' (--lora_rank in another run, with --restore_from {self._settings.run_name})' if began else ''
         return (f'out of memory in step {self._state.step + 1} ({self._safe()}); '
-                f'{f"try, in this order, each with those before it: {remedies}" if remedies else "use a smaller model"}')
+                f'{f"try, in this order, each with those before it: {remedies}{new_run}" if remedies else "use a smaller model"}')
 
     def _safe(self) -> str:
         """Which checkpoint the run can continue from, in words."""

@@ -13,6 +13,7 @@ from network.lora import Lora
 from training.settings import Settings, is_trained
 
 FLOAT = 4                   # bytes of a number: float32, whatever the --precision of the matrix multiplications
+BYTES = {'float32': 4, 'bfloat16': 2, 'int8': 1}    # of a number of a frozen matrix, by --base_weights
 PROCESS = 800e6             # bytes of Python, TensorFlow and the graph, rounded up so that no run of MEASURED takes more
 COMPILED = 70e6             # bytes of code that XLA compiles, which it does if nothing is recomputed
 ADAPTED_BLOCK = 6e6         # bytes of the ops that adapters add to the graph of a block, rounded up in the same way
@@ -35,6 +36,7 @@ class Step:
     only_train_transformer_layers: bool = False
     train_layers: int = 0
     lora_rank: int = 0
+    base_weights: str = 'float32'
     dropout: float = 0
 
     def flags(self) -> str:
@@ -74,8 +76,11 @@ MEASURED = {
     Step(MEDIUM, lora_rank=8, memory_saving_gradients=True): 2.77,
 }
 # Flags that take less memory, in the order in which to try them; docs/memory.md explains each. None: a quarter of it.
-REMEDIES = {'batch_size': 1, 'memory_saving_gradients': True, 'accumulate_gradients': 1, 'clip_norm': 0, 'optimizer': 'sgd',
-            'only_train_transformer_layers': True, 'seq_length': None}
+REMEDIES = {'lora_rank': 8, 'base_weights': 'int8', 'batch_size': 1, 'memory_saving_gradients': True, 'accumulate_gradients': 1,
+            'clip_norm': 0, 'optimizer': 'adafactor', 'only_train_transformer_layers': True, 'seq_length': None}
+WORTHWHILE = 0.97           # a flag is named if it leaves at most this share of the memory
+# Flags that cannot be given together.
+EXCLUSIVE = ('lora_rank', 'train_layers', 'only_train_transformer_layers')
 
 
 def parameters(hparams: HParams) -> dict[str, int]:
@@ -125,7 +130,7 @@ def memory(step: Step) -> dict[str, float]:
     block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
     scores = (5 if step.dropout else 3) * block
     adapters = trained if step.lora_rank else 0
-    permanent = {'weights': FLOAT * (sum(parameters(size).values()) + adapters),
+    permanent = {'weights': _weights(step) + FLOAT * adapters,
                  'optimizer': FLOAT * optimizer_numbers(step),
                  'sums of gradients': FLOAT * trained if step.accumulate_gradients > 1 else 0}
     graph = (0 if recompute else COMPILED) + (ADAPTED_BLOCK * size.n_layer if step.lora_rank else 0)
@@ -134,6 +139,15 @@ def memory(step: Step) -> dict[str, float]:
             'activations': activations,
             'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores),
             'gradients': _gradients(step, largest, activations) + (largest if step.optimizer == 'adafactor' else 0)}
+
+
+def _weights(step: Step) -> int:
+    """Bytes of the model's weights. Adapters leave the matrices that they are added to frozen, and maybe in a smaller type."""
+    numbers = sum(parameters(step.hparams).values())
+    if not step.lora_rank:
+        return FLOAT * numbers
+    matrices = sum(math.prod(shape) for name, shape in step.hparams.shapes().items() if name.endswith('/w'))
+    return FLOAT * (numbers - matrices) + BYTES[step.base_weights] * matrices
 
 
 def _gradients(step: Step, largest: float, activations: float) -> float:
@@ -155,9 +169,11 @@ def total(step: Step) -> float:
 def remedies(step: Step) -> Iterator[tuple[str, Step]]:
     """Those of REMEDIES that make this step smaller, as flags, and the step with each and all before it."""
     for name, value in REMEDIES.items():
+        if name in EXCLUSIVE and any(getattr(step, other) for other in EXCLUSIVE if other != name):
+            continue
         value = step.seq_length // 4 if value is None else value
         smaller = dataclasses.replace(step, **{name: value})
-        if total(smaller) < total(step) and smaller.seq_length > 1:
+        if total(smaller) <= WORTHWHILE * total(step) and smaller.seq_length > 1:
             step = smaller
             yield flag_text(name, value), step
 

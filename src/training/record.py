@@ -21,8 +21,8 @@ from training.settings import Settings
 MATHEMATICS = ('model_name', 'combine', 'encoding', 'encoding_errors', 'text_column', 'document_per_line',
                'skip_bad_records', 'noise',
                'seq_length', 'batch_size', 'accumulate_gradients', 'only_train_transformer_layers', 'train_layers', 'lora_rank',
-               'lora_alpha', 'dropout', 'optimizer', 'learning_rate', 'learning_rate_schedule', 'warmup_steps', 'clip_norm',
-               'weight_decay', 'precision', 'val_split')
+               'lora_alpha', 'base_weights', 'dropout', 'optimizer', 'learning_rate', 'learning_rate_schedule', 'warmup_steps',
+               'clip_norm', 'weight_decay', 'precision', 'val_split')
 
 
 def describe(settings: Settings, corpus: Corpus, key: str | None, validation_tokens: int = 0) -> dict:

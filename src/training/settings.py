@@ -44,6 +44,7 @@ class Settings:
     train_layers: int
     lora_rank: int
     lora_alpha: float | None    # None without --lora_rank
+    base_weights: str
     dropout: float
     max_steps: int
     epochs: float
@@ -106,7 +107,7 @@ class Settings:
 
     @property
     def lora(self) -> Lora | None:
-        return Lora(self.lora_rank, self.lora_alpha) if self.lora_rank else None
+        return Lora(self.lora_rank, self.lora_alpha, self.base_weights) if self.lora_rank else None
 
     @property
     def sample_directory(self) -> str:
@@ -205,6 +206,8 @@ def check_flags(args: argparse.Namespace) -> None:
             raise UserError(f'--lora_rank and --{flag}: give only one of them')
     if args.lora_alpha and not args.lora_rank:
         raise UserError('--lora_alpha works only with --lora_rank')
+    if args.base_weights != 'float32' and not args.lora_rank:
+        raise UserError(f'--base_weights {args.base_weights} works only with --lora_rank: weights that are trained are float32')
     if args.val_split and args.val_dataset:
         raise UserError('--val_split and --val_dataset: give only one of them')
     for flag in ('keep_best', 'patience'):

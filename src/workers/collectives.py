@@ -195,10 +195,12 @@ class Workers:
 
     def _broadcast_op(self, variable) -> tf.Operation:
         common = self._collective(DEVICE_GROUP)
+        # Smaller types cannot travel; float32 has all their values.
+        dtype = tf.float32 if variable.dtype in (tf.int8, tf.bfloat16) else variable.dtype
         if self.leads:
-            return tf.raw_ops.CollectiveBcastSendV2(input=variable.read_value(), **common).op
-        value = tf.raw_ops.CollectiveBcastRecvV2(T=variable.dtype, shape=variable.shape, **common)
-        return variable.assign(value, read_value=False)
+            return tf.raw_ops.CollectiveBcastSendV2(input=tf.cast(variable.read_value(), dtype), **common).op
+        value = tf.raw_ops.CollectiveBcastRecvV2(T=dtype, shape=variable.shape, **common)
+        return variable.assign(tf.cast(value, variable.dtype), read_value=False)
 
 
 def buckets(sizes: list[int], dtypes: list[tf.DType]) -> list[list[tuple[int, int, int]]]:

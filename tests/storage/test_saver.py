@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import stat
+import weakref
 
 import numpy as np
 import pytest
@@ -48,6 +49,40 @@ def test_weights_alone_are_restored_if_something_else_is_missing_or_of_another_s
     assert not saver.restore(session, str(tmp_path / 'm'), weights)
     assert session.run(variables['model/wte']).tolist() == [[1, 2]] and session.run(variables['model/b']) == 3
     assert session.run([variables['model/b/Adam'], variables['step']]) == [0, 0]
+
+
+def test_smaller_weights_are_made_one_at_a_time(tf, session, tmp_path, monkeypatch):
+    """Never is a second weight in memory, to say nothing of the model."""
+    from network.quantize import quantize
+    from storage import saver
+    rng = np.random.default_rng(0)
+    arrays = {f'model/h{i}/w': rng.normal(size=[1, 6, 4]).astype(np.float32) for i in range(5)} | {'model/g': np.float32([7])}
+    write_checkpoint(tmp_path / 'm', arrays)
+    dtypes = {'model/h0/w': tf.bfloat16, 'model/h1/w': tf.float32, 'model/g': tf.float32}
+    made = {name: tf.get_variable(name, initializer=tf.zeros(array.shape, dtypes.get(name, tf.int8)))
+            for name, array in arrays.items()}
+    made |= {f'model/h{i}/w_scale': tf.get_variable(f'model/h{i}/w_scale', [4]) for i in (2, 3, 4)}
+    read, alive, smaller = saver.Weights.get_tensor, {}, {name for name in arrays if dtypes.get(name) != tf.float32}
+
+    def get_tensor(self, name):
+        # The one before is replaced by what this returns; a float32 variable may keep the memory of what it got.
+        assert not any(one() is not None for of, one in list(alive.items())[:-1] if of in smaller)
+        value = read(self, name)
+        alive[name] = weakref.ref(value)
+        return value
+
+    monkeypatch.setattr(saver.Weights, 'get_tensor', get_tensor)
+    saver.restore_smaller(session, str(tmp_path / 'm'), list(made.values()))
+    assert len(alive) == len(arrays)
+    values = dict(zip(made, session.run(list(made.values()))))
+    assert np.array_equal(values['model/g'], [7]) and np.array_equal(values['model/h1/w'], arrays['model/h1/w'])
+    assert np.array_equal(values['model/h0/w'], arrays['model/h0/w'].astype(values['model/h0/w'].dtype))
+    for i in (2, 3, 4):
+        q, scale = quantize(arrays[f'model/h{i}/w'], -2)
+        assert np.array_equal(values[f'model/h{i}/w'], q) and np.array_equal(values[f'model/h{i}/w_scale'], scale)
+    write_checkpoint(tmp_path / 'm', arrays | {'model/h3/w': np.zeros([1, 4, 4], np.float32)})
+    with pytest.raises(UserError, match=r'm is a checkpoint of another model, .* model/h3/w is \[1, 4, 4\] there'):
+        saver.restore_smaller(session, str(tmp_path / 'm'), list(made.values()))
 
 
 def test_another_model_and_damage_are_named(session, variables, weights, tmp_path):

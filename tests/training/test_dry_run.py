@@ -97,7 +97,7 @@ def test_the_page_names_the_measured_figures_and_the_remedies_in_their_order():
     assert [flag for flag, _ in items] == [f'--{name}' for name in REMEDIES]
     for flag, value in items:
         assert not value or value == str(REMEDIES[flag.removeprefix('--')])
-    assert [value for _, value in items] == ['', '', '1', '0', 'sgd', '', '']
+    assert [value for _, value in items] == ['8', 'int8', '', '', '1', '0', 'adafactor', '', '']
 
 
 def test_parameters_of_the_published_models():
@@ -179,8 +179,8 @@ def test_workers_on_one_machine_share_its_memory():
     plan = sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2, 2)))
     assert plan[MEMORY]['2 workers on this machine'] == (f'{2 * needed / 1e9:.2f} GB', None)
     assert plan[MEMORY]['available'][1] == 'may just fit'
-    smaller = 2 * total(Step(SMALL, memory_saving_gradients=True))
-    assert plan[LESS] == {'--memory_saving_gradients': (f'{smaller / 1e9:.2f} GB', 'fits')}
+    smaller = 2 * total(Step(SMALL, lora_rank=8))
+    assert plan[LESS] == {'--lora_rank 8': (f'{smaller / 1e9:.2f} GB', 'fits')}
     assert sections('\n'.join(planning._memory(Step(SMALL), int(2.3 * needed), 2)))[MEMORY]['available'][1] == 'fits'
 
 
@@ -304,10 +304,14 @@ def test_a_directory_without_write_permission(dry_run, place, monkeypatch):
 def test_flags_that_take_less_until_it_fits():
     step = Step(MEDIUM, batch_size=8, accumulate_gradients=2, clip_norm=1.0)
     flags, steps = zip(*memory.remedies(step))
-    assert flags == ('--batch_size 1', '--memory_saving_gradients', '--accumulate_gradients 1', '--clip_norm 0',
-                     '--optimizer sgd', '--only_train_transformer_layers', '--seq_length 256')
+    assert flags == ('--lora_rank 8', '--base_weights int8', '--batch_size 1', '--memory_saving_gradients', '--seq_length 256')
     sizes = [total(smaller) for smaller in (step, *steps)]
     assert sizes == sorted(sizes, reverse=True)
+    # Without adapters, which do not go with --train_layers; and a flag that changes next to nothing is not named.
+    of_some_layers = dataclasses.replace(step, train_layers=20)
+    assert [flag for flag, _ in memory.remedies(of_some_layers)] == [
+        '--batch_size 1', '--memory_saving_gradients', '--accumulate_gradients 1', '--clip_norm 0', '--optimizer adafactor',
+        '--seq_length 256']
     assert [flag for flag, _ in memory.remedies(dataclasses.replace(steps[-1], seq_length=4))] == []
     lines = '\n'.join(planning._memory(step, int(1.2 * sizes[2]) + 1))
     plan = sections(lines)
@@ -319,7 +323,7 @@ def test_flags_are_printed_for_what_may_just_fit():
     needed = total(Step(SMALL))
     plan = sections('\n'.join(planning._memory(Step(SMALL), int(1.1 * needed))))
     assert plan[MEMORY]['available'][1] == 'may just fit'
-    assert plan[LESS]['--memory_saving_gradients'][1] == 'fits'
+    assert plan[LESS]['--lora_rank 8'][1] == 'fits'
     assert 'flags that take less' not in '\n'.join(planning._memory(Step(SMALL), int(1.3 * needed)))
 
 

@@ -40,6 +40,8 @@ def trained(tf, model_directory, tmp_path_factory):
         common = ('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', *FLAGS)
         run_script(*common, *ADAPTERS, '--run_name', 'a', '--max_steps', 4, '--save_every', 2)
         run_script(*common, '--run_name', 'full', '--max_steps', 1)
+        run_script(*common, *ADAPTERS, '--run_name', 'int8', '--max_steps', 4, '--base_weights', 'int8', '--sample_every', 2,
+                   '--sample_length', 4, '--sample_num', 1)
         run_script(*common, '--run_name', 'full-on-a', '--max_steps', 1, '--restore_from', 'a')
         run_script(*common, '--run_name', 'b', '--max_steps', 1, '--restore_from', 'a', '--lora_rank', 2)
         run_script('create_model.py', 'merged', '--from_run', 'a')
@@ -68,6 +70,17 @@ def losses(run):
 def test_at_step_0_the_model_is_the_base_to_the_bit(inside):
     assert losses('a')[0] == losses('full')[0]
     assert losses('a')[4] < losses('a')[0] - 0.1
+
+
+def test_an_8_bit_base_learns_nearly_the_same_and_is_saved_as_any(inside):
+    for step in (0, 2, 4):
+        assert 0 < abs(losses('int8')[step] - losses('a')[step]) < 0.01
+    assert {path.name for path in (inside / 'samples/int8').iterdir()} == {'samples-2', 'samples-4'}
+    stored, as_float32 = read_checkpoint('checkpoint/int8'), read_checkpoint('checkpoint/a')
+    assert {name: (value.shape, value.dtype) for name, value in stored.items()} == {
+        name: (value.shape, value.dtype) for name, value in as_float32.items()}
+    contents = [json.loads((inside / f'checkpoint/{run}/adapter.json').read_text()) for run in ('a', 'int8')]
+    assert contents[0] == contents[1]
 
 
 def test_a_checkpoint_holds_the_adapters_and_their_moments_alone(inside):
@@ -178,6 +191,9 @@ TRAIN = ('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt')
     (('--lora_alpha', 2), '--lora_alpha works only with --lora_rank'),
     (('--lora_rank', 2, '--train_layers', 1), '--lora_rank and --train_layers: give only one of them'),
     (('--lora_rank', 2, '--only_train_transformer_layers'), '--lora_rank and --only_train_transformer_layers: give only one'),
+    (('--base_weights', 'int8'), '--base_weights int8 works only with --lora_rank: weights that are trained are float32'),
+    (('--base_weights', 'bfloat16', '--train_layers', 1), '--base_weights bfloat16 works only with --lora_rank'),
+    (('--lora_rank', 2, '--base_weights', 'int4'), "argument --base_weights: invalid choice: 'int4'"),
 ])
 def test_mistaken_flags(mistake, flags, words):
     assert mistake(*TRAIN, *flags).startswith(words)

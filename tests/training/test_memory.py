@@ -73,6 +73,24 @@ def test_workers_on_this_machine_share_it_and_draw_for_each_other(check):
         check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'], worker_count=3)
 
 
+def test_the_page_about_large_models_has_the_formula_s_figures():
+    with open(os.path.join(ROOT, 'docs/large-models.md'), encoding='utf-8') as file:
+        page = file.read()
+    ways = ({}, {'optimizer': 'adafactor'}, {'train_layers': 4}, {'lora_rank': 8},
+            *({'lora_rank': 8, 'base_weights': type} for type in ('bfloat16', 'int8')))
+    sizes = {}
+    for name, (n_layer, n_embd) in SIZES.items():
+        hparams = HParams(50257, 1024, n_embd, n_embd // 64, n_layer)
+        sizes[name] = [total(memory.Step(hparams, memory_saving_gradients=name != '124M', **way)) / GB for way in ways]
+        assert f'| {name} | {" | ".join(f"{size:.1f}" for size in sizes[name])} |\n' in page
+    adam, adafactor, _, _, bfloat16, int8 = range(6)
+    for machine, fits in ((8, [('355M', adam), ('774M', adafactor), ('1558M', bfloat16), ('1558M', int8)]),
+                          (12, [('1558M', adafactor)]), (16, [('774M', adam)])):
+        assert all(memory.MARGIN * sizes[name][way] < machine for name, way in fits)
+        assert machine == 8 or all(memory.MARGIN * sizes[name][way] > machine - 4 for name, way in fits)
+    assert memory.MARGIN * sizes['1558M'][adam] > 24
+
+
 CARDS = (4, 6, 8, 12, 16, 24, 32, 40, 80)       # GB
 
 

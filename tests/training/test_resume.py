@@ -50,9 +50,9 @@ def rows(home, run='run1'):
     ('--dropout', 0.2, '--memory_saving_gradients', '--optimizer', 'adafactor', '--learning_rate_schedule', 'relative',
      '--train_layers', 1),
     ('--lora_rank', 3, '--optimizer', 'adamw', '--memory_saving_gradients', '--accumulate_gradients', 2, '--noise', 0.3,
-     '--clip_norm', 1),
-    ('--lora_rank', 2, '--lora_alpha', 20, '--dropout', 0.2, '--val_every', 2, '--val_batch_count', 1, '--sample_every', 1,
-     '--sample_length', 5),
+     '--clip_norm', 1, '--base_weights', 'int8'),
+    ('--lora_rank', 2, '--lora_alpha', 20, '--base_weights', 'bfloat16', '--dropout', 0.2, '--val_every', 2,
+     '--val_batch_count', 1, '--sample_every', 1, '--sample_length', 5),
 ])
 def test_a_run_that_stopped_equals_one_that_did_not(tf, train, home, flags):
     (home / 'documents.txt').write_text('<|endoftext|>'.join(f'the dog number {i} jumps over it; ' * 9 for i in range(9)))

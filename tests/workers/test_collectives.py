@@ -115,7 +115,7 @@ def train_together(home, count, *flags):
     (2, ('--optimizer', 'adam', '--noise', 0.2, '--val_every', 5, '--val_batch_count', 3)),
     (3, ('--optimizer', 'sgd', '--learning_rate', 0.1, '--accumulate_gradients', 2, '--memory_saving_gradients',
          '--clip_norm', 1)),
-    (2, ('--lora_rank', 4, '--learning_rate', 0.01)),
+    (2, ('--lora_rank', 4, '--learning_rate', 0.01, '--base_weights', 'int8')),
 ])
 def test_workers_train_like_one_with_a_larger_batch(tf, train, home, count, flags):
     """The same sequences in the same order give the same losses and weights."""
