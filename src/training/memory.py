@@ -137,7 +137,7 @@ def memory(step: Step) -> dict[str, float]:
     return {'process': PROCESS + graph + UNUSED * sum(permanent.values()),
             **permanent,
             'activations': activations,
-            'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores),
+            'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores + _turned_back(step)),
             'gradients': _gradients(step, largest, activations) + (largest if step.optimizer == 'adafactor' else 0)}
 
 
@@ -148,6 +148,11 @@ def _weights(step: Step) -> int:
         return FLOAT * numbers
     matrices = sum(math.prod(shape) for name, shape in step.hparams.shapes().items() if name.endswith('/w'))
     return FLOAT * (numbers - matrices) + BYTES[step.base_weights] * matrices
+
+
+def _turned_back(step: Step) -> int:
+    """Bytes of the matrices of an mlp in the type of the products, if they are stored in another one."""
+    return 0 if step.base_weights == 'float32' else FLOAT * 8 * step.hparams.n_embd ** 2
 
 
 def _gradients(step: Step, largest: float, activations: float) -> float:
