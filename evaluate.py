@@ -27,6 +27,7 @@ from encoder import Encoder
 from evaluation.texts import EACH, Texts
 from load_dataset import load_sets
 from network.hparams import HParams
+from network.quantize import TYPES
 from sampling.scores import figures
 from storage.model_directory import Model, open_model
 
@@ -46,6 +47,8 @@ def parse_flags() -> argparse.Namespace:
     what.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
     what.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
                       help='the directory of the runs')
+    what.add_argument('--weights', choices=TYPES, default='float32',
+                      help='keep the weights in memory as bfloat16 or int8, as sampling does with --weights, to see the cost')
     data = parser.add_argument_group('data')
     add_dataset_flag(data, 'text or .npz to predict (required)', required=True)
     add_text_flags(data)
@@ -87,13 +90,16 @@ def load_chunks(args: argparse.Namespace, encoder: Encoder) -> Texts | list:
     return chunks
 
 
-def score_each(texts: Texts, model: Model, length: int, stride: int, batch_size: int) -> float:
-    """Prints a line of JSON for each text, in order. Returns the sum of all losses, in nats."""
-    from generator import Generator
-    generator, total = Generator(model), 0.0
+def token_bar(texts: Texts | list) -> tqdm:
+    return tqdm(total=windows.scored_tokens(texts), unit='token', unit_scale=True, leave=False, disable=None)
+
+
+def score_each(texts: Texts, generator, length: int, stride: int, batch_size: int) -> float:
+    """Prints a line of JSON for each text, in order. Returns the sum of all losses, in nats. generator: a Generator."""
+    total = 0.0
     # JSON is UTF-8, or ASCII where standard output is something else.
     ascii_only = (sys.stdout.encoding or 'ascii').lower() not in ('utf-8', 'utf8')
-    with tqdm(total=windows.scored_tokens(texts), unit='token', unit_scale=True, leave=False, disable=None) as bar:
+    with token_bar(texts) as bar:
         scores = generator.scores(texts, length=length, stride=stride, batch_size=batch_size, scored=bar.update)
         for text, score in zip(texts.described(), scores):
             total -= float(score.log_probabilities.sum(dtype='float64'))
@@ -101,6 +107,22 @@ def score_each(texts: Texts, model: Model, length: int, stride: int, batch_size:
                              'perplexity': score.perplexity, 'bits_per_byte': score.bits_per_byte}
             bar.write(json.dumps(record, ensure_ascii=ascii_only), file=sys.stdout)
     return total
+
+
+def total_loss(chunks: Texts | list, model: Model, args: argparse.Namespace, length: int, stride: int) -> float:
+    """The sum of the losses of all tokens, in nats."""
+    if args.each or args.weights != 'float32':
+        from generator import Generator
+        generator = Generator(model, args.weights)
+        if args.each:
+            return score_each(chunks, generator, length, stride, args.batch_size)
+        with token_bar(chunks) as bar:
+            scores = generator.scores(chunks, length=length, stride=stride, batch_size=args.batch_size, scored=bar.update)
+            return -sum(float(score.log_probabilities.sum(dtype='float64')) for score in scores)
+    from evaluation.losses import Evaluation
+    longest = max(map(len, chunks)) - 1     # a longer window would only be padded
+    evaluation = Evaluation(model, length=min(length, longest), stride=min(stride, longest), batch_size=args.batch_size)
+    return evaluation.total_loss(chunks)
 
 
 def main() -> None:
@@ -115,13 +137,7 @@ def main() -> None:
     # Imported late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
     from command.device import load_and_report
     load_and_report()
-    if args.each:
-        loss = score_each(chunks, model, length, stride, args.batch_size)
-    else:
-        from evaluation.losses import Evaluation
-        longest = max(map(len, chunks)) - 1     # a longer window would only be padded
-        evaluation = Evaluation(model, length=min(length, longest), stride=min(stride, longest), batch_size=args.batch_size)
-        loss = evaluation.total_loss(chunks)
+    loss = total_loss(chunks, model, args, length, stride)
     result = figures(loss, tokens=tokens, words=words, n_bytes=n_bytes)
     report(args, result | {'tokens': tokens, 'words': words, 'bytes': n_bytes, 'chunks': len(chunks),
                            'dataset': one_or_list(args.dataset), 'checkpoint': model.checkpoint,

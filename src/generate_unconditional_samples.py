@@ -37,7 +37,7 @@ def main():
     from command.device import load_and_report
     load_and_report()
     from generator import Generator
-    generator = Generator(flags.model)
+    generator = Generator(flags.model, flags.weights)
     try:
         write_samples(generator, flags, [''])
     except KeyboardInterrupt:

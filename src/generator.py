@@ -14,7 +14,7 @@ from command.errors import UserError
 from command.tensorflow_setup import ctrl_c_held_back, session_config, shards_for
 from corpus import windows
 from sampling import scores
-from sampling.continuation import Continuation, SamplingSettings, check_whole_number, prompt_tokens
+from sampling.continuation import Continuation, SamplingSettings, check_weights, check_whole_number, prompt_tokens
 from sampling.inference import ShardedNetwork
 from sampling.keywords import takes_settings
 from sampling.scores import Score
@@ -31,22 +31,24 @@ class Generator:
         for piece in generator.stream('Once upon a time', length=50):
             print(piece, end='', flush=True)
 
-    model: a model or run directory, a checkpoint in one ('checkpoint/run1/best'), or an opened model. Raises UserError for
-    a directory without a complete model.
+    model: a model or run directory, a checkpoint in one ('checkpoint/run1/best'), or an opened model. weights: 'float32',
+    'bfloat16' or 'int8': as what the matrices are in memory; fewer bytes are read faster, and rounded. Raises UserError for a
+    directory without a complete model, or other weights.
 
     Several threads may use it. `generate` makes other threads wait until its texts are complete; `stream`, `finish` and
     `steps` wait only for one token, and calls that take turns read their texts again at each turn, which is slow. One
     that is abandoned before its end holds nothing up.
     """
 
-    def __init__(self, model: str | Model):
+    def __init__(self, model: str | Model, weights: str = 'float32'):
+        check_weights(weights)
         model = model if isinstance(model, Model) else open_model(model)
         self.hparams, self.encoder = model.hparams, model.encoder
         graph, shards = tf.Graph(), shards_for(self.hparams.n_head)
         # Before the network: its compiled programs would give an op all threads, which all shards would have to share.
         self._session = tf.Session(graph=graph, config=session_config(shards))
         with graph.as_default():
-            network = ShardedNetwork(self.hparams, shards)
+            network = ShardedNetwork(self.hparams, shards, stored_as=weights)
             self._cache = network.cache
             self._build(network)
             network.load(self._session, model.checkpoint)

@@ -66,7 +66,7 @@ def main():
     from command.device import load_and_report
     load_and_report()
     from generator import Generator
-    generator = Generator(flags.model)
+    generator = Generator(flags.model, flags.weights)
     for number, prompts in enumerate([flags.prompts] if flags.prompts else ([line] for line in typed_prompts(flags))):
         try:
             write_samples(generator, flags, prompts, first=number, line=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from command.errors import UserError
 from encoder import Encoder
+from network.quantize import TYPES
 from sampling.bans import Bans, banned_sequences
 
 MOST = 2 ** 31 - 1              # the largest int32, in which TensorFlow counts
@@ -54,6 +55,12 @@ class SamplingSettings:
         for name in ('stop_at_eot', 'truncate', 'include_prompt'):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f'{name} must be True or False, not {getattr(self, name)!r}')
+
+
+def check_weights(value: object) -> None:
+    """Raises UserError unless the value is a type in which a model's weights can be in memory."""
+    if value not in TYPES:
+        raise UserError(f'weights must be {", ".join(TYPES[:-1])} or {TYPES[-1]}, not {value!r}')
 
 
 def check_whole_number(name: str, value: object, least: int, most: float = MOST) -> None:

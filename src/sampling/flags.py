@@ -17,7 +17,7 @@ from command.did_you_mean import did_you_mean
 from command.errors import UserError
 from command.flags import path
 from command.machine import available_memory, visible_gpus
-from sampling.continuation import SamplingSettings, check_whole_number, prompt_tokens
+from sampling.continuation import SamplingSettings, check_weights, check_whole_number, prompt_tokens
 from sampling.prompts import ENDS_IN_SPACE, check_not_empty, given_text, read_prompts
 from storage.model_directory import open_model
 
@@ -34,6 +34,8 @@ HELP = {
                 'its best with --keep_best, else its newest.',
     'models_dir': 'the directory of the models.',
     'checkpoint_dir': 'the directory of the runs.',
+    'weights': 'float32, bfloat16 or int8: the type of the weights in memory; in fewer bytes they are rounded, and sampling is '
+               'faster.',
     'repetition_penalty': 'above 1 makes tokens less likely that are in the text already; 1.2 is a good start.',
     'no_repeat_ngram': 'no sequence of N tokens occurs twice in a text, its prompt included; 0 for no limit.',
     'banned_words': 'a word or phrase that is not written, with or without a space before it; may be given several times.',
@@ -69,6 +71,7 @@ class Flags:
     run_name: str | None = None
     models_dir: str = 'models'
     checkpoint_dir: str = models.CHECKPOINT_DIR
+    weights: str = 'float32'
     repetition_penalty: float = 1
     no_repeat_ngram: int = 0
     banned_words: list[str] | None = None
@@ -86,6 +89,7 @@ class Flags:
             if self.seed is None:       # a random one, which --jsonl prints
                 self.seed = int(np.random.SeedSequence().generate_state(1)[0])
             check_whole_number('seed', self.seed, 0, math.inf)
+            check_weights(self.weights)
             for name in ('jsonl', 'escapes'):
                 if type(getattr(self, name)) is not bool:
                     raise UserError(f'{name} takes no value, not {getattr(self, name)!r}')

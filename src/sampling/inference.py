@@ -22,14 +22,13 @@ from network.attention import attend, causal_mask
 from network.cache import ResizableCache
 from network.gradients import shape_of
 from network.hparams import HParams
-from storage import saver
+from sampling.weights import Matrix, ShardedWeights, embed
 
 COMPILED_SIZE = 2 ** 20     # weights of a block; for smaller blocks, compiling takes longer than it saves
-ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
 
 
-def project(w, b, x):  # [n_out, n_in], [n_out], [n_in, columns] -> [n_out, columns]
-    return tf.matmul(w, x) + b[:, None]
+def project(w: Matrix, b, x):  # [n_out, n_in], [n_out], [n_in, columns] -> [n_out, columns]
+    return w.times(x) + b[:, None]
 
 
 def normalize_columns(x, g, b):
@@ -44,7 +43,7 @@ def add_parts(x, bias, parts):  # [features, columns], [features], of each shard
     return sum(parts, x) + bias[:, None]
 
 
-def shard_attention(q, keys, values, mask, w):
+def shard_attention(q, keys, values, mask, w: Matrix):
     """A shard's part of an attention: [features, columns].
 
     q [rows, heads, n_query, head], keys and values [rows * heads * n_key, head], w [features, heads * head].
@@ -52,17 +51,17 @@ def shard_attention(q, keys, values, mask, w):
     rows, heads, _, head_size = shape_of(q)
     keys, values = (tf.reshape(x, [rows, heads, -1, head_size]) for x in (keys, values))
     y = attend(q, keys, values, mask)
-    return tf.matmul(w, tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.shape.as_list()[1], -1]))
+    return w.times(tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.n_in, -1]))
 
 
 def shard_mlp(x, bias, g, b, w_fc, b_fc, w_proj, *parts):  # w_fc [hidden, features], w_proj [features, hidden]
     """The residual stream after an attention, and a shard's part of the mlp."""
     x = add_parts(x, bias, parts)
-    return x, tf.matmul(w_proj, layers.gelu(project(w_fc, b_fc, normalize_columns(x, g, b))))
+    return x, w_proj.times(layers.gelu(project(w_fc, b_fc, normalize_columns(x, g, b))))
 
 
 def shard_logits(x, bias, g, b, wte, *parts):  # -> [tokens, columns]
-    return tf.matmul(wte, normalize_columns(add_parts(x, bias, parts), g, b))
+    return wte.times(normalize_columns(add_parts(x, bias, parts), g, b))
 
 
 class _Programs:
@@ -79,7 +78,7 @@ class _Programs:
         k and v are as in the cache, [rows * heads * sequence, head].
         """
         x = add_parts(x, bias, parts)
-        heads = w.shape.as_list()[0] // 3 // self._head_size
+        heads = w.n_out // 3 // self._head_size
         qkv = tf.reshape(project(w, b_qkv, normalize_columns(x, g, b)), [3, heads, self._head_size, *self._columns])
         q, k, v = tf.unstack(tf.transpose(qkv, [0, 3, 1, 4, 2]))
         return x, q * (1 / math.sqrt(self._head_size)), *(tf.reshape(new, [-1, self._head_size]) for new in (k, v))
@@ -88,31 +87,21 @@ class _Programs:
 class ShardedNetwork:
     """The network in the current graph, with its own variables and cache.
 
-    compiled: whether by XLA; None decides by the network's size, and never compiles for a GPU.
+    compiled: whether by XLA; None decides by the network's size, and never compiles for a GPU. stored_as: the type of the
+    matrices in memory (see ShardedWeights).
     """
 
-    def __init__(self, hparams: HParams, shards: int, compiled: bool | None = None):
+    def __init__(self, hparams: HParams, shards: int, compiled: bool | None = None, stored_as: str = 'float32'):
         if compiled is None:
             compiled = 12 * hparams.n_embd ** 2 >= COMPILED_SIZE and not tf.config.list_physical_devices('GPU')
         self._hparams, self._compiled, self._shards = hparams, compiled, shards
-        self._variables = {name: self._make(name, shape) for name, shape in hparams.shapes().items()}
-        self._values = {name: [tf.convert_to_tensor(part) for part in parts] for name, parts in self._variables.items()}
+        self._weights = ShardedWeights(hparams, shards, stored_as)
+        self._values = self._weights.values
         self.cache = ResizableCache(hparams, [len(part) for part in np.array_split(range(hparams.n_head), shards)])
-
-    def _make(self, name: str, shape: list) -> list:
-        """A variable for each shard's part. Its initial value is fed."""
-        parts = _split_weight(name, np.broadcast_to(np.float32(0), shape), self._hparams, self._shards)
-        return [tf.Variable(tf.placeholder(tf.float32, part.shape), name=name) for part in parts]
 
     def load(self, session: tf.Session, prefix: str) -> None:
         """Reads the weights from a checkpoint. Raises UserError if it is damaged or another model's."""
-        weights = saver.Weights(prefix, self._hparams.shapes())
-        memory = _LargePages(sum(4 * math.prod(variable.shape) + ALIGNMENT
-                                 for variables in self._variables.values() for variable in variables))
-        for name, variables in self._variables.items():
-            parts = _split_weight(name, weights.get_tensor(name), self._hparams, self._shards)
-            for variable, part in zip(variables, parts):
-                session.run(variable.initializer, {variable.initializer.inputs[1]: memory.copy(part)})
+        self._weights.load(session, prefix)
         session.run(self.cache.initializer)
 
     def program(self, function):
@@ -172,9 +161,7 @@ class ShardedNetwork:
         extend(layer, shard, k, v): all keys and values to attend to, and their mask.
         """
         wte, (wpe, *_) = self._values['model/wte'], self._values['model/wpe']
-        # 'div' is how array_split cuts wte.
-        embedding = tf.nn.embedding_lookup(wte, tokens, partition_strategy='div')
-        x, parts = tf.transpose(embedding), [tf.transpose(tf.gather(wpe, positions))]
+        x, parts = tf.transpose(embed(wte, tokens)), [tf.transpose(tf.gather(wpe, positions))]
         biases = [tf.zeros([self._hparams.n_embd])] * self._shards
         shards = range(self._shards)
         for layer in range(self._hparams.n_layer):
@@ -199,38 +186,3 @@ class ShardedNetwork:
         # The transpose is outside of the programs: inside, XLA would fuse it with the matmul and read the weights more
         # slowly.
         return tf.transpose(tf.concat(by_shard, axis=0))
-
-
-def _split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[np.ndarray]:
-    """Each shard's part of a checkpoint's variable; small ones are repeated, except wpe, which only one shard has."""
-    name = name.split('/', 2)[-1] if name.startswith('model/h') else name
-    if array.ndim == 3:
-        array = array[0].T
-    if name.startswith('attn/c_attn'):      # [3 * features, ...], of which a shard has some heads
-        by_head = array.reshape(3, hparams.n_head, hparams.head_size, *array.shape[1:])
-        return [part.reshape(-1, *array.shape[1:]) for part in np.array_split(by_head, shards, axis=1)]
-    if name == 'attn/c_proj/w':             # [features, features]: the columns of these heads
-        by_head = array.reshape(len(array), hparams.n_head, hparams.head_size)
-        return [part.reshape(len(array), -1) for part in np.array_split(by_head, shards, axis=1)]
-    if name == 'mlp/c_proj/w':              # [features, 4 * features]
-        return np.array_split(array, shards, axis=1)
-    if name.startswith('mlp/c_fc') or name == 'model/wte':
-        return np.array_split(array, shards)
-    return [array] * (1 if name == 'model/wpe' else shards)
-
-
-class _LargePages:
-    """Memory for arrays that TensorFlow uses without a copy.
-
-    For large arrays numpy asks the kernel for huge pages, from which weights are read faster; TensorFlow does not.
-    """
-
-    def __init__(self, size: int):
-        self._memory = np.empty(size + ALIGNMENT, np.uint8)
-        self._end = -self._memory.ctypes.data % ALIGNMENT
-
-    def copy(self, array: np.ndarray) -> np.ndarray:
-        start, self._end = self._end, self._end - -array.nbytes // ALIGNMENT * ALIGNMENT
-        result = self._memory[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
-        result[...] = array
-        return result

@@ -1,5 +1,6 @@
 """The sharded network, as ops and compiled, against the oracle: unequal prompts, and tokens after them one by one."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from checkpoint_files import write_checkpoint
 from command.errors import UserError
 from graph_walk import compiled_calls
 from network.hparams import HParams
+from network.quantize import quantize
 
 HPARAMS = HParams(n_vocab=37, n_ctx=12, n_embd=24, n_head=3, n_layer=2)     # sizes that two shards cannot share evenly
 PROMPTS = [[5, 0, 36, 18, 19], [7]]
@@ -31,11 +33,30 @@ def expected(params, row, n):
     return reference.gpt2(np.array([PROMPTS[row] + NEXT[row][:n]]), params, HPARAMS)[0, -1]
 
 
-@pytest.mark.parametrize('compiled', [False, True], ids=['ops', 'compiled'])
-@pytest.mark.parametrize('shards', [1, 2, 3])
-def test_logits_equal_the_oracle_s(tf, session, params, directory, shards, compiled):
+def rounded(params, stored_as):
+    """What is computed with if the matrices are stored in a type; wpe, gains and biases stay as they are."""
+    def through(name, value):
+        if stored_as == 'float32' or not (name.endswith('/w') or name == 'wte'):
+            return value
+        if stored_as == 'bfloat16':
+            return value.astype(ml_dtypes.bfloat16).astype(np.float32)
+        inputs = -1 if name == 'wte' else -2
+        q, scale = quantize(value, inputs)
+        return q * np.expand_dims(scale, inputs)
+    return {name: through(name, value) for name, value in params.items()}
+
+
+@pytest.mark.parametrize(('shards', 'compiled', 'stored_as', 'tile'), [
+    *((shards, compiled, 'float32', 256) for shards in (1, 2, 3) for compiled in (False, True)),
+    (1, False, 'int8', 256), (2, False, 'int8', 5), (3, True, 'int8', 7), (2, True, 'bfloat16', 8), (1, False, 'bfloat16', 256)])
+def test_logits_equal_the_oracle_s(tf, session, params, directory, monkeypatch, shards, compiled, stored_as, tile):
+    from sampling import weights
     from sampling.inference import ShardedNetwork
-    network = ShardedNetwork(HPARAMS, shards, compiled)
+    monkeypatch.setattr(weights, 'TILE', tile)
+    network = ShardedNetwork(HPARAMS, shards, compiled, stored_as)
+    if stored_as != 'float32':
+        exact, params = params, rounded(params, stored_as)
+        assert np.abs(expected(exact, 0, 0) - expected(params, 0, 0)).max() > 0.005
     network.load(session, str(directory / 'model.ckpt'))
     session.run(network.cache.resize, {network.cache.kept_rows: [], network.cache.new_size: [2, 9]})
     # The prompts are read in the other order than their rows.
@@ -90,10 +111,10 @@ def test_the_normalisation_has_the_epsilon_of_the_oracle(tf, session):
 
 
 def test_the_shards_parts_make_up_each_weight():
-    from sampling.inference import _split_weight
+    from sampling.weights import split_weight
     for name, shape in HPARAMS.shapes().items():
         array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-        parts = _split_weight(name, array, HPARAMS, 2)
+        parts = split_weight(name, array, HPARAMS, 2)
         if any(word in name for word in ('c_attn', 'c_fc', 'c_proj/w', 'wte')):
             assert sorted(np.concatenate([part.ravel() for part in parts])) == array.ravel().tolist(), name
         else:
@@ -102,10 +123,10 @@ def test_the_shards_parts_make_up_each_weight():
 
 
 def test_arrays_in_large_pages_are_aligned_copies():
-    from sampling.inference import ALIGNMENT, _LargePages
-    memory = _LargePages(4 * ALIGNMENT)
+    from sampling.weights import ALIGNMENT, LargePages
+    memory = LargePages(4 * ALIGNMENT)
     arrays = [np.arange(size, dtype=np.float32).reshape(2, -1).T for size in (6, 18, 2)]
-    kept = [memory.copy(array) for array in arrays]
+    kept = [memory.copy(array, list(array.shape), np.float32) for array in arrays]
     assert [array.tolist() for array in kept] == [array.tolist() for array in arrays]
     assert all(array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous for array in kept)
 

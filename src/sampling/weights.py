@@ -1,0 +1,154 @@
+"""The weights of the sampling network: cut into shards, in float32, bfloat16 or int8.
+
+Shapes: n_in, n_out (features that a matrix, or a shard's part of one, takes and gives), tiles, tile (rows of a matrix that are
+converted together), columns."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from network.hparams import HParams
+from network.quantize import SCALE, quantize
+from storage import saver
+
+ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
+TILE = 256                  # rows of a tile, at most: in float32 they fit into a core's cache
+
+
+class Matrix(NamedTuple):
+    """A shard's part of a matrix: w [n_out, n_in] float32, or [tiles, tile, n_in] in a smaller type; in int8 scale [n_out]."""
+    w: tf.Tensor
+    n_out: int
+    scale: tf.Tensor | None = None
+
+    @property
+    def n_in(self) -> int:
+        return self.w.shape.as_list()[-1]
+
+    def times(self, x):  # [n_in, columns] -> [n_out, columns]
+        """The product with x. A matrix in a smaller type is converted tile by tile; its float32 values never leave the cache."""
+        if self.w.dtype == x.dtype:
+            return tf.matmul(self.w, x)
+        tiles = tf.map_fn(lambda tile: tf.matmul(tf.cast(tile, x.dtype), x), self.w, fn_output_signature=x.dtype)
+        y = tf.reshape(tiles, [math.prod(self.w.shape.as_list()[:2]), -1])[:self.n_out]
+        return y if self.scale is None else y * self.scale[:, None]
+
+    def rows(self):  # -> [n_out, n_in]
+        """All rows, without their scale, in the type of w."""
+        return self.w if self.w.shape.rank == 2 else tf.reshape(self.w, [-1, self.n_in])[:self.n_out]
+
+
+def embed(wte: list[Matrix], tokens):  # [tokens] -> [tokens, n_in] float32
+    """Rows of a matrix whose parts each have some, as array_split cuts it."""
+    def look_up(parts):
+        return tf.nn.embedding_lookup(parts, tokens, partition_strategy='div')
+
+    rows = tf.cast(look_up([part.rows() for part in wte]), tf.float32)
+    return rows if wte[0].scale is None else rows * look_up([part.scale for part in wte])[:, None]
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a weight is multiplied with: all but wpe, gains and biases."""
+    return name.endswith('/w') or name == 'model/wte'
+
+
+class ShardedWeights:
+    """Variables for the weights of a model in the current graph, a part for each shard.
+
+    values: name -> for each shard a Matrix, or a tensor if it is none. stored_as: the type of the matrices in memory, one of
+    network.quantize.TYPES.
+    """
+
+    def __init__(self, hparams: HParams, shards: int, stored_as: str):
+        self._hparams, self._shards, self._stored_as = hparams, shards, stored_as
+        self._variables, self._scales, self.values = {}, {}, {}
+        for name, shape in hparams.shapes().items():
+            parts = split_weight(name, np.broadcast_to(np.float32(0), shape), hparams, shards)
+            in_tiles = is_matrix(name) and stored_as != 'float32'
+            dtype = stored_as if in_tiles else 'float32'
+            self._variables[name] = [_variable(name, dtype, tiled(part.shape) if in_tiles else part.shape) for part in parts]
+            if dtype == 'int8':
+                self._scales[name] = [_variable(f'{name}{SCALE}', 'float32', part.shape[:1]) for part in parts]
+            self.values[name] = self._read(name, [len(part) for part in parts])
+
+    def _read(self, name: str, sizes: list[int]) -> list:
+        values = [tf.convert_to_tensor(variable) for variable in self._variables[name]]
+        if not is_matrix(name):
+            return values
+        scales = map(tf.convert_to_tensor, self._scales[name]) if name in self._scales else itertools.repeat(None)
+        return [Matrix(*part) for part in zip(values, sizes, scales)]
+
+    def load(self, session: tf.Session, prefix: str) -> None:
+        """Reads the weights from a checkpoint, one at a time. Raises UserError if it is damaged or another model's."""
+        weights = saver.Weights(prefix, self._hparams.shapes())
+        variables = [variable for parts in [*self._variables.values(), *self._scales.values()] for variable in parts]
+        memory = LargePages(sum(variable.dtype.size * math.prod(variable.shape) + ALIGNMENT for variable in variables))
+        for name in self._variables:
+            self._load_parts(session, memory, name, weights.get_tensor(name))
+
+    def _load_parts(self, session: tf.Session, memory: 'LargePages', name: str, array: np.ndarray) -> None:
+        if name in self._scales:
+            array, scale = quantize(array, inputs=-1 if name == 'model/wte' else -2)
+            # Cut as a bias is: an output has one scale, whichever shards its inputs are in.
+            like = name if name == 'model/wte' else f'{name.removesuffix("w")}b'
+            self._initialize(session, memory, self._scales[name], split_weight(like, scale, self._hparams, self._shards))
+        self._initialize(session, memory, self._variables[name], split_weight(name, array, self._hparams, self._shards))
+
+    @staticmethod
+    def _initialize(session: tf.Session, memory: 'LargePages', variables: list, parts: list[np.ndarray]) -> None:
+        for variable, part in zip(variables, parts, strict=True):
+            value = memory.copy(part, variable.shape.as_list(), variable.dtype.as_numpy_dtype)
+            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+
+
+def _variable(name: str, dtype: str, shape: tuple) -> tf.Variable:
+    """A variable whose initial value is fed."""
+    return tf.Variable(tf.placeholder(dtype, shape), name=name)
+
+
+def tiled(shape: tuple) -> tuple[int, int, int]:  # [n_out, n_in] -> [tiles, tile, n_in]
+    """The shape of a matrix in tiles of equal size, which may have some rows more."""
+    n_out, n_in = shape
+    tiles = -(-n_out // TILE)
+    return tiles, -(-n_out // tiles), n_in
+
+
+def split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[np.ndarray]:
+    """Each shard's part of a checkpoint's variable; small ones are repeated, except wpe, which only one shard has."""
+    name = name.split('/', 2)[-1] if name.startswith('model/h') else name
+    if array.ndim == 3:
+        array = array[0].T
+    if name.startswith('attn/c_attn'):      # [3 * features, ...], of which a shard has some heads
+        by_head = array.reshape(3, hparams.n_head, hparams.head_size, *array.shape[1:])
+        return [part.reshape(-1, *array.shape[1:]) for part in np.array_split(by_head, shards, axis=1)]
+    if name == 'attn/c_proj/w':             # [features, features]: the columns of these heads
+        by_head = array.reshape(len(array), hparams.n_head, hparams.head_size)
+        return [part.reshape(len(array), -1) for part in np.array_split(by_head, shards, axis=1)]
+    if name == 'mlp/c_proj/w':              # [features, 4 * features]
+        return np.array_split(array, shards, axis=1)
+    if name.startswith('mlp/c_fc') or name == 'model/wte':
+        return np.array_split(array, shards)
+    return [array] * (1 if name == 'model/wpe' else shards)
+
+
+class LargePages:
+    """Memory for arrays that TensorFlow uses without a copy.
+
+    For large arrays numpy asks the kernel for huge pages, from which weights are read faster; TensorFlow does not.
+    """
+
+    def __init__(self, size: int):
+        self._memory = np.empty(size + ALIGNMENT, np.uint8)
+        self._end = -self._memory.ctypes.data % ALIGNMENT
+
+    def copy(self, array: np.ndarray, shape: list[int], dtype: type) -> np.ndarray:
+        """An array in another type, and in a shape of as many elements or more, the last of which are zero then."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        start, self._end = self._end, self._end - -size // ALIGNMENT * ALIGNMENT
+        flat = self._memory[start:start + size].view(dtype)
+        flat[:array.size].reshape(array.shape)[...] = array
+        flat[array.size:] = 0
+        return flat.reshape(shape)
