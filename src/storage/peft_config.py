@@ -21,8 +21,12 @@ OTHER_METHODS = ('modules_to_save', 'trainable_token_indices', 'target_parameter
                  'alora_invocation_tokens', 'arrow_config', 'kasa_config', 'monteclora_config')
 # The ways to start that leave the base as it is; others subtract the first A B from it.
 STARTS = (True, False, None, 'gaussian', 'eva', 'orthogonal', 'mica')
+# What to do about an adapter that changes more than is read here.
 MERGE_THERE = ('merge it with its base in peft (merge_and_unload), save that model (save_pretrained), and convert it without '
                '--base')
+CANNOT_MERGE = ('a change of the token embeddings or of the output layer alone cannot be merged, because GPT-2 ties the two: '
+                'train an adapter without it')
+TIED = re.compile('wte|lm_head')
 
 
 def write_config(directory: str, lora: Lora, base: str) -> None:
@@ -86,8 +90,9 @@ class Config:
         if not isinstance(start, bool | str | None) or (start.lower() if isinstance(start, str) else start) not in STARTS:
             wrong = 'init_lora_weights'
         if wrong:
+            advice = CANNOT_MERGE if TIED.search(str(content[wrong])) else MERGE_THERE
             raise UserError(f'{self._path}: {wrong} is {shown(content[wrong])}, which is more than the two factors of a matrix '
-                            f'that are read here: {MERGE_THERE}')
+                            f'that are read here: {advice}')
 
     def _patterns(self, content: dict, name: str, pattern_name: str) -> tuple[float, dict[str, float]]:
         """The value for all matrices, and those by regular expression, checked."""

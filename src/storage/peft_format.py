@@ -16,7 +16,7 @@ from network.hparams import HParams
 from network.lora import FACTORS, Lora
 from storage import huggingface
 from storage.check import is_finite
-from storage.peft_config import CONFIG, MERGE_THERE, MODULES, Config, named_base
+from storage.peft_config import CANNOT_MERGE, CONFIG, MERGE_THERE, MODULES, TIED, Config, named_base
 
 WEIGHTS = 'adapter_model.safetensors'
 PICKLE = 'adapter_model.bin'
@@ -92,7 +92,8 @@ class Adapter:
         bare = huggingface.WRAPPERS.sub('', name)
         found = FACTOR.fullmatch(bare)
         if not found:
-            raise UserError(f'{self._path} holds {name}; only factors of {", ".join(MODULES)} are read here: {MERGE_THERE}')
+            advice = CANNOT_MERGE if TIED.search(bare) and '.lora_' in bare else MERGE_THERE
+            raise UserError(f'{self._path} holds {name}; only factors of {", ".join(MODULES)} are read here: {advice}')
         _, layer, matrix, part = found.groups()
         scope = f'model/h{int(layer)}/{matrix.replace(".", "/")}'
         factor = f'{scope}/{FACTORS["AB".index(part[-1])]}'

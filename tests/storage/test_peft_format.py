@@ -112,14 +112,16 @@ def changed(name, change):
     return lambda d: save(d, load(d) | {name: change(load(d)[name])})
 
 
-OTHERS = 'only factors of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj are read here: merge it with its base in peft'
+OTHERS = 'only factors of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj are read here'
+TIED = 'a change of the token embeddings or of the output layer alone cannot be merged'
+MERGE = 'merge it with its base in peft (merge_and_unload)'
 
 
 @pytest.mark.parametrize(('change', 'words'), [
-    (with_name('lm_head.lora_A.weight'), f'holds base_model.model.lm_head.lora_A.weight; {OTHERS}'),
-    (with_name('transformer.wte.lora_embedding_A'), f'holds base_model.model.transformer.wte.lora_embedding_A; {OTHERS}'),
-    (with_name('transformer.wte.weight'), f'holds base_model.model.transformer.wte.weight; {OTHERS}'),
-    (with_name('transformer.h.0.attn.c_attn.lora_B.bias'), f'lora_B.bias; {OTHERS}'),
+    (with_name('lm_head.lora_A.weight'), f'holds base_model.model.lm_head.lora_A.weight; {OTHERS}: {TIED}'),
+    (with_name('transformer.wte.lora_embedding_A'), f'holds base_model.model.transformer.wte.lora_embedding_A; {OTHERS}: {TIED}'),
+    (with_name('transformer.wte.weight'), f'holds base_model.model.transformer.wte.weight; {OTHERS}: {MERGE}'),
+    (with_name('transformer.h.0.attn.c_attn.lora_B.bias'), f'lora_B.bias; {OTHERS}: {MERGE}'),
     (with_name('transformer.h.0.attn.c_attn.lora_A.default.weight'),
      'lora_A.weight, a factor that is there under another name too'),
     (with_name('transformer.h.2.mlp.c_fc.lora_A.weight'),
