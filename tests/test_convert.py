@@ -14,7 +14,9 @@ from command.models import FILES
 from conftest import ROOT, one_line_error
 from encoder import load_encoder
 from network.hparams import HParams, load_hparams
+from network.lora import Lora
 from optional import HUGGINGFACE, needs
+from storage import adapters
 from storage import safetensors as safetensors_format
 from vocabulary.spelling import END_OF_TEXT
 
@@ -70,13 +72,13 @@ def same_weights(one, other):
     return len(one) > 0 and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def our_logits(tf, directory, tokens):
+def our_logits(tf, directory, tokens, checkpoint='model.ckpt'):
     import model
     from storage import saver
     with tf.Graph().as_default(), tf.Session() as session:
         inputs = tf.placeholder(tf.int32, [None, None])
         logits = model.model(load_hparams(str(directory)), inputs)['logits']
-        saver.restore(session, str(directory / 'model.ckpt'), tf.trainable_variables())
+        saver.restore(session, str(directory / checkpoint), tf.trainable_variables())
         return session.run(logits, {inputs: tokens})
 
 
@@ -327,3 +329,147 @@ def test_mistakes_are_found_before_tensorflow(without_tensorflow, there, home):
 
 def test_a_name_that_tensorflow_cannot_use_is_refused(convert, there, home):
     assert refused(convert, home, 'from_hf', 'there', 'r\udce9').startswith("the name 'models/r\\udce9' is not UTF-8")
+
+
+@pytest.fixture
+def peft(auto):
+    return needs('peft', HUGGINGFACE)
+
+
+def their_logits(model, tokens):
+    import torch
+    with torch.no_grad():
+        return model.eval()(torch.tensor(tokens)).logits.numpy()
+
+
+TOKENS = np.random.default_rng(0).integers(300, size=[2, 32])
+
+
+@pytest.fixture
+def write_run(home, model_directory):
+    """Writes a run with a checkpoint of random adapters: write_run('a', base, Lora(3, 12))."""
+    def write(name, base, lora):
+        directory = home / 'checkpoint' / name
+        directory.mkdir(parents=True)
+        for file in ('hparams.json', 'encoder.json', 'vocab.bpe'):
+            shutil.copyfile(model_directory / file, directory / file)
+        rng = np.random.default_rng(lora.rank)
+        write_checkpoint(directory / 'model-2', {factor: rng.normal(size=shape, scale=0.1) for factor, shape in lora.shapes(
+            load_hparams(str(directory))).items()})
+        (directory / 'checkpoint').write_text('model_checkpoint_path: "model-2"\n')
+        (directory / 'adapter.json').write_text(adapters.on(str(home / base), lora).text(str(directory)))
+    return write
+
+
+def test_peft_computes_the_same_with_our_adapters(tf, auto, peft, convert, train, there, home):
+    from safetensors.numpy import load_file, save
+    train('--run_name', 'a', '--lora_rank', 3, '--lora_alpha', 12, '--learning_rate', 0.05, '--max_steps', 2, '--sample_every', 0)
+    assert convert('to_hf', 'a', 'out', '--adapter') == (
+        'out: 16 weights of checkpoint/a/model-2, which are added to toy; ./convert.py to_hf models/toy/model.ckpt DIR writes '
+        'that base\n')
+    assert {path.name for path in (home / 'out').iterdir()} == {'README.md', 'adapter_config.json', 'adapter_model.safetensors'}
+    factors, path = load_file(home / 'out/adapter_model.safetensors'), home / 'out/adapter_model.safetensors'
+    assert all(factor.any() for factor in factors.values())
+    assert path.read_bytes() == save(factors, metadata={'format': 'pt'})
+
+    base = auto.AutoModelForCausalLM.from_pretrained(there)
+    before = their_logits(base, TOKENS)
+    theirs = their_logits(peft.PeftModel.from_pretrained(base, home / 'out'), TOKENS)
+    ours = our_logits(tf, home / 'checkpoint/a', TOKENS, 'model-2')
+    assert np.abs(theirs - before).max() > 0.1
+    assert np.abs(theirs - ours).max() < 1e-4
+
+    convert('from_hf', 'out', 'back', '--base', 'toy')
+    assert np.abs(our_logits(tf, home / 'models/back', TOKENS) - ours).max() < 1e-5
+    card = (home / 'out/README.md').read_text()
+    assert card.startswith('---\nlibrary_name: peft\n') and '\n- base model: toy\n- corpus: `corpus.txt`, ' in card
+    assert "\nbase = 'toy'     # as a Hugging Face directory\n" in card and 'base_model:' not in card
+
+
+def test_adapters_on_a_run_of_adapters(tf, auto, peft, convert, write_run, home):
+    write_run('a', 'models/toy/model.ckpt', Lora(3, 12))
+    write_run('b', 'checkpoint/a/model-2', Lora(2, 2))
+    assert convert('to_hf', 'b', 'out', '--adapter') == (
+        'out: 16 weights of checkpoint/b/model-2, which are added to a/2, merged with its own base; ./convert.py to_hf '
+        f'{home}/checkpoint/a/model-2 DIR writes that base\n')
+    assert json.loads((home / 'out/adapter_config.json').read_text())['base_model_name_or_path'] == 'a/2'
+    convert('to_hf', 'checkpoint/a/model-2', 'base')
+    model = peft.PeftModel.from_pretrained(auto.AutoModelForCausalLM.from_pretrained(home / 'base'), home / 'out')
+    ours = our_logits(tf, home / 'checkpoint/b', TOKENS, 'model-2')
+    assert np.abs(their_logits(model, TOKENS) - ours).max() < 1e-4
+    assert convert('from_hf', 'out', 'back', '--base', 'a') == (
+        'models/back: 28 weights of checkpoint/a/model-2, 8 of them merged with the adapter out; adapter_config.json names its '
+        'base: "a/2"\n')
+    assert np.abs(our_logits(tf, home / 'models/back', TOKENS) - ours).max() < 1e-5
+
+
+def their_adapter(auto, peft, there, directory, **settings):
+    """Saves a random adapter of peft on the model in a directory. Returns its logits."""
+    import torch
+    torch.manual_seed(0)
+    model = peft.get_peft_model(auto.AutoModelForCausalLM.from_pretrained(there),
+                                peft.LoraConfig(task_type='CAUSAL_LM', r=4, lora_alpha=6, **settings))
+    factors = [parameter for name, parameter in model.named_parameters() if '.lora_' in name]
+    for parameter in factors:
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(directory)
+    assert factors
+    return their_logits(model, TOKENS)
+
+
+@pytest.mark.parametrize(('settings', 'n_changed'), [
+    ({}, 2),                                                                            # c_attn alone
+    ({'target_modules': ['c_attn', 'c_proj', 'c_fc'], 'use_rslora': True, 'fan_in_fan_out': True}, 8),
+    ({'target_modules': 'all-linear', 'rank_pattern': {'h.1.attn.c_proj': 2, 'c_fc': 1}, 'alpha_pattern': {'mlp.c_proj': 20}}, 8),
+    ({'target_modules': ['c_proj'], 'layers_to_transform': [1], 'init_lora_weights': 'gaussian', 'lora_dropout': 0.5}, 2)])
+def test_adapters_of_peft_are_merged(tf, auto, peft, convert, there, home, settings, n_changed):
+    theirs = their_adapter(auto, peft, there, home / 'theirs', **settings)
+    assert f' {n_changed} of them merged with the adapter theirs; ' in convert('from_hf', 'theirs', 'merged', '--base', 'toy')
+    assert {path.name for path in (home / 'models/merged').iterdir()} == set(FILES)
+    assert np.abs(our_logits(tf, home / 'models/merged', TOKENS) - theirs).max() < 1e-4
+    assert np.abs(our_logits(tf, home / 'models/toy', TOKENS) - theirs).max() > 1e-2
+    base, merged = (read_checkpoint(home / 'models' / name) for name in ('toy', 'merged'))
+    assert sum(not np.array_equal(merged[name], value) for name, value in base.items()) == n_changed
+
+
+@pytest.fixture
+def adapter(home):
+    """A directory of peft that is missing its factors; what is wrong with it otherwise is found before."""
+    (home / 'adapter').mkdir()
+    (home / 'adapter/adapter_config.json').write_text(json.dumps(
+        {'peft_type': 'LORA', 'base_model_name_or_path': 'gpt2', 'use_dora': True}))
+    return home / 'adapter'
+
+
+def test_mistakes_with_adapters_are_found_before_tensorflow(mistake, adapter, there, home):
+    assert mistake('convert.py', 'to_hf', 'toy', 'out', '--adapter') == (
+        'models/toy/model.ckpt holds a complete model, no adapters: --adapter is for runs with --lora_rank; leave it out')
+    assert mistake('convert.py', 'from_hf', 'adapter', 'new') == (
+        'adapter holds a LoRA adapter, not a complete model: give the model that it was trained on with --base MODEL_OR_RUN; '
+        'adapter_config.json names its base: "gpt2", here 124M (./download_model.py 124M)')
+    assert mistake('convert.py', 'from_hf', 'there', 'new', '--base', 'toy') == (
+        'there holds no adapter_config.json, so it is no adapter of peft; --base is for these')
+    assert mistake('convert.py', 'from_hf', 'adapter', 'new', '--base', 'there') == (
+        '--base there is a Hugging Face directory: ./convert.py from_hf there NAME makes a model of it, which --base takes')
+    assert "no model 'toi' in models: did you mean toy?" in mistake('convert.py', 'from_hf', 'adapter', 'new', '--base', 'toi')
+    assert 'use_dora is true' in mistake('convert.py', 'from_hf', 'adapter', 'new', '--base', 'toy')
+    edit(adapter / 'adapter_config.json', use_dora=False)
+    assert mistake('convert.py', 'from_hf', 'adapter', 'new', '--base', 'toy') == 'adapter holds no adapter_model.safetensors'
+    assert {path.name for path in home.iterdir()} == {'models', 'corpus.txt', 'there', 'adapter'}
+    assert [path.name for path in (home / 'models').iterdir()] == ['toy']
+
+
+def test_a_complete_model_with_an_adapter_next_to_it(convert, there, home, model_directory):
+    (there / 'adapter_config.json').write_text('{}')
+    assert convert('from_hf', 'there', 'back').splitlines()[1:] == [
+        'there holds a LoRA adapter too, which is not in the new model; --base reads it']
+    assert same_weights(home / 'models/back', model_directory)
+    assert "peft_type is null; expected 'LORA'" in refused(convert, home, 'from_hf', 'there', 'new', '--base', 'back')
+
+
+def test_a_disk_that_fills_up_leaves_no_adapter(convert, write_run, home, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    write_run('a', 'models/toy/model.ckpt', Lora(3, 12))
+    monkeypatch.setattr(safetensors_format, 'write_safetensors', full)
+    assert refused(convert, home, 'to_hf', 'a', 'new', '--adapter') == 'cannot write new: No space left on device'

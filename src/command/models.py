@@ -12,6 +12,8 @@ SETTING_FILES = ('hparams.json', 'encoder.json', 'vocab.bpe')   # with them, a r
 SPECIAL_TOKENS = 'special_tokens.json'      # optional, next to encoder.json
 SIZES = {'124M': (12, 768), '355M': (24, 1024), '774M': (36, 1280), '1558M': (48, 1600)}    # n_layer, n_embd
 PUBLISHED = tuple(SIZES)
+HUB_NAMES = {'124M': 'openai-community/gpt2', '355M': 'openai-community/gpt2-medium',      # on Hugging Face's Hub
+             '774M': 'openai-community/gpt2-large', '1558M': 'openai-community/gpt2-xl'}
 ALIASES = {'117M': '124M', '345M': '355M'}      # the names of 2019, from a wrong count of the parameters
 PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 CHECKPOINT_DIR = 'checkpoint'

@@ -19,6 +19,7 @@ from storage.check import is_finite
 
 PREFIX = 'transformer.'
 WEIGHTS = 'model.safetensors'
+PICKLE = 'pytorch_model.bin'
 OUTPUT = 'lm_head.weight'                               # the output layer, tied to wte
 # What torch.compile, DataParallel and peft put before the names of the weights of the model that they wrap.
 WRAPPERS = re.compile(r'^(?:_orig_mod\.|module\.|base_model\.model\.)+')
@@ -142,7 +143,7 @@ class Weights:
 
     def _open(self, name: str) -> contextlib.AbstractContextManager:
         """The file of a tensor. Opened again for each, because all that is read stays in memory until the file is closed."""
-        return _open_safetensors(self._files[name], f'{name} in ')
+        return open_safetensors(self._files[name], f'{name} in ')
 
 
 def _find_files(directory: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -155,11 +156,16 @@ def _find_files(directory: str) -> tuple[dict[str, str], dict[str, str]]:
     return {name: files[stored] for name, stored in names.items()}, names
 
 
+def holds_weights(directory: str) -> bool:
+    """Whether a directory has the weights of a complete model, in a form that is read here or refused with an advice."""
+    return any(os.path.isfile(os.path.join(directory, name)) for name in (WEIGHTS, f'{WEIGHTS}.index.json', PICKLE))
+
+
 def _list_weights(directory: str) -> dict[str, str]:
     """Stored name -> file of every tensor, in a single file or in several with an index."""
     path, index = os.path.join(directory, WEIGHTS), os.path.join(directory, f'{WEIGHTS}.index.json')
     if os.path.isfile(path):
-        with _open_safetensors(path) as file:
+        with open_safetensors(path) as file:
             return dict.fromkeys(file.keys(), path)
     if os.path.isfile(index):
         files = read_json(index).get('weight_map')
@@ -167,8 +173,8 @@ def _list_weights(directory: str) -> dict[str, str]:
             raise UserError(f'{index} lacks weight_map, the file of each weight')
         # Only files next to the index, whatever paths it names.
         return {name: os.path.join(directory, os.path.basename(file)) for name, file in files.items()}
-    if os.path.exists(os.path.join(directory, 'pytorch_model.bin')):
-        raise UserError(f'{directory} holds its weights as pytorch_model.bin, a pickle, which could run any code and is '
+    if os.path.exists(os.path.join(directory, PICKLE)):
+        raise UserError(f'{directory} holds its weights as {PICKLE}, a pickle, which could run any code and is '
                         'not read here; with PyTorch and transformers, this makes model.safetensors of it: python3 -c '
                         f'"from transformers import GPT2LMHeadModel as M; M.from_pretrained({directory!r})'
                         f'.save_pretrained({directory!r})"')
@@ -176,13 +182,13 @@ def _list_weights(directory: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _open_safetensors(path: str, part: str = '') -> Iterator:
+def open_safetensors(path: str, part: str = '') -> Iterator:
     """Opens a file of weights as numpy arrays. Raises UserError if it, or the package, is missing or damaged."""
     try:
         import ml_dtypes  # noqa: F401  (comes with TensorFlow; adds bfloat16 to numpy)
         import safetensors
     except ImportError:
-        raise UserError(f'reading {WEIGHTS} needs the safetensors package: pip install safetensors') from None
+        raise UserError(f'reading {os.path.basename(path)} needs the safetensors package: pip install safetensors') from None
     try:
         with safetensors.safe_open(path, 'np') as file:
             yield file

@@ -1,4 +1,4 @@
-"""Writes the README.md of a model converted to Hugging Face's format."""
+"""Writes the README.md of what was converted to Hugging Face's format."""
 
 import os
 
@@ -9,8 +9,6 @@ from storage import checkpoints, run_state
 from training.record import read_record
 from training.rows import rows_until
 
-HUB_NAMES = {'124M': 'openai-community/gpt2', '355M': 'openai-community/gpt2-medium',
-             '774M': 'openai-community/gpt2-large', '1558M': 'openai-community/gpt2-xl'}
 USAGE = """Converted from a TensorFlow checkpoint. Load it with:
 
 ```python
@@ -18,24 +16,39 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = (kind.from_pretrained('.') for kind in (AutoModelForCausalLM, AutoTokenizer))
 ```
 """
+ADAPTER_USAGE = """A LoRA adapter, converted from a TensorFlow checkpoint. Load it with its base model:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base = {base!r}{comment}
+model, tokenizer = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), '.'), AutoTokenizer.from_pretrained(base)
+```
+"""
+COMMENT = '     # as a Hugging Face directory'
 
 
-def model_card(directory: str, prefix: str) -> str:
+def model_card(directory: str, prefix: str, adapter_of: str | None = None) -> str:
     """The README.md for a model or run directory: base model, corpus, checkpoint and validation loss, where they are known.
 
-    prefix: of the checkpoint that was converted.
+    prefix: of the checkpoint that was converted. adapter_of: if only its adapters were, the name of their base.
     """
     settings = read_record(directory)
     name = os.path.basename(os.path.normpath(directory))
     # Not the path, if it was named by one, which is private.
     base = os.path.basename(models.directory_of(str(settings['flags'].get('model_name')))) if settings else name
-    lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [gpt2]']
-    if published := HUB_NAMES.get(models.ALIASES.get(base, base)):
-        lines.append(f'base_model: {published}')
-    lines += ['---', '', f'# {name}, a GPT-2' + (' fine-tuned on a text' if settings else ''), '']
+    published = models.HUB_NAMES.get(models.ALIASES.get(base, base))
+    library, tags, kind = 'transformers', 'gpt2', 'a GPT-2'
+    if adapter_of:
+        base, published = adapter_of, adapter_of if adapter_of in models.HUB_NAMES.values() else None
+        library, tags, kind = 'peft', 'gpt2, lora', 'a LoRA adapter for GPT-2'
+    lines = ['---', f'library_name: {library}', 'pipeline_tag: text-generation', f'tags: [{tags}]',
+             *([f'base_model: {published}'] if published else []), '---', '',
+             f'# {name}, {kind}' + (' fine-tuned on a text' if settings else ''), '']
     if settings:
         lines += [*(f'- {fact}' for fact in _facts(directory, base, settings, prefix)), '']
-    return '\n'.join([*lines, USAGE])
+    usage = ADAPTER_USAGE.format(base=base, comment='' if published else COMMENT) if adapter_of else USAGE
+    return '\n'.join([*lines, usage])
 
 
 def _facts(directory: str, base: str, settings: dict, prefix: str) -> list[str]:

@@ -89,3 +89,14 @@ def test_a_model(tmp_path, name, hub_name):
     assert (f'\nbase_model: {hub_name}\n' in card) if hub_name else ('base_model' not in card)
     assert f'\n# {name}, a GPT-2\n\nConverted from' in card
     assert card.endswith('```\n')
+
+
+@pytest.mark.parametrize(('base', 'head', 'line'), [
+    ('openai-community/gpt2', '\nbase_model: openai-community/gpt2', "base = 'openai-community/gpt2'\n"),
+    ('full/100', '', "base = 'full/100'     # as a Hugging Face directory\n"),
+    ('124M', '', "base = '124M'     # as a Hugging Face directory\n")])       # of other sizes than the published one
+def test_the_card_of_adapters(run, base, head, line):
+    card = model_card(str(run), str(run / 'model-4'), adapter_of=base)
+    assert card.startswith('---\nlibrary_name: peft\npipeline_tag: text-generation\ntags: [gpt2, lora]' + head + '\n---\n\n'
+                           f'# my_run, a LoRA adapter for GPT-2 fine-tuned on a text\n\n- base model: {base}\n')
+    assert f'\n{line}model, tokenizer = PeftModel.from_pretrained(' in card
