@@ -28,6 +28,7 @@ from encoder import load_encoder
 from network.hparams import HParams, check_vocabulary, load_hparams, write_hparams
 from storage import adapters, bundle, huggingface, huggingface_tokenizer, peft_config, peft_format, safetensors
 from storage.model_directory import Model, new_directory, open_model
+from storage.weights import Weights
 from training import model_card
 
 EXAMPLES = ('./convert.py to_hf run1 mine-hf',
@@ -128,15 +129,9 @@ def to_peft(source: Model, output: str) -> None:
 
 def checkpoint_weights(prefix: str, tensors: list[huggingface.Tensor | peft_format.Factor]) -> Iterator[np.ndarray]:
     """Yields the weights in a checkpoint, read one by one. Raises UserError if one is damaged."""
-    # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from command.tensorflow_setup import load_tensorflow, note_loading
-    note_loading()
-    load_tensorflow()
-
-    from storage.saver import Weights
     weights = Weights(prefix, {tensor.name: tensor.shape for tensor in tensors})
     for tensor in progress_bar(tensors):
-        yield weights.get_tensor(tensor.name)
+        yield weights.read(tensor.name)
 
 
 def from_hf(args: argparse.Namespace) -> None:

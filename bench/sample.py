@@ -4,13 +4,14 @@
     pip install -r bench/requirements.txt
     bench/sample.py [--rounds 3]
 
-All have GPT-2's 124M shapes, random weights, float32, top_k 40. Each contestant is a process that keeps running. In each round
-all write a text from one token, one after the other, and the memory's bandwidth is measured by reading large arrays. Ratios are
-taken within a round; the table has their medians.
+All have GPT-2's 124M shapes and random weights, in float32 unless their name says otherwise, and top_k 40. Each contestant is a
+process that keeps running. In each round all write a text from one token, one after the other, and the memory's bandwidth is
+measured by reading large arrays. Ratios are taken within a round; the table has their medians.
 """
 
 import argparse
 import concurrent.futures
+import functools
 import itertools
 import json
 import os
@@ -41,6 +42,8 @@ class Numbers:
     def encode(self, _) -> list[int]:
         return [START]
 
+    encode_with_special = encode
+
     def decode_bytes(self, ids) -> bytes:
         return b'.' * len(ids)
 
@@ -59,7 +62,7 @@ def make_model(directory):
         saver.save_model(session, directory)
 
 
-def ours(directory):
+def ours(directory, weights='float32'):
     # In a process of its own, whose memory and threads do not count here.
     subprocess.run([sys.executable, os.path.abspath(__file__), '--make_model', directory], check=True)
     from command import tensorflow_setup
@@ -67,7 +70,7 @@ def ours(directory):
     from generator import Generator
     from sampling.continuation import SamplingSettings
     from storage.model_directory import Model
-    generator = Generator(Model(directory, HPARAMS, Numbers(), os.path.join(directory, 'model.ckpt')))
+    generator = Generator(Model(directory, HPARAMS, Numbers(), os.path.join(directory, 'model.ckpt')), weights)
 
     def write(batch, length):
         settings = SamplingSettings(length=length, top_k=TOP_K, stop_at_eot=False)
@@ -161,10 +164,10 @@ def ctranslate2_model(directory):
     spec.save(directory)
 
 
-def ctranslate2(directory):
+def ctranslate2(directory, weights='float32'):
     import ctranslate2
     ctranslate2_model(directory)
-    network = ctranslate2.Generator(directory, compute_type='float32', inter_threads=1, intra_threads=os.cpu_count())
+    network = ctranslate2.Generator(directory, compute_type=weights, inter_threads=1, intra_threads=os.cpu_count())
 
     def write(batch, length):
         times = [time.time()]
@@ -181,8 +184,11 @@ def ctranslate2(directory):
     return write
 
 
-CONTESTANTS = {'this toolkit': ours, 'Hugging Face generate': hugging_face, 'CTranslate2, float32': ctranslate2,
+CONTESTANTS = {'this toolkit': ours, 'this toolkit, bfloat16': functools.partial(ours, weights='bfloat16'),
+               'this toolkit, int8': functools.partial(ours, weights='int8'), 'Hugging Face generate': hugging_face,
+               'CTranslate2, float32': ctranslate2, 'CTranslate2, int8': functools.partial(ctranslate2, weights='int8'),
                'literal 2019 loop': loop_2019}
+BYTES = {'bfloat16': 2, 'int8': 1}      # of a weight, by the end of a contestant's name; else 4
 
 
 def contest(name: str) -> None:
@@ -241,12 +247,13 @@ def bandwidth() -> float:
 
 def table(case: str, contestants: list, roofs: list) -> str:
     batch, length = CASES[case]
-    weights = 4 * (12 * HPARAMS.n_layer * HPARAMS.n_embd ** 2 + HPARAMS.n_vocab * HPARAMS.n_embd)
+    n_weights = 12 * HPARAMS.n_layer * HPARAMS.n_embd ** 2 + HPARAMS.n_vocab * HPARAMS.n_embd
     lines = ['| | tokens/s | of this toolkit\'s time | of the roof | first token, s | peak memory, GB |', '|---' * 6 + '|']
     for one in contestants:
         texts = one.texts[case]
         ratio = statistics.median(text['seconds'] / other['seconds']
                                   for text, other in zip(texts, contestants[0].texts[case]))
+        weights = BYTES.get(one.name.rpartition(', ')[2], 4) * n_weights
         roof = statistics.median(weights * length / text['seconds'] / roof for text, roof in zip(texts, roofs))
         first = '' if texts[0]['first'] is None else f'{statistics.median(text["first"] for text in texts):.3f}'
         lines.append(f'| {one.name} | {statistics.median(batch * length / text["seconds"] for text in texts):.1f} '

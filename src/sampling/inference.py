@@ -22,7 +22,7 @@ from network.attention import attend, causal_mask
 from network.cache import ResizableCache
 from network.gradients import shape_of
 from network.hparams import HParams
-from sampling.weights import Matrix, ShardedWeights, embed
+from sampling.sharded_weights import Matrix, ShardedWeights, embed
 
 COMPILED_SIZE = 2 ** 20     # weights of a block; for smaller blocks, compiling takes longer than it saves
 

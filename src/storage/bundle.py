@@ -69,6 +69,29 @@ def read_index(prefix: str) -> tuple[dict[str, Entry], int]:
                         f'{REMEDY}') from None
 
 
+def read_tensor(prefix: str, name: str, entry: Entry, n_shards: int) -> np.ndarray:
+    """Reads a float32 tensor. Raises UserError if its file cannot be read, or does not hold what its checksum is of."""
+    fault = f'cannot read the checkpoint {prefix}: '
+    if entry.dtype != FLOAT32 or entry.checksum is None:
+        raise UserError(f'{fault}it does not hold {name} as float32 in one piece')
+    array = np.empty(entry.shape, '<f4')
+    content = array.reshape(-1).view(np.uint8)
+    path = data_file(prefix, entry.shard, n_shards)
+    try:
+        with open(path, 'rb') as file:
+            file.seek(entry.offset)
+            complete = file.readinto(content) == entry.size == array.nbytes
+    except OSError as error:
+        raise UserError(f'{fault}{path}: {reason(error)}') from None
+    if not complete or _checksum(content) != entry.checksum:
+        raise UserError(f'{fault}the checksum of {name} in {path} does not match; {REMEDY}')
+    return array
+
+
+def data_file(prefix: str, shard: int, n_shards: int) -> str:
+    return f'{prefix}.data-{shard:05}-of-{n_shards:05}'
+
+
 def _entry(message: bytes) -> Entry:
     """Parses a BundleEntryProto."""
     fields = dict(_fields(message))

@@ -9,7 +9,7 @@ import numpy as np
 from command import models
 from command.errors import UserError, reason
 from command.read_files import check_kind
-from storage.bundle import FLOAT32, REMEDY, Entry, mask, read_index
+from storage.bundle import FLOAT32, REMEDY, Entry, data_file, mask, read_index
 
 BLOCK = 2 ** 22     # numbers read at a time
 CHUNK = 1 << 20
@@ -26,7 +26,7 @@ def check_checkpoint(prefix: str, weights: dict[str, list[int]]) -> None:
         if stored[name].dtype != FLOAT32:
             raise UserError(f'cannot read the checkpoint {prefix}: it does not hold {name} as float32')
     for shard in range(n_shards):
-        path = f'{prefix}.data-{shard:05}-of-{n_shards:05}'
+        path = data_file(prefix, shard, n_shards)
         expected = max((entry.offset + entry.size for entry in stored.values() if entry.shard == shard), default=0)
         try:
             with open(path, 'rb') as file:
@@ -44,7 +44,7 @@ def _check_finite(prefix: str, entries: dict[str, Entry], n_shards: int) -> None
     """Raises UserError that names the first weight, by its place in the files, with a number that is NaN or infinite."""
     buffer = np.empty(BLOCK, '<f4')
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
-        path = f'{prefix}.data-{entry.shard:05}-of-{n_shards:05}'
+        path = data_file(prefix, entry.shard, n_shards)
         try:
             with open(path, 'rb') as file:
                 file.seek(entry.offset)
@@ -63,7 +63,7 @@ def is_untrained(prefix: str, weights: Iterable[str]) -> bool:
     for name in weights:
         entry, value = stored[name], {'g': 1, 'b': 0}.get(name.rpartition('/')[2])
         if value is not None:
-            with open(f'{prefix}.data-{entry.shard:05}-of-{n_shards:05}', 'rb') as file:
+            with open(data_file(prefix, entry.shard, n_shards), 'rb') as file:
                 file.seek(entry.offset)
                 if (np.frombuffer(file.read(entry.size), '<f4') != value).any():
                     return False
@@ -83,7 +83,7 @@ def is_sound(prefix: str) -> bool:
     """
     try:
         stored, n_shards = read_index(prefix)
-        shards = [open(f'{prefix}.data-{shard:05}-of-{n_shards:05}', 'rb') for shard in range(n_shards)]    # noqa: SIM115
+        shards = [open(data_file(prefix, shard, n_shards), 'rb') for shard in range(n_shards)]    # noqa: SIM115
     except (UserError, OSError):
         return False
     try:

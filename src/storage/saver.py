@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -11,14 +11,15 @@ from tqdm import tqdm
 from command import atomic_files, models
 from command.errors import UserError, reason
 from command.read_files import read_bytes
-from network.lora import FACTORS
 from network.quantize import SCALE, quantize
-from storage import adapters, check, checkpoints, run_state
+from storage import adapters, checkpoints, run_state
 from storage.run_directory import ADAPTER
 from storage.run_state import RunState
+from storage.weights import Weights
 
 # Attributes of ops that TensorFlow 1.15 does not know, and refuses to import.
 NEW_ATTRIBUTES = {'VarHandleOp': 'debug_name', 'AssignVariableOp': 'validate_shape'}
+TOGETHER = 2 ** 26     # bytes of values that variables are set to together
 READS = 3       # a Saver holds all it reads in memory until it has read the last tensor, so several each read a part
 
 
@@ -32,8 +33,7 @@ def restore(session: tf.Session, prefix: str, weights: list, variables: list | N
     with session.graph.as_default():
         stored = Weights(prefix, shapes_of(weights))
         if stored.merges(weights[0].op.name):
-            for weight in weights:
-                weight.load(stored.get_tensor(weight.op.name), session)
+            load(session, ((weight, stored.read(weight.op.name)) for weight in weights))
             return False
         with named_in_errors(prefix):
             everything = tf.global_variables() if variables is None else variables
@@ -51,46 +51,37 @@ def restore_smaller(session: tf.Session, prefix: str, variables: list) -> None:
     restore does.
     """
     by_name = {variable.op.name: variable for variable in variables}
-    scales = {name: by_name.pop(name) for name in [f'{name}{SCALE}' for name in by_name] if name in by_name}
+    scales = {name: by_name.pop(f'{name}{SCALE}') for name, variable in [*by_name.items()] if variable.dtype == tf.int8}
     stored = Weights(prefix, shapes_of(by_name.values()))
-    for name, variable in tqdm(by_name.items(), unit='weight', delay=1, leave=False, disable=None):
-        value = stored.get_tensor(name)
-        if variable.dtype == tf.int8:
-            value, scale = quantize(value, inputs=-2)
-            scales[f'{name}{SCALE}'].load(scale, session)
-        variable.load(value.astype(variable.dtype.as_numpy_dtype, copy=False), session)
+
+    def values():
+        for name, variable in tqdm(by_name.items(), unit='weight', delay=1, leave=False, disable=None):
+            value = stored.read(name)
+            if name in scales:
+                value, scale = quantize(value, inputs=-2)
+                yield scales[name], scale
+            yield variable, value.astype(variable.dtype.as_numpy_dtype, copy=False)
+
+    load(session, values())
 
 
-class Weights:
-    """The weights of a checkpoint, read one at a time; those of one that holds adapters are merged with its base.
+def load(session: tf.Session, values: Iterable[tuple[tf.Variable, np.ndarray]]) -> None:
+    """Sets variables to values, some at a time: TensorFlow keeps a copy of the graph for each set of ops that it is asked for."""
+    feeds, size, waiting = {}, 0, iter(values)
+    while pair := next(waiting, None):
+        variable, value = pair
+        feeds[variable], size = value, size + value.nbytes
+        del pair, value
+        if size >= TOGETHER:
+            initialize(session, feeds)
+            feeds, size = {}, 0
+    initialize(session, feeds)
 
-    shapes: name -> shape of all that can be read. Raises UserError if the checkpoint is damaged, or unless it has the weights
-    `needed` (name -> shape), and no further blocks.
-    """
 
-    def __init__(self, prefix: str, needed: dict[str, list[int]]):
-        self._prefix, self._adapters = prefix, adapters.read(prefix)
-        with named_in_errors(prefix):
-            self._reader = tf.train.load_checkpoint(prefix)
-            self._own = self._reader.get_variable_to_shape_map()
-        self.shapes, self._base = self._own, None
-        if self._adapters and not needed.keys() <= self._own.keys():
-            self._base = Weights(self._adapters.base, {name: shape for name, shape in needed.items() if name not in self._own})
-            self.shapes = self._base.shapes | self._own
-        check.check_shapes(prefix, self.shapes, needed)
-
-    def merges(self, name: str) -> bool:
-        """Whether a weight is that of a base, with the adapters of its matrix."""
-        return self._base is not None and name not in self._own
-
-    def get_tensor(self, name: str) -> np.ndarray:
-        """Raises UserError if the weight is damaged."""
-        if self.merges(name):
-            w, (a, b) = self._base.get_tensor(name), (f'{name.rpartition("/")[0]}/{factor}' for factor in FACTORS)
-            is_matrix = name.endswith('/w') and a in self._own
-            return self._adapters.lora.merged(w, self.get_tensor(a), self.get_tensor(b)) if is_matrix else w
-        with named_in_errors(self._prefix):
-            return self._reader.get_tensor(name)
+def initialize(session: tf.Session, values: dict) -> None:
+    """Sets variables to values, all at once."""
+    session.run([variable.initializer for variable in values],
+                {variable.initializer.inputs[1]: value for variable, value in values.items()})
 
 
 @contextlib.contextmanager

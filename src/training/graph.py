@@ -88,8 +88,7 @@ class TrainingGraph:
                 saver.restore_smaller(self.session, adapters.base, frozen)
             if checkpoint == adapters.base:
                 values = adapters.lora.first_values(self._job.model.hparams, self._job.initial)
-                for weight in weights:
-                    weight.load(values[weight.op.name], self.session)
+                saver.load(self.session, ((weight, values[weight.op.name]) for weight in weights))
                 return
         complete = saver.restore(self.session, checkpoint, weights, self.saved_variables())
         if not complete and checkpoints.checkpoint_step(checkpoint):        # a model's checkpoint holds none anyway

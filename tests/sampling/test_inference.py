@@ -50,9 +50,9 @@ def rounded(params, stored_as):
     *((shards, compiled, 'float32', 256) for shards in (1, 2, 3) for compiled in (False, True)),
     (1, False, 'int8', 256), (2, False, 'int8', 5), (3, True, 'int8', 7), (2, True, 'bfloat16', 8), (1, False, 'bfloat16', 256)])
 def test_logits_equal_the_oracle_s(tf, session, params, directory, monkeypatch, shards, compiled, stored_as, tile):
-    from sampling import weights
+    from sampling import sharded_weights
     from sampling.inference import ShardedNetwork
-    monkeypatch.setattr(weights, 'TILE', tile)
+    monkeypatch.setattr(sharded_weights, 'TILE', tile)
     network = ShardedNetwork(HPARAMS, shards, compiled, stored_as)
     if stored_as != 'float32':
         exact, params = params, rounded(params, stored_as)
@@ -111,7 +111,7 @@ def test_the_normalisation_has_the_epsilon_of_the_oracle(tf, session):
 
 
 def test_the_shards_parts_make_up_each_weight():
-    from sampling.weights import split_weight
+    from sampling.sharded_weights import split_weight
     for name, shape in HPARAMS.shapes().items():
         array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
         parts = split_weight(name, array, HPARAMS, 2)
@@ -123,7 +123,7 @@ def test_the_shards_parts_make_up_each_weight():
 
 
 def test_arrays_in_large_pages_are_aligned_copies():
-    from sampling.weights import ALIGNMENT, LargePages
+    from sampling.sharded_weights import ALIGNMENT, LargePages
     memory = LargePages(4 * ALIGNMENT)
     arrays = [np.arange(size, dtype=np.float32).reshape(2, -1).T for size in (6, 18, 2)]
     kept = [memory.copy(array, list(array.shape), np.float32) for array in arrays]

@@ -130,12 +130,12 @@ def expected(chain):
 
 
 def test_weights_are_merged_one_at_a_time_when_they_are_read(tf, chain):
-    from storage.saver import Weights
+    from storage.weights import Weights
     weights = Weights('checkpoint/b/model-3', HPARAMS.shapes())
     for name, value in expected(chain).items():
-        np.testing.assert_allclose(weights.get_tensor(name), value, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(weights.read(name), value, rtol=1e-5, atol=1e-5, err_msg=name)
         if not name.endswith('/w'):
-            assert np.array_equal(weights.get_tensor(name), chain[0][name])
+            assert np.array_equal(weights.read(name), chain[0][name])
 
 
 def test_a_graph_without_adapters_gets_merged_weights(tf, session, chain):
@@ -149,6 +149,6 @@ def test_a_graph_without_adapters_gets_merged_weights(tf, session, chain):
 
 
 def test_adapters_of_a_model_of_another_size(tf, chain):
-    from storage.saver import Weights
+    from storage.weights import Weights
     with pytest.raises(UserError, match='models/m/model.ckpt is a checkpoint of another model'):
         Weights('checkpoint/b/model-3', HParams(n_vocab=7, n_ctx=4, n_embd=8, n_head=2, n_layer=2).shapes())

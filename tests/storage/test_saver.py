@@ -62,16 +62,16 @@ def test_smaller_weights_are_made_one_at_a_time(tf, session, tmp_path, monkeypat
     made = {name: tf.get_variable(name, initializer=tf.zeros(array.shape, dtypes.get(name, tf.int8)))
             for name, array in arrays.items()}
     made |= {f'model/h{i}/w_scale': tf.get_variable(f'model/h{i}/w_scale', [4]) for i in (2, 3, 4)}
-    read, alive, smaller = saver.Weights.get_tensor, {}, {name for name in arrays if dtypes.get(name) != tf.float32}
+    read, alive, smaller = saver.Weights.read, {}, {name for name in arrays if dtypes.get(name) != tf.float32}
 
-    def get_tensor(self, name):
+    def read_alone(self, name):
         # The one before is replaced by what this returns; a float32 variable may keep the memory of what it got.
         assert not any(one() is not None for of, one in list(alive.items())[:-1] if of in smaller)
         value = read(self, name)
         alive[name] = weakref.ref(value)
         return value
 
-    monkeypatch.setattr(saver.Weights, 'get_tensor', get_tensor)
+    monkeypatch.setattr(saver.Weights, 'read', read_alone)
     saver.restore_smaller(session, str(tmp_path / 'm'), list(made.values()))
     assert len(alive) == len(arrays)
     values = dict(zip(made, session.run(list(made.values()))))

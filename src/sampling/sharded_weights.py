@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from network.hparams import HParams
 from network.quantize import SCALE, quantize
 from storage import saver
+from storage.weights import Weights
 
 ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
 TILE = 256                  # rows of a tile, at most: in float32 they fit into a core's cache
@@ -32,8 +33,13 @@ class Matrix(NamedTuple):
         """The product with x. A matrix in a smaller type is converted tile by tile; its float32 values never leave the cache."""
         if self.w.dtype == x.dtype:
             return tf.matmul(self.w, x)
-        tiles = tf.map_fn(lambda tile: tf.matmul(tf.cast(tile, x.dtype), x), self.w, fn_output_signature=x.dtype)
-        y = tf.reshape(tiles, [math.prod(self.w.shape.as_list()[:2]), -1])[:self.n_out]
+        tiles, tile, _ = self.w.shape.as_list()
+        # Not before x is there: every matrix would have tiles waiting for it. By number: map_fn would copy the tiles themselves.
+        with tf.control_dependencies([x]):
+            numbers = tf.range(tiles)
+        parts = tf.map_fn(lambda i: tf.matmul(tf.cast(tf.gather(self.w, i), x.dtype), x), numbers, fn_output_signature=x.dtype,
+                          parallel_iterations=2)
+        y = tf.reshape(parts, [tiles * tile, -1])[:self.n_out]
         return y if self.scale is None else y * self.scale[:, None]
 
     def rows(self):  # -> [n_out, n_in]
@@ -83,25 +89,25 @@ class ShardedWeights:
 
     def load(self, session: tf.Session, prefix: str) -> None:
         """Reads the weights from a checkpoint, one at a time. Raises UserError if it is damaged or another model's."""
-        weights = saver.Weights(prefix, self._hparams.shapes())
+        values = {}
+        weights = Weights(prefix, self._hparams.shapes())
         variables = [variable for parts in [*self._variables.values(), *self._scales.values()] for variable in parts]
         memory = LargePages(sum(variable.dtype.size * math.prod(variable.shape) + ALIGNMENT for variable in variables))
         for name in self._variables:
-            self._load_parts(session, memory, name, weights.get_tensor(name))
+            values |= self._parts(memory, name, weights.read(name))
+        saver.initialize(session, values)
 
-    def _load_parts(self, session: tf.Session, memory: 'LargePages', name: str, array: np.ndarray) -> None:
+    def _parts(self, memory: 'LargePages', name: str, array: np.ndarray) -> dict:
+        """A weight's variables, and the value of each."""
+        stored = {}
         if name in self._scales:
             array, scale = quantize(array, inputs=-1 if name == 'model/wte' else -2)
             # Cut as a bias is: an output has one scale, whichever shards its inputs are in.
             like = name if name == 'model/wte' else f'{name.removesuffix("w")}b'
-            self._initialize(session, memory, self._scales[name], split_weight(like, scale, self._hparams, self._shards))
-        self._initialize(session, memory, self._variables[name], split_weight(name, array, self._hparams, self._shards))
-
-    @staticmethod
-    def _initialize(session: tf.Session, memory: 'LargePages', variables: list, parts: list[np.ndarray]) -> None:
-        for variable, part in zip(variables, parts, strict=True):
-            value = memory.copy(part, variable.shape.as_list(), variable.dtype.as_numpy_dtype)
-            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+            stored |= zip(self._scales[name], split_weight(like, scale, self._hparams, self._shards), strict=True)
+        stored |= zip(self._variables[name], split_weight(name, array, self._hparams, self._shards), strict=True)
+        return {variable: memory.copy(part, variable.shape.as_list(), variable.dtype.as_numpy_dtype)
+                for variable, part in stored.items()}
 
 
 def _variable(name: str, dtype: str, shape: tuple) -> tf.Variable:
