@@ -71,11 +71,26 @@ def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_voca
 
     temperature 0 takes the most likely token.
     """
+    greedy, nucleus, everything = _is_zero(temperature), top_p > 0, _is_zero(top_k)
     temperature, top_p = tf.cast(temperature, logits.dtype), tf.cast(top_p, logits.dtype)
-    return tf.case([(tf.equal(temperature, 0), lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)),
-                    (top_p > 0, lambda: draw(top_p_logits(logits / temperature, top_p), uniform)),
-                    (tf.equal(top_k, 0), lambda: draw(logits / temperature, uniform))],
-                   default=lambda: draw_top_k(logits, uniform, top_k, temperature))
+    return _first_true([(greedy, lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)),
+                        (nucleus, lambda: draw(top_p_logits(logits / temperature, top_p), uniform)),
+                        (everything, lambda: draw(logits / temperature, uniform)),
+                        (True, lambda: draw_top_k(logits, uniform, top_k, temperature))])
+
+
+def _is_zero(setting):
+    """A boolean tensor for a tensor, a bool for a number."""
+    return tf.equal(setting, 0) if tf.is_tensor(setting) else setting == 0
+
+
+def _first_true(choices: list):
+    """tf.case of (condition, function), the last for True, without those that a known condition rules out: they take long to
+    build."""
+    known = [condition if tf.is_tensor(condition) else bool(condition) for condition, _ in choices]
+    last = known.index(True)
+    possible = [choice for choice, condition in zip(choices[:last], known) if condition is not False]
+    return tf.case(possible, default=choices[last][1]) if possible else choices[last][1]()
 
 
 def read_context(hparams, tokens, lengths, capacity, lora=None):

@@ -1,8 +1,10 @@
 """What the tests share: a small model directory, and the scripts run as a person would run them."""
 
+import dataclasses
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from vocabulary.files import write_vocabulary
 from vocabulary.learn import learn_vocabulary
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Flags of train.py for runs of which neither the network nor the optimizer matters: a graph a third as large as others.
+SMALL_RUN = ('--model_name', 'one_block', '--optimizer', 'sgd', '--sample_every', 0)
 TEXT = 'the quick brown fox jumps over the lazy dog; the dog sleeps, and the fox goes on.\n' * 40
 
 
@@ -39,7 +43,7 @@ def tf():
 @pytest.fixture
 def session(tf):
     """A session on a graph of its own, which is the default graph."""
-    with tf.Graph().as_default(), tf.Session() as session:
+    with tf.Graph().as_default(), tf.Session(config=tensorflow_setup.session_config()) as session:
         yield session
 
 
@@ -71,15 +75,26 @@ def settings_directory(tmp_path_factory):
 @pytest.fixture(scope='session')
 def model_directory(tf, settings_directory, tmp_path_factory):
     """A model directory `models/toy` with random weights, larger than a new model's so that every term shows."""
+    return write_model(settings_directory, tmp_path_factory.mktemp('home') / 'models' / 'toy')
+
+
+@pytest.fixture(scope='session')
+def one_block(tf, settings_directory, tmp_path_factory):
+    """A model directory `models/one_block`: as `models/toy`, with half of the graph to build."""
+    return write_model(settings_directory, tmp_path_factory.mktemp('home') / 'models' / 'one_block', n_layer=1)
+
+
+def write_model(settings_directory, directory, **sizes):
+    """Writes a model directory with random weights, of these sizes and otherwise those of a model directory without weights."""
+    import tensorflow.compat.v1 as tf
+
     import model
     from network.hparams import load_hparams
     from reference import random_params
     from storage import saver
-    directory = tmp_path_factory.mktemp('home') / 'models' / 'toy'
-    directory.mkdir(parents=True)
-    for file in settings_directory.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
-    hparams = load_hparams(str(directory))
+    shutil.copytree(settings_directory, directory)
+    hparams = dataclasses.replace(load_hparams(str(directory)), **sizes)
+    (directory / 'hparams.json').write_text(json.dumps(vars(hparams)))
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         load_params(session, random_params(hparams, seed=0))
@@ -90,15 +105,17 @@ def model_directory(tf, settings_directory, tmp_path_factory):
 def load_params(session, params):
     """Sets the graph's variables model/NAME to params[NAME]."""
     import tensorflow.compat.v1 as tf
-    for variable in tf.trainable_variables():
-        variable.load(params[variable.op.name.removeprefix('model/')].astype(np.float32), session)
+    variables = tf.trainable_variables()
+    values = {v.initializer.inputs[1]: params[v.op.name.removeprefix('model/')].astype(np.float32) for v in variables}
+    session.run([v.initializer for v in variables], values)     # in one run: each first looks through the complete graph
 
 
 @pytest.fixture
-def home(tmp_path, model_directory):
-    """An empty working directory with `models/toy` and a `corpus.txt`."""
+def home(tmp_path, model_directory, one_block):
+    """An empty working directory with `models/toy`, `models/one_block` and a `corpus.txt`."""
     (tmp_path / 'models').mkdir()
-    (tmp_path / 'models' / 'toy').symlink_to(model_directory)
+    for directory in (model_directory, one_block):
+        (tmp_path / 'models' / directory.name).symlink_to(directory)
     (tmp_path / 'corpus.txt').write_text(TEXT)
     return tmp_path
 
@@ -154,6 +171,24 @@ def train(tf, home, monkeypatch, capsys):
         train.main()
         return capsys.readouterr().out
     return run
+
+
+@pytest.fixture(scope='module')
+def generators():
+    """Checkpoint -> its Generator, which takes seconds to build."""
+    return {}
+
+
+@pytest.fixture
+def built_once(tf, generators, monkeypatch):
+    """Gives a script the Generator that an earlier call has built for the same checkpoint."""
+    import generator
+    build = generator.Generator
+
+    def find_or_build(model):
+        path = os.path.realpath(model if isinstance(model, str) else model.checkpoint)
+        return generators.get(path) or generators.setdefault(path, build(model))
+    monkeypatch.setattr(generator, 'Generator', find_or_build)
 
 
 def one_line_error(result):

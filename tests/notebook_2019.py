@@ -9,7 +9,7 @@ import sys
 
 
 def notebook(models, corpus, out):
-    """Trains models/tiny a little and samples from it. Returns the losses, and what it sampled."""
+    """Trains models/toy a little and samples from it. Returns the losses, and what it sampled."""
     import numpy as np
     import tensorflow.compat.v1 as tf
 
@@ -20,9 +20,9 @@ def notebook(models, corpus, out):
     from accumulate import AccumulatingOptimizer
     from load_dataset import Sampler, load_dataset
 
-    enc = encoder.get_encoder('tiny', models)
+    enc = encoder.get_encoder('toy', models)
     hparams = model.default_hparams()
-    with open(os.path.join(models, 'tiny', 'hparams.json')) as f:
+    with open(os.path.join(models, 'toy', 'hparams.json')) as f:
         hparams.override_from_dict(json.load(f))
     hparams.n_ctx = int(hparams.n_ctx)
 
@@ -44,7 +44,7 @@ def notebook(models, corpus, out):
 
         saver = tf.train.Saver(var_list=train_vars, max_to_keep=5, keep_checkpoint_every_n_hours=2)
         sess.run(tf.global_variables_initializer())
-        saver.restore(sess, tf.train.latest_checkpoint(os.path.join(models, 'tiny')))
+        saver.restore(sess, tf.train.latest_checkpoint(os.path.join(models, 'toy')))
 
         chunks = load_dataset(enc, corpus, 50000, encoding=None)
         data_sampler = Sampler(chunks)

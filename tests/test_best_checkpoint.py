@@ -11,7 +11,7 @@ import pytest
 
 import generator
 from checkpoint_files import read_checkpoint, write_checkpoint
-from conftest import ROOT
+from conftest import ROOT, SMALL_RUN
 from encoder import get_encoder
 from network.hparams import HParams
 from sampling.flags import Flags
@@ -22,15 +22,14 @@ from training.prepare import prepare
 from training.settings import make_settings as settings_of
 
 BEST, NEWEST = 1, 2
-SMALL = ('--max_steps', 1, '--sample_every', 0)
 
 
 @pytest.fixture
-def over(home, model_directory):
+def over(home, one_block):
     """A run `over` with --keep_best: at step 1 it has the weights of the model, at step 2 smaller ones, and a worse loss."""
     directory = home / 'checkpoint/over'
-    shutil.copytree(model_directory, directory, ignore=shutil.ignore_patterns('model.ckpt*'))
-    weights = read_checkpoint(model_directory)
+    shutil.copytree(one_block, directory, ignore=shutil.ignore_patterns('model.ckpt*'))
+    weights = read_checkpoint(one_block)
     for step, factor in ((BEST, 1.0), (NEWEST, 0.1)):
         write_checkpoint(directory / f'model-{step}', {name: factor * value for name, value in weights.items()})
         run_state.write(str(directory / f'model-{step}'),
@@ -58,7 +57,8 @@ def start(home, monkeypatch, capsys):
 
 
 def test_a_run_ends_with_how_to_use_its_best(train):
-    flags = ('--val_every', 1, '--val_batch_count', 1, '--sample_every', 0, '--keep_best', '--learning_rate')
+    flags = ('--model_name', 'one_block', '--val_every', 1, '--val_batch_count', 1, '--sample_every', 0, '--keep_best',
+             '--learning_rate')
     *_, line, _, sample, _, again = train('--max_steps', 2, *flags, 0.01).splitlines()
     assert re.fullmatch(r'The best checkpoint is checkpoint/run1/model-2 \(validation loss \d\.\d{4}\)', line)
     assert 'interactive_conditional_samples.py --run_name run1/best --top_k 40' in sample
@@ -69,7 +69,7 @@ def test_a_run_ends_with_how_to_use_its_best(train):
     assert again.endswith('--max_steps 6')
     assert '\ncheckpoint/worse has no best checkpoint: the lowest validation loss, ' in train(
         '--run_name', 'worse', '--max_steps', 1, *flags, 1)
-    assert 'est checkpoint' not in train('--run_name', 'other', *SMALL)
+    assert 'est checkpoint' not in train('--run_name', 'other', '--max_steps', 1, *SMALL_RUN)
 
 
 def test_a_command_that_the_shell_reads_as_meant(over, home, make_settings, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_command_that_the_shell_reads_as_meant(over, home, make_settings, monk
     (['--model_name', 'checkpoint/over/2'], NEWEST)])
 def test_training_continues_from_the_newest_and_another_run_starts_from_the_best(over, parse, home, monkeypatch, flags, step):
     monkeypatch.chdir(home)
-    job = prepare(parse('--model_name', 'toy', *flags))
+    job = prepare(parse('--model_name', 'one_block', *flags))
     job.close()
     assert job.checkpoint == f'checkpoint/over/model-{step}'
     assert job.state.step == (step if 'over' in flags[1:2] and flags[0] == '--run_name' else 0)
@@ -114,7 +114,7 @@ def test_a_model_of_a_run_and_its_conversion(over, start, home):
         assert start('convert', 'to_hf', name, f'hf{step}').out.endswith(f'weights of checkpoint/over/model-{step}\n')
         assert f'\n- weights: checkpoint `model-{step}`, after {step} steps\n' in (home / f'hf{step}/README.md').read_text()
     start('encode', 'corpus.txt', 'corpus.npz', '--model_name', 'checkpoint/over/best')
-    assert get_encoder('checkpoint/over/best').n_vocab == get_encoder('toy').n_vocab
+    assert get_encoder('checkpoint/over/best').n_vocab == get_encoder('one_block').n_vocab
 
 
 @pytest.mark.parametrize(('flags', 'step'), [
@@ -139,5 +139,5 @@ def test_a_checkpoint_that_is_not_there_is_one_line(over, mistake):
         assert mistake('evaluate.py', '--dataset', 'corpus.txt', '--run_name', name) == words
         assert mistake('create_model.py', 'new', '--from_run', name) == words
         assert mistake('convert.py', 'to_hf', name, 'out') == words
-        assert mistake('train.py', '--dataset', 'corpus.txt', '--model_name', 'toy', '--restore_from', name,
+        assert mistake('train.py', '--dataset', 'corpus.txt', '--model_name', 'one_block', '--restore_from', name,
                        '--run_name', 'new') == words

@@ -10,12 +10,12 @@ import pytest
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
 from command.models import FILES
-from conftest import one_line_error
+from conftest import SMALL_RUN, one_line_error
 from encoder import load_encoder
 from network.hparams import load_hparams
 from vocabulary.special import SpecialTokens, write_special_tokens
 
-SIZE = ['--vocab_size', '280', '--n_ctx', '16', '--n_embd', '12', '--n_head', '2', '--n_layer', '2']
+SIZE = ['--vocab_size', '280', '--n_ctx', '16', '--n_embd', '12', '--n_head', '2', '--n_layer', '1']
 
 
 @pytest.fixture
@@ -37,20 +37,20 @@ def test_a_new_model_is_complete_and_trains(create, train, home):
     assert {path.name for path in (home / 'models/new').iterdir()} == set(FILES)
     encoder = load_encoder(str(home / 'models/new'))
     assert vars(load_hparams(str(home / 'models/new'))) == {'n_vocab': 280, 'n_ctx': 16, 'n_embd': 12, 'n_head': 2,
-                                                            'n_layer': 2}
+                                                            'n_layer': 1}
     assert encoder.decode(encoder.encode('the quick dog ☃')) == 'the quick dog ☃'
-    output = train('--model_name', 'new', '--max_steps', 1, '--sample_every', 0)
+    output = train(*SMALL_RUN, '--model_name', 'new', '--max_steps', 1)
     assert 'loss=5.6' in output     # ln 280 = 5.63
     warning = 'has new weights, which --learning_rate 2e-05, a rate for fine-tuning, changes slowly'
     assert f'models/new/model.ckpt {warning}' in output
     create('after_a_step', '--from_run', 'run1')
-    assert warning not in train('--model_name', 'after_a_step', '--run_name', 'run2', '--max_steps', 1, '--sample_every', 0)
+    assert warning not in train(*SMALL_RUN, '--model_name', 'after_a_step', '--run_name', 'run2', '--max_steps', 1)
 
 
 def test_a_seed_gives_the_same_weights(tf, create, home):
     def weights(name, *seed):
         create(name, '--dataset', 'corpus.txt', *SIZE, *seed)
-        return read_checkpoint(home / 'models' / name)['model/h1/mlp/c_fc/w']
+        return read_checkpoint(home / 'models' / name)['model/h0/mlp/c_fc/w']
 
     one, same, other, unseeded = (weights('a', '--seed', 1), weights('b', '--seed', 1), weights('c', '--seed', 2),
                                   weights('d'))
@@ -68,7 +68,7 @@ def test_a_text_too_small_for_the_vocabulary_is_reported(create, home):
 
 
 def test_a_lean_model_from_a_run(tf, create, train, home):
-    train('--max_steps', 2, '--sample_every', 0, '--learning_rate', 0.01)
+    train('--model_name', 'one_block', '--max_steps', 2, '--sample_every', 0, '--learning_rate', 0.01)
     create('tuned', '--from_run', 'run1')
     assert {path.name for path in (home / 'models/tuned').iterdir()} == set(FILES)
     run, lean = (read_checkpoint(home / directory) for directory in ('checkpoint/run1', 'models/tuned'))
@@ -77,11 +77,11 @@ def test_a_lean_model_from_a_run(tf, create, train, home):
     assert all((array == run[name]).all() for name, array in lean.items())
 
 
-def test_special_tokens_of_a_run_are_copied(create, train, home, model_directory):
-    (home / 'models/toy').unlink()
-    shutil.copytree(model_directory, home / 'models/toy')
-    write_special_tokens(str(home / 'models/toy'), SpecialTokens('<|endoftext|>', ('<|endoftext|>',), ('the',)))
-    train('--max_steps', 1, '--sample_every', 0)
+def test_special_tokens_of_a_run_are_copied(create, train, home, one_block):
+    (home / 'models/one_block').unlink()
+    shutil.copytree(one_block, home / 'models/one_block')
+    write_special_tokens(str(home / 'models/one_block'), SpecialTokens('<|endoftext|>', ('<|endoftext|>',), ('the',)))
+    train('--max_steps', 1, *SMALL_RUN)
     create('tuned', '--from_run', 'run1')
     assert {path.name for path in (home / 'models/tuned').iterdir()} == {*FILES, 'special_tokens.json'}
     assert load_encoder('models/tuned').special_tokens.added == ('the',)

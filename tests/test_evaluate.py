@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import shutil
 import sys
 
@@ -34,24 +33,9 @@ def evaluate(tf, home, monkeypatch, capsys):
     return run
 
 
-@pytest.fixture(scope='module')
-def generators():
-    """Checkpoint -> its Generator, which takes seconds to build."""
-    return {}
-
-
 @pytest.fixture
-def each(evaluate, generators, monkeypatch):
+def each(evaluate, built_once):
     """Runs evaluate.py --each: each('line', *flags) -> the objects that it prints, and the figures of all."""
-    import generator
-    build = generator.Generator
-
-    def built_once(model):
-        path = os.path.realpath(model.checkpoint)
-        return generators.get(path) or generators.setdefault(path, build(model))
-
-    monkeypatch.setattr(generator, 'Generator', built_once)
-
     def run(what, *flags):
         lines = evaluate('--each', what, '--json', *flags).split('\n')
         assert lines.pop() == ''

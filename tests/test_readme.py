@@ -8,6 +8,7 @@ import contextlib
 import glob
 import importlib.util
 import io
+import json
 import os
 import re
 import runpy
@@ -20,9 +21,11 @@ from multiprocessing.connection import Client, Listener
 import pytest
 
 import train  # noqa: F401  (so that a block imports this one, not the stub)
+from checkpoint_files import read_checkpoint, write_checkpoint
 from command import machine
 from command.models import PUBLISHED
 from conftest import ROOT, TEXT
+from network.hparams import load_hparams
 from optional import HUGGINGFACE
 
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
@@ -57,7 +60,7 @@ PARSED = {
 }
 # Flags of at most so much: a number that is larger becomes this.
 SHORTENED = {'--max_steps': 3, '--sample_every': 2, '--sample_length': 6, '--val_every': 2, '--val_batch_count': 2,
-             '--warmup_steps': 1, '--measure_steps': 1, '--length': 6, '--n_layer': 2, '--seq_length': 64}
+             '--warmup_steps': 1, '--measure_steps': 1, '--length': 6, '--n_layer': 1, '--seq_length': 64}
 # Flags that commands get which do not have them.
 ADDED = {'train.py': {'--max_steps': 3, '--sample_every': 0, '--sample_length': 6, '--val_batch_count': 2, '--seq_length': 64},
          **{script: {'--length': 6} for script in SAMPLING}}
@@ -67,7 +70,7 @@ DONE = {'train.py': r'^\[\d+ \| .*\] loss=|^memory of a training step',
         'evaluate.py': r'bits.per.byte', 'convert.py': r'weights of',
         **dict.fromkeys(SAMPLING, r'^======== SAMPLE 1 ========$|^\{"prompt": ')}
 TYPED = 'the quick\n'       # on the standard input of every command: a line that a person types
-STAND_IN = ['--vocab_size', '300', '--n_ctx', '1024', '--n_embd', '8', '--n_head', '2', '--n_layer', '2']
+STAND_IN = ['--vocab_size', '300', '--n_ctx', '1024', '--n_embd', '8', '--n_head', '2', '--n_layer', '1']
 
 # What the copy of the project has in place of each script: it sends its arguments and input to this process.
 STUB = f'''#!{sys.executable}
@@ -164,18 +167,24 @@ def run_command(command, project, change=shorten):
 
 
 @pytest.fixture(scope='module')
-def stand_in(tf, tmp_path_factory):
-    """The directory of a small model with the window of the published ones."""
-    home = tmp_path_factory.mktemp('published')
+def models(tf, tmp_path_factory):
+    """Model name -> the directory of a model that takes its place, of one block: for 124M and 355M a small one with their window,
+    for tiny its first block."""
+    home = tmp_path_factory.mktemp('models')
     (home / 'corpus.txt').write_text(TEXT)
     status, out, err = run_script('create_model.py', ['124M', '--models_dir', str(home), '--dataset',
                                                       str(home / 'corpus.txt'), *STAND_IN])
     assert status == 0, out + err
-    return home / '124M'
+    tiny = os.path.join(ROOT, 'models', 'tiny')
+    shutil.copytree(tiny, home / 'tiny', ignore=shutil.ignore_patterns('model.ckpt*'))
+    (home / 'tiny' / 'hparams.json').write_text(json.dumps(vars(load_hparams(tiny)) | {'n_layer': 1}))
+    weights = {name: value for name, value in read_checkpoint(tiny).items() if not re.match('model/h[1-9]', name)}
+    write_checkpoint(home / 'tiny' / 'model.ckpt', weights)
+    return {'tiny': home / 'tiny', '124M': home / '124M', '355M': home / '124M'}
 
 
 @pytest.fixture
-def project(stand_in, tmp_path, monkeypatch):
+def project(models, tmp_path, monkeypatch):
     """A copy of the project in which scripts are stubs, with the models and texts that the pages name."""
     for name in SCRIPTS:
         stub = tmp_path / name
@@ -190,7 +199,11 @@ def project(stand_in, tmp_path, monkeypatch):
     (tmp_path / 'docs').mkdir()
     (tmp_path / 'docs' / 'example').symlink_to(os.path.join(ROOT, 'docs', 'example'))
     (tmp_path / 'models').mkdir()
+<<<<<<< HEAD
     for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), *((name, stand_in) for name in PUBLISHED)):
+=======
+    for name, directory in models.items():
+>>>>>>> 0518a1d6dd097d79d6f91d919e58d932885adf83
         (tmp_path / 'models' / name).symlink_to(directory)
     (tmp_path / '.venv' / 'bin').mkdir(parents=True)
     (tmp_path / '.venv' / 'bin' / 'python').symlink_to(sys.executable)

@@ -17,7 +17,7 @@ import pytest
 
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
-from conftest import ROOT, one_line_error
+from conftest import ROOT, SMALL_RUN, one_line_error
 from sampling import printing
 
 INTERACTIVE = 'src/interactive_conditional_samples.py'
@@ -26,7 +26,7 @@ HEADER = re.compile(r'^======== SAMPLE (\d+) ========$', re.MULTILINE)
 
 
 @pytest.fixture
-def ask(tf, home, monkeypatch, capsys):
+def ask(tf, home, built_once, monkeypatch, capsys):
     """Runs a sampling script in this process with lines of input: ask(module, lines, flags) -> (stdout, stderr)."""
     def run(script, lines, *flags):
         module = importlib.import_module(os.path.basename(script).removesuffix('.py'))
@@ -146,7 +146,7 @@ def test_unconditional_samples(ask):
 
 
 def test_sampling_from_a_run(ask, train, home):
-    train('--max_steps', 1, '--sample_every', 0, '--run_name', '2019')
+    train('--max_steps', 1, *SMALL_RUN, '--run_name', '2019')
     screen = ask(UNCONDITIONAL, '', '--nsamples', 1, '--length', 5, '--run_name', '2019')
     assert HEADER.findall(screen.out) == ['1']
 

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+import worker_group
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
-from conftest import ROOT, one_line_error
+from conftest import ROOT, SMALL_RUN, one_line_error
 
 LINE = re.compile(r'\[(\d+) \| (\d+\.\d\d)\] loss=(\d+\.\d\d) avg=(\d+\.\d\d)')
 
@@ -25,7 +26,7 @@ def weights(tf, home, run='run1'):
 
 
 def test_a_run_leaves_what_the_2019_tools_leave(tf, train, home):
-    output = train('--max_steps', 4, '--sample_every', 2, '--sample_num', 3, '--sample_length', 9, '--batch_size', 2,
+    output = train(*SMALL_RUN, '--max_steps', 4, '--sample_every', 2, '--sample_num', 3, '--sample_length', 9, '--batch_size', 2,
                    '--save_every', 2, '--seed', 1)
     assert [int(match[1]) for match in LINE.finditer(output)] == [1, 2, 3, 4]
     files = {path.name for path in (home / 'checkpoint' / 'run1').iterdir()}
@@ -41,7 +42,7 @@ def test_a_run_leaves_what_the_2019_tools_leave(tf, train, home):
 
 
 def test_the_running_average(train):
-    values = [(float(m[3]), float(m[4])) for m in LINE.finditer(train('--max_steps', 5, '--sample_every', 0,
+    values = [(float(m[3]), float(m[4])) for m in LINE.finditer(train('--max_steps', 5, *SMALL_RUN,
                                                                       '--learning_rate', 0.01))]
     total = weight = 0
     for loss, average in values:
@@ -50,7 +51,7 @@ def test_the_running_average(train):
 
 
 def test_training_lowers_the_loss_and_a_run_continues_where_it_stopped(train, home):
-    flags = ('--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
+    flags = ('--model_name', 'one_block', '--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
     first = losses(train('--max_steps', 20, *flags))
     assert first[-1] < first[0] - 1
     output = train('--max_steps', 25, *flags)
@@ -61,7 +62,8 @@ def test_training_lowers_the_loss_and_a_run_continues_where_it_stopped(train, ho
 
 
 def test_a_run_repeats_with_a_seed_and_differs_without(tf, train, home):
-    flags = ('--max_steps', 3, '--sample_every', 3, '--sample_length', 20, '--noise', 0.2, '--top_p', 0.9)
+    flags = ('--model_name', 'one_block', '--max_steps', 3, '--sample_every', 3, '--sample_length', 20, '--noise', 0.2,
+             '--top_p', 0.9)
     one, same, other = (train('--run_name', name, *flags, *seed) for name, seed in
                         (('a', ['--seed', 1]), ('b', ['--seed', 1]), ('c', [])))
     assert losses(one) == losses(same) != losses(other)
@@ -107,7 +109,8 @@ def test_train_layers(tf, train, home, saving, accumulate):
 
 def test_noise_is_on_the_inputs_only(train, monkeypatch):
     """With every input replaced, what can be learned is how often each token occurs, not which follows which."""
-    flags = ('--max_steps', 60, '--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
+    flags = ('--model_name', 'one_block', '--max_steps', 60, '--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4,
+             '--seed', 1)
     clean = losses(train('--run_name', 'clean', *flags))[-1]
     noisy = losses(train('--run_name', 'noisy', '--noise', 1, *flags))[-1]
     assert clean < 1 < noisy
@@ -115,7 +118,7 @@ def test_noise_is_on_the_inputs_only(train, monkeypatch):
 
 def test_validation_uses_the_same_batches_each_time(train, home):
     (home / 'other.txt').write_text('something else altogether, ' * 200)
-    output = train('--max_steps', 2, '--sample_every', 0, '--val_every', 1, '--val_dataset', 'other.txt',
+    output = train(*SMALL_RUN, '--max_steps', 2, '--val_every', 1, '--val_dataset', 'other.txt',
                    '--val_batch_count', 3, '--learning_rate', 1e-12)
     values = re.findall(r'\[(\d) \| [\d.]+\] validation loss = ([\d.]+)', output)
     assert [step for step, _ in values] == ['0', '1', '2']
@@ -125,39 +128,40 @@ def test_validation_uses_the_same_batches_each_time(train, home):
 
 
 def test_zero_turns_off_what_happens_every_so_often(train, home):
-    output = train('--max_steps', 2, '--sample_every', 0, '--save_every', 0, '--val_every', 0)
+    output = train(*SMALL_RUN, '--max_steps', 2, '--sample_every', 0, '--save_every', 0, '--val_every', 0)
     assert 'SAMPLE' not in output
     assert 'validation' not in output
     assert (home / 'checkpoint/run1/model-2.index').exists()      # the end of a run is saved all the same
 
 
 def test_a_default_that_does_not_fit_the_model_is_printed(train):
-    output = train('--max_steps', 1, '--sample_every', 1)
+    output = train(*SMALL_RUN, '--max_steps', 1, '--sample_every', 1)
     assert "The model's window holds 32 tokens: --sample_length is 31" in output
 
 
 def test_restore_from_another_run_a_prefix_and_a_model(train, home):
-    flags = ('--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
+    flags = ('--model_name', 'one_block', '--sample_every', 0, '--learning_rate', 0.01, '--batch_size', 4, '--seed', 1)
     trained = losses(train('--max_steps', 20, *flags))
     for name, path in (('a', 'checkpoint/run1'), ('b', 'checkpoint/run1/model-20'),
                        ('c', 'checkpoint/run1/model-20.index')):
         output = train('--max_steps', 1, '--run_name', name, '--restore_from', path, *flags)
         assert 'Loading checkpoint checkpoint/run1/model-20\n' in output
         assert losses(output)[0] < trained[0] - 1
-    assert losses(train('--max_steps', 1, '--run_name', 'd', '--restore_from', 'models/toy', *flags))[0] == trained[0]
+    assert losses(train('--max_steps', 1, '--run_name', 'd', '--restore_from', 'models/one_block', *flags))[0] == trained[0]
 
 
 def test_fresh_never_overwrites_a_run(train, home):
-    first = losses(train('--max_steps', 2, '--sample_every', 0, '--seed', 1, '--restore_from', 'fresh'))
+    first = losses(train(*SMALL_RUN, '--max_steps', 2, '--seed', 1, '--restore_from', 'fresh'))
     with pytest.raises(UserError, match='would overwrite the run in checkpoint/run1'):
-        train('--max_steps', 2, '--restore_from', 'fresh')
-    output = train('--max_steps', 2, '--sample_every', 0, '--seed', 1, '--restore_from', 'fresh', '--run_name', 'b')
+        train(*SMALL_RUN, '--max_steps', 2, '--restore_from', 'fresh')
+    output = train(*SMALL_RUN, '--max_steps', 2, '--seed', 1, '--restore_from', 'fresh', '--run_name', 'b')
     assert losses(output) == first
 
 
 def test_another_optimizer_is_printed(train):
-    train('--max_steps', 1, '--sample_every', 0, '--optimizer', 'sgd')
-    assert 'no state of the optimizer adam: it starts from scratch' in train('--max_steps', 2, '--sample_every', 0)
+    train('--max_steps', 1, *SMALL_RUN)
+    output = train('--max_steps', 2, *SMALL_RUN, '--optimizer', 'adam')
+    assert 'no state of the optimizer adam: it starts from scratch' in output
 
 
 def test_a_run_of_another_size_is_refused(train, home):
@@ -204,8 +208,9 @@ def test_a_damaged_checkpoint_is_named(train, home, model_directory):
 
 
 def test_each_line_has_the_learning_rate_and_each_row_the_norm(tf, train, home):
-    output = train('--max_steps', 4, '--sample_every', 0, '--learning_rate', 0.01, '--learning_rate_schedule', 'linear',
-                   '--warmup_steps', 2, '--clip_norm', 1, '--optimizer', 'adamw', '--weight_decay', 0.1)
+    output = train('--model_name', 'one_block', '--max_steps', 4, '--sample_every', 0, '--learning_rate', 0.01,
+                   '--learning_rate_schedule', 'linear', '--warmup_steps', 2, '--clip_norm', 1, '--optimizer', 'adamw',
+                   '--weight_decay', 0.1)
     assert re.findall(r' lr=(\S+)$', output, re.MULTILINE) == ['0.005', '0.01', '0.01', '0.005']
     rows = [json.loads(row) for row in (home / 'checkpoint/run1/metrics.jsonl').read_text().splitlines()]
     assert len(rows) == 4 and all(row['gradient_norm'] > 0 for row in rows)
@@ -245,11 +250,18 @@ def test_out_of_memory_names_what_to_try_and_leaves_the_run_safe(tf, train, home
         train('--max_steps', 4, '--sample_every', 0, '--batch_size', 64, '--train_layers', 2)
 
 
-def test_a_real_lack_of_memory_is_one_line(script):
+def train_with_little_memory(*flags):
     """oneDNN's allocator has a limit that can be lowered; TensorFlow's own has none."""
-    line = one_line_error(script('train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--max_steps', 1,
-                                 '--batch_size', 512, env=os.environ | {'TF_MKL_ALLOC_MAX_BYTES': '20000000'}))
-    assert ('out of memory in step 1 (models/toy/model.ckpt is safe); '
+    os.environ['TF_MKL_ALLOC_MAX_BYTES'] = '20000000'
+    worker_group.train_alone(*flags)
+
+
+def test_a_real_lack_of_memory_is_one_line(home):
+    flags = (*SMALL_RUN, '--max_steps', 1, '--batch_size', 512)
+    with worker_group.processes(home, train_with_little_memory, [flags]) as [process]:
+        assert process.status() == 2
+    [line] = process.err.splitlines()
+    assert ('out of memory in step 1 (models/one_block/model.ckpt is safe); '
             'try, in this order, each with those before it: --batch_size 1') in line
 
 
@@ -338,7 +350,7 @@ def test_a_process_with_a_mistake_ends_so(without_tensorflow, home):
 def test_an_output_that_is_not_utf_8_does_not_end_a_run(script, home):
     """A vocabulary of bytes writes many U+FFFD; and the corpus's name is not UTF-8."""
     (home / 'corpus.txt').rename(home / 'caf\udce9.txt')
-    result = script('train.py', '--model_name', 'toy', '--dataset', 'caf\udce9.txt', '--max_steps', 1, '--sample_every', 1,
+    result = script('train.py', *SMALL_RUN, '--dataset', 'caf\udce9.txt', '--max_steps', 1, '--sample_every', 1,
                     '--sample_length', 30, '--seed', 1, env=os.environ | {'PYTHONIOENCODING': 'ascii'})
     assert (result.returncode, result.stderr) == (0, '')
     assert '\\ufffd' in result.stdout and 'Loading dataset caf\\udce9.txt' in result.stdout
@@ -361,9 +373,9 @@ def test_no_dataset_is_one_line(mistake):
 def test_training_called_from_python(train, home, monkeypatch):
     """In the working directory, with arguments of its own instead of those of the program or notebook."""
     import train as script
-    train('--max_steps', 1, '--sample_every', 0, '--run_name', 'command')
+    train('--max_steps', 1, *SMALL_RUN, '--run_name', 'command')
     monkeypatch.setattr(sys, 'argv', ['notebook', '-f', 'kernel.json'])
-    flags = ['--model_name', 'toy', '--dataset', 'corpus.txt', '--sample_every', '0', '--run_name', 'mine']
+    flags = ['--dataset', 'corpus.txt', *map(str, SMALL_RUN), '--run_name', 'mine']
     for steps in ('1', '2'):
         script.main([*flags, '--max_steps', steps])
     assert (home / 'checkpoint/mine/model-2.index').exists()

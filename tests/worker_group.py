@@ -65,14 +65,26 @@ class Worker:
         return self.process.exitcode
 
 
-@contextlib.contextmanager
-def group(count: int, directory, target: Callable, *args) -> Iterator[list[Worker]]:
+def group(count: int, directory, target: Callable, *args) -> contextlib.AbstractContextManager[list[Worker]]:
     """Runs target(addresses, index, *args) in `count` processes, in a directory; kills those still running at the end."""
     addresses = [f'localhost:{port}' for port in free_ports(count)]
+    return processes(directory, target, [(addresses, index, *args) for index in range(count)])
+
+
+@contextlib.contextmanager
+def alone(directory, *flags) -> Iterator[Worker]:
+    """Runs train.py with these flags in a process, in a directory; kills it at the end if it still runs."""
+    with processes(directory, train_alone, [flags]) as [worker]:
+        yield worker
+
+
+@contextlib.contextmanager
+def processes(directory, target: Callable, arguments: list[tuple]) -> Iterator[list[Worker]]:
+    """Runs target(*args) for each of the arguments, in processes in a directory; kills those still running at the end."""
     workers = []
     try:
-        for index in range(count):
-            workers.append(start(directory, f'worker{index}', target, addresses, index, *args))
+        for index, args in enumerate(arguments):
+            workers.append(start(directory, f'worker{index}', target, *args))
         yield workers
     finally:
         for worker in workers:
@@ -93,19 +105,27 @@ def start(directory, name: str, target: Callable, *args) -> Worker:
 
 def _run_in(directory: str, paths: list[str], target: Callable, args: tuple) -> None:
     os.chdir(directory)
-    for path, descriptor in zip(paths, (1, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, descriptor)
+    redirect(*(os.open(path, os.O_WRONLY | os.O_APPEND) for path in paths))
+    target(*args)
+
+
+def redirect(out: int, err: int) -> None:
+    """Makes two file descriptors the standard output and the standard error of this process."""
+    os.dup2(out, 1)
+    os.dup2(err, 2)
     sys.stdout = open(1, 'w', encoding='utf-8', buffering=1, closefd=False)     # noqa: SIM115  (as long as the process)
     sys.stderr = open(2, 'w', encoding='utf-8', buffering=1, closefd=False)     # noqa: SIM115
-    target(*args)
 
 
 def train(addresses: list[str], index: int, *flags) -> None:
     """Runs train.py as one of these workers. A flag may be a list of values, one for each worker."""
+    flags = [flag[index] if isinstance(flag, list) else flag for flag in flags]
+    train_alone('--model_name', 'toy', '--workers', ','.join(addresses), '--worker_index', index, *flags)
+
+
+def train_alone(*flags) -> None:
+    """Runs train.py in this process, to its end."""
     import train
     from command.errors import run
-    flags = [flag[index] if isinstance(flag, list) else flag for flag in flags]
-    sys.argv = ['train.py', '--model_name', 'toy', '--dataset', 'corpus.txt', '--workers', ','.join(addresses),
-                '--worker_index', str(index), *map(str, flags)]
+    sys.argv = ['train.py', '--dataset', 'corpus.txt', *map(str, flags)]
     run(train.main)

@@ -17,6 +17,7 @@ from storage.weights import Weights
 
 ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
 TILE = 256                  # rows of a tile, at most: in float32 they fit into a core's cache
+FEW = 40                    # tiles: as many as the matrices of a block have, and wte not
 
 
 class Matrix(NamedTuple):
@@ -30,17 +31,23 @@ class Matrix(NamedTuple):
         return self.w.shape.as_list()[-1]
 
     def times(self, x):  # [n_in, columns] -> [n_out, columns]
-        """The product with x. A matrix in a smaller type is converted tile by tile; its float32 values never leave the cache."""
+        """The product with x. In a compiled program, a matrix in a smaller type never leaves the cache in float32."""
         if self.w.dtype == x.dtype:
             return tf.matmul(self.w, x)
-        tiles, tile, _ = self.w.shape.as_list()
-        # Not before x is there: every matrix would have tiles waiting for it. By number: map_fn would copy the tiles themselves.
-        with tf.control_dependencies([x]):
-            numbers = tf.range(tiles)
-        parts = tf.map_fn(lambda i: tf.matmul(tf.cast(tf.gather(self.w, i), x.dtype), x), numbers, fn_output_signature=x.dtype,
-                          parallel_iterations=2)
-        y = tf.reshape(parts, [tiles * tile, -1])[:self.n_out]
+        with tf.control_dependencies([x]):      # else every matrix would be converted at once, and wait for its x
+            y = self._times_tiles(x) if self._in_tiles() else tf.matmul(tf.cast(self.rows(), x.dtype), x)
         return y if self.scale is None else y * self.scale[:, None]
+
+    def _in_tiles(self) -> bool:
+        """As ops outside of a program, a loop over few tiles would take more memory than the matrix."""
+        return tf.inside_function() or self.w.shape.as_list()[0] > FEW
+
+    def _times_tiles(self, x):
+        # By number: map_fn would copy the tiles themselves.
+        tiles, tile, _ = self.w.shape.as_list()
+        parts = tf.map_fn(lambda i: tf.matmul(tf.cast(tf.gather(self.w, i), x.dtype), x), tf.range(tiles),
+                          fn_output_signature=x.dtype, parallel_iterations=2)
+        return tf.reshape(parts, [tiles * tile, -1])[:self.n_out]
 
     def rows(self):  # -> [n_out, n_in]
         """All rows, without their scale, in the type of w."""

@@ -39,8 +39,9 @@ def restore(session: tf.Session, prefix: str, weights: list, variables: list | N
             everything = tf.global_variables() if variables is None else variables
             complete = all(stored.shapes.get(v.op.name) == v.shape.as_list() for v in everything)
             variables = everything if complete else weights
-            for start in range(min(READS, len(variables))):
-                tf.train.Saver(variables[start::READS]).restore(session, prefix)
+            # All before the first runs: a session that runs a graph which has grown takes in the complete graph again.
+            for part in [tf.train.Saver(variables[start::READS]) for start in range(min(READS, len(variables)))]:
+                part.restore(session, prefix)
     return complete
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from command.errors import UserError
+from conftest import SMALL_RUN
 from corpus import cache, token_files
 from corpus.data_sets import find_data_sets
 from corpus.read_text import TextFormat
@@ -219,7 +220,7 @@ def test_the_checksum_depends_on_the_content(tmp_path):
 
 # train.py
 
-FLAGS = ('--sample_every', 0, '--batch_size', 2, '--learning_rate', 0.01, '--seed', 4)
+FLAGS = (*SMALL_RUN, '--batch_size', 2, '--learning_rate', 0.01, '--seed', 4)
 
 
 def losses(output):

@@ -17,7 +17,6 @@ from network.hparams import HParams, default_hparams
 
 HPARAMS = HParams(n_vocab=37, n_ctx=12, n_embd=24, n_head=3, n_layer=2)
 TOKENS = np.random.default_rng(1).integers(HPARAMS.n_vocab, size=(2, HPARAMS.n_ctx))
-MODELS = os.path.join(ROOT, 'models')
 
 
 def check(losses, texts, directory):
@@ -33,13 +32,14 @@ def corpus(tmp_path):
     return str(tmp_path / 'corpus.txt')
 
 
-def test_a_notebook_of_2019(tf, corpus, tmp_path):
-    check(*notebook_2019.notebook(MODELS, corpus, str(tmp_path)), tmp_path)
+def test_a_notebook_of_2019(tf, corpus, model_directory, tmp_path):
+    check(*notebook_2019.notebook(str(model_directory.parent), corpus, str(tmp_path)), tmp_path)
 
 
-def test_a_notebook_that_disables_tensorflow_2_s_behaviour(corpus, tmp_path):
-    result = subprocess.run([sys.executable, notebook_2019.__file__, os.path.join(ROOT, 'src'), MODELS, corpus, str(tmp_path)],
-                            capture_output=True, text=True, timeout=300, check=False)
+def test_a_notebook_that_disables_tensorflow_2_s_behaviour(corpus, model_directory, tmp_path):
+    arguments = [os.path.join(ROOT, 'src'), str(model_directory.parent), corpus, str(tmp_path)]
+    result = subprocess.run([sys.executable, notebook_2019.__file__, *arguments], capture_output=True, text=True, timeout=300,
+                            check=False)
     assert result.returncode == 0, result.stderr
     check(*json.loads(result.stdout.splitlines()[-1]), tmp_path)
 

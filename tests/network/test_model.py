@@ -149,7 +149,7 @@ def test_new_weights_have_the_spread_of_gpt2(tf, session, tokens):
     hparams = HParams(n_vocab=500, n_ctx=200, n_embd=128, n_head=2, n_layer=8)
     model.model(hparams, tokens)
     session.run(tf.global_variables_initializer())
-    weights = {v.op.name: session.run(v) for v in tf.trainable_variables()}
+    weights = session.run({v.op.name: v for v in tf.trainable_variables()})
     for name, stddev in (('wte', 0.02), ('wpe', 0.01), ('h3/attn/c_attn/w', 0.02), ('h3/mlp/c_fc/w', 0.02),
                          ('h3/attn/c_proj/w', 0.02 / 4), ('h3/mlp/c_proj/w', 0.02 / 4)):
         assert weights[f'model/{name}'].std() == pytest.approx(stddev, rel=0.05), name

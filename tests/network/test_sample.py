@@ -89,10 +89,25 @@ def test_settings_can_be_fed(tf, session):
     import sample
     settings = {'temperature': tf.placeholder(tf.float32, []), 'top_k': tf.placeholder(tf.int32, []),
                 'top_p': tf.placeholder(tf.float32, [])}
-    token = sample.next_token(tf.constant(LOGITS[None], tf.float32), tf.constant([0.9999]), **settings)
-    fed = [session.run(token, dict(zip(settings.values(), values)))[0] for values in
-           [(1, 0, 0), (1, 1, 0), (1, 0, 0.5), (0, 0, 0)]]
-    assert fed == [7, 0, 2, 0]      # the last token; the only one; the last of the nucleus {0, 1, 2}; the most likely
+    logits, uniform = tf.constant(LOGITS[None], tf.float32), tf.constant([0.9999])
+    token = sample.next_token(logits, uniform, **settings)
+    cases = [(1, 0, 0), (1, 1, 0), (1, 0, 0.5), (0, 0, 0), (0, 3, 0.5), (1, 3, 0.5)]
+    fed = [session.run(token, dict(zip(settings.values(), values)))[0] for values in cases]
+    # The last token; the only one; the last of the nucleus {0, 1, 2}; the most likely, however truncated; the nucleus again.
+    assert fed == [7, 0, 2, 0, 0, 2]
+    given = [sample.next_token(logits, uniform, **dict(zip(settings, values)))[0] for values in cases]
+    assert session.run(given) == fed
+
+
+def test_settings_that_are_known_leave_out_what_they_rule_out(tf, session):
+    """Its branches would make a third of the ops with which a run samples."""
+    import sample
+    for temperature, top_k, top_p, conditions in ((0, 0, 0.0, 0), (1, 0, 0.9, 0), (np.float32(0.7), np.int64(0), 0.0, 0),
+                                                  (1, 40, 0.0, 1), (tf.placeholder(tf.float32, []), 0, 0.0, 1)):
+        with tf.Graph().as_default() as graph:
+            temperature = tf.placeholder(tf.float32, []) if tf.is_tensor(temperature) else temperature
+            sample.next_token(tf.zeros([2, 9]), tf.zeros([2]), temperature=temperature, top_k=top_k, top_p=top_p)
+            assert len(ops_of(graph, 'If', 'StatelessIf')) == conditions
 
 
 @pytest.fixture

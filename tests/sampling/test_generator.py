@@ -53,23 +53,30 @@ def ids_of(generator, prompts, batch_size, **settings):
     return [text.ids for text in generator.finish(texts, batch_size)]
 
 
+def texts_alone(generator, seed, **settings):
+    """What each of PROMPTS becomes in a batch of its own, with the random numbers that it has among all of them."""
+    from sampling.continuation import SamplingSettings
+    texts = [generator.continuation(prompt, SamplingSettings(**settings), [seed, i, 0]) for i, prompt in enumerate(PROMPTS)]
+    return [text.text for text in generator.finish(texts, 1)]
+
+
 def test_greedy_equals_the_oracle_past_several_windows(generator, oracle, capacity):
-    rows = ids_of(generator, PROMPTS[:3], 3, temperature=0, length=200, stop_at_eot=False)
+    rows = ids_of(generator, PROMPTS[:3], 3, temperature=0, length=100, stop_at_eot=False)
     n_ctx = generator.hparams.n_ctx
     assert n_ctx == 32
     for prompt, ids in zip(PROMPTS, rows):
-        assert ids == greedy(oracle, generator.encoder.encode(prompt), 200, n_ctx), prompt
+        assert ids == greedy(oracle, generator.encoder.encode(prompt), 100, n_ctx), prompt
 
 
 @pytest.mark.parametrize('settings', [{'top_k': 40}, {'temperature': 1.5}, {'top_p': 0.9, 'repetition_penalty': 1.3},
                                       {'stop': ('e', 'o'), 'truncate': True}], ids=str)
 def test_rows_equal_those_sampled_alone(generator, capacity, settings):
-    alone = [generator.generate([''] * i + [prompt], batch_size=1, length=70, seed=3, **settings)[i]
-             for i, prompt in enumerate(PROMPTS)]
+    settings = {'length': 50, **settings}       # the window slides twice
+    alone = texts_alone(generator, 3, **settings)
     assert len(set(alone)) == len(PROMPTS)
     for batch_size in (2, 5, 8):
-        assert generator.generate(PROMPTS, batch_size=batch_size, length=70, seed=3, **settings) == alone
-    assert generator.generate(PROMPTS, length=70, seed=4, **settings) != alone
+        assert generator.generate(PROMPTS, batch_size=batch_size, seed=3, **settings) == alone
+    assert generator.generate(PROMPTS, seed=4, **settings) != alone
 
 
 def test_the_next_text_takes_the_row_of_a_complete_one(generator):
@@ -152,10 +159,19 @@ def test_the_session_is_created_before_the_network(tf, model_directory, monkeypa
     """Else the compiled programs get all threads for each op and divide their matmuls: a seventh of the speed was lost."""
     import generator
     made = []
-    session, network = tf.Session, generator.ShardedNetwork
+
+    class Made(Exception):
+        pass
+
+    def network(*_):
+        made.append('network')
+        raise Made      # the rest takes long
+
+    session = tf.Session
     monkeypatch.setattr(generator.tf, 'Session', lambda **kwargs: made.append('session') or session(**kwargs))
-    monkeypatch.setattr(generator, 'ShardedNetwork', lambda *args: made.append('network') or network(*args))
-    generator.Generator(str(model_directory))
+    monkeypatch.setattr(generator, 'ShardedNetwork', network)
+    with pytest.raises(Made):
+        generator.Generator(str(model_directory))
     assert made == ['session', 'network']
 
 
@@ -173,10 +189,10 @@ def test_ids_beyond_the_vocabulary_are_never_drawn(tf, model_directory):
 def test_threads_share_a_generator(generator):
     """As they finish texts, and as they stream, in turns."""
     def complete(seed):
-        return generator.generate(PROMPTS[seed:seed + 2], seed=seed, length=40)
+        return generator.generate(PROMPTS[seed:seed + 2], seed=seed, length=20)
 
     def streamed(seed):
-        return list(generator.stream('the fox', seed=seed, length=40))
+        return list(generator.stream('the fox', seed=seed, length=20))
 
     work = [(do, seed) for seed in range(3) for do in (complete, streamed)]
     alone = [do(seed) for do, seed in work]
@@ -273,10 +289,10 @@ def test_banned_words_are_not_written(generator):
 
 
 def test_a_batch_with_bans_equals_its_texts_alone(generator):
-    settings = {'no_repeat_ngram': 2, 'banned_words': ['the', 'o'], 'seed': 5, 'length': 50}
-    texts = generator.generate(PROMPTS, batch_size=3, **settings)
-    assert texts == [generator.generate([''] * i + [prompt], batch_size=1, **settings)[i] for i, prompt in enumerate(PROMPTS)]
-    assert texts != generator.generate(PROMPTS, **settings | {'no_repeat_ngram': 0})
+    settings = {'no_repeat_ngram': 2, 'banned_words': ['the', 'o'], 'length': 50}
+    texts = generator.generate(PROMPTS, batch_size=3, seed=5, **settings)
+    assert texts == texts_alone(generator, 5, **settings)
+    assert texts != generator.generate(PROMPTS, seed=5, **settings | {'no_repeat_ngram': 0})
 
 
 def test_if_every_token_is_banned_none_is(generator):

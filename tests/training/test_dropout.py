@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from checkpoint_files import read_checkpoint
+from conftest import SMALL_RUN
 from graph_walk import ops_of
 from training import loop
 
-FLAGS = ('--seed', 1, '--max_steps', 2, '--learning_rate', 1e-30, '--val_every', 1, '--val_batch_count', 1, '--sample_every', 1,
-         '--sample_length', 9)
+FLAGS = (*SMALL_RUN, '--seed', 1, '--max_steps', 2, '--learning_rate', 1e-30, '--val_every', 1, '--val_batch_count', 1,
+         '--sample_every', 1, '--sample_length', 9)
 
 
 def losses(home, run, kind):
@@ -44,7 +45,7 @@ def seen(monkeypatch):
 
 
 def test_each_batch_of_an_update_has_masks_of_its_own(train, home, seen):
-    flags = ('--seed', 1, '--max_steps', 3, '--accumulate_gradients', 2, '--sample_every', 0)
+    flags = (*SMALL_RUN, '--seed', 1, '--max_steps', 3, '--accumulate_gradients', 2)
     train('--run_name', 'a', *flags, '--dropout', 0.1)
     assert len({tuple(seed) for seeds in seen.seeds for seed in seeds}) == 6
     assert ops_of(seen.graphs[0], 'StatelessRandomUniform')
@@ -55,7 +56,7 @@ def test_each_batch_of_an_update_has_masks_of_its_own(train, home, seen):
 
 
 def test_without_dropout_nothing_is_drawn_and_nothing_in_the_graph(train, home, seen):
-    train('--max_steps', 1, '--sample_every', 0, '--dropout', 0)
+    train('--max_steps', 1, *SMALL_RUN, '--dropout', 0)
     assert seen.seeds == [[None]]
     assert not ops_of(seen.graphs[0], 'StatelessRandomUniform')
     assert 'dropout_seed' not in [op.name for op in seen.graphs[0].get_operations()]
@@ -76,7 +77,7 @@ def test_workers_draw_other_masks_and_the_same_state(tf):
 
 
 def test_a_run_with_dropout_learns_something_else(tf, train, home):
-    flags = ('--seed', 1, '--max_steps', 2, '--sample_every', 0)
+    flags = (*SMALL_RUN, '--seed', 1, '--max_steps', 2, '--learning_rate', 0.01)
     weights = []
     for name, rate in (('a', 0), ('b', 0.1), ('c', 0.2)):
         train('--run_name', name, *flags, '--dropout', rate)

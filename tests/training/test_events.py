@@ -5,13 +5,15 @@ import types
 import numpy as np
 import pytest
 
+from conftest import SMALL_RUN
 from training.metrics import Log
 
 pytest.importorskip('tensorboard')
 NUMBERS = {'loss': 2.5, 'learning_rate': 0.25, 'gradient_norm': 1.5, 'tokens_per_second': 100.0, 'epoch': 0.125}
 FLAGS = {'dataset': ['a.txt', 'b.txt=2'], 'batch_size': 2, 'learning_rate': 0.25, 'val_split': 0.0, 'optimizer': 'adam',
          'only_train_transformer_layers': True, 'seed': None, 'val_every': 1, 'plot': False}
-SMALL = ('--val_every', 2, '--val_batch_count', 1, '--sample_every', 2, '--sample_length', 4, '--save_every', 2, '--seed', 1)
+SMALL = (*SMALL_RUN, '--val_every', 2, '--val_batch_count', 1, '--sample_every', 2, '--sample_length', 4, '--save_every', 2,
+         '--seed', 1)
 
 
 @pytest.fixture
@@ -149,13 +151,13 @@ def test_a_directory_that_is_another_one_now_is_left_alone(log, tmp_path):
 
 
 def test_a_run_without_validation_has_no_second_directory(train, home):
-    train('--max_steps', 1, '--sample_every', 0)
+    train('--max_steps', 1, *SMALL_RUN)
     assert not (home / 'checkpoint/run1/validation').exists()
 
 
 def test_the_values_are_those_of_metrics(train, home):
     from training.rows import read_metrics
-    train('--max_steps', 2, '--sample_every', 0)
+    train('--max_steps', 2, *SMALL_RUN)
     rows = read_metrics(str(home / 'checkpoint/run1/metrics.jsonl'))
     for name, tag in (('loss', 'loss'), ('gradient_norm', 'optimizer/gradient_norm'), ('epoch', 'progress/epoch')):
         assert points(home / 'checkpoint/run1', tag) == [(row['step'], np.float32(row[name])) for row in rows]

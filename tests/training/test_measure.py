@@ -65,7 +65,8 @@ def test_a_mistake(mistake, flags, words):
 
 
 def test_a_run_takes_the_disk_of_its_plan(train, home):
-    flags = ('--max_steps', 3, '--save_every', 1, '--keep', 1, '--sample_every', 0, '--only_train_transformer_layers')
+    flags = ('--model_name', 'one_block', '--max_steps', 3, '--save_every', 1, '--keep', 1, '--sample_every', 0,
+             '--only_train_transformer_layers')
     plan = train('--dry_run', *flags)
     train(*flags)
     [data] = (home / 'checkpoint/run1').glob('model-*.data*')

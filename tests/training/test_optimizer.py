@@ -45,7 +45,7 @@ def train_steps(tf, session, batches, *, accumulate=1, **kwargs):
     load_params(session, PARAMS)
     losses = [step.run(session, [{tokens: batch} for batch in batches[i:i + accumulate]], 0.1)[0]
               for i in range(0, len(batches), accumulate)]
-    return losses, {v.op.name.removeprefix('model/'): session.run(v) for v in variables}
+    return losses, session.run({v.op.name.removeprefix('model/'): v for v in variables})
 
 
 @pytest.mark.parametrize('memory_saving', [False, True])

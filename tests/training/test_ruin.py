@@ -16,7 +16,7 @@ from storage.run_state import RunState
 from training import loop
 from training.ruin import LASTING, STEPS, SUDDEN, ruin
 
-FLAGS = ('--sample_every', 0, '--seed', 1)
+FLAGS = ('--model_name', 'one_block', '--sample_every', 0, '--seed', 1)
 N_VOCAB = 1000      # guessing costs 6.9
 
 
@@ -98,7 +98,8 @@ def test_a_ruined_run_ends_and_can_be_continued(train, home, ruined_after):
 
 def test_the_model_is_safe_if_the_first_step_ruins_the_run(train, home, ruined_after):
     ruined_after(1)
-    with pytest.raises(UserError, match='the loss of step 2 is .*; models/toy/model.ckpt is safe; try a smaller --learning_rate'):
+    with pytest.raises(UserError, match='the loss of step 2 is .*; models/one_block/model.ckpt is safe; try a smaller '
+                                        '--learning_rate'):
         train(*FLAGS, '--save_every', 1)
     assert steps_saved(home) == [] and not (home / 'checkpoint/run1/checkpoint').exists()
 
@@ -142,11 +143,11 @@ def test_models_of_any_scale_may_learn(tf, train, home, scale, flags):
     """Of random weights of the usual scale, and so large that the first loss is many times that of guessing."""
     import model
     from storage import saver
-    hparams = load_hparams(str(home / 'models/toy'))
+    hparams = load_hparams(str(home / 'models/one_block'))
     directory = home / 'models/random'
     directory.mkdir()
     for name in ('hparams.json', 'encoder.json', 'vocab.bpe'):
-        (directory / name).write_bytes((home / 'models/toy' / name).read_bytes())
+        (directory / name).write_bytes((home / 'models/one_block' / name).read_bytes())
     with tf.Graph().as_default(), tf.Session() as session:
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         load_params(session, random_params(hparams, seed=1, scale=scale))

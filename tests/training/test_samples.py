@@ -4,12 +4,13 @@ import re
 
 import pytest
 
+from conftest import SMALL_RUN
 from encoder import load_encoder
 from network.hparams import load_hparams
 from storage.model_directory import Model
 from training.prepare import sample_prompt
 
-FLAGS = ('--max_steps', 1, '--sample_every', 1, '--sample_num', 3, '--batch_size', 2, '--seed', 1, '--top_k', 0)
+FLAGS = (*SMALL_RUN, '--max_steps', 1, '--sample_every', 1, '--sample_num', 3, '--seed', 1, '--top_k', 0)
 
 
 def samples(home, run='run1', step=1):

@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, SMALL_RUN
 
 COLUMNS = 80
 CONTROL = re.compile(r'\r|\n|\x1b\[(\d*)A|[^\x1b]')     # all that a bar and Python print
@@ -46,8 +46,8 @@ def shown(home):
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack('HHHH', 24, COLUMNS, 0, 0))
             os.environ.pop('COLUMNS', None)
             os.chdir(home)
-            os.execv(sys.executable, [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset',
-                                      'corpus.txt', '--sample_every', '0', *flags])
+            os.execv(sys.executable, [sys.executable, os.path.join(ROOT, 'train.py'), '--dataset', 'corpus.txt',
+                                      *map(str, SMALL_RUN), *flags])
         output, pressed = b'', False
         try:
             while piece := os.read(terminal, 1000):

@@ -11,10 +11,13 @@ import pytest
 import worker_group
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
+from conftest import SMALL_RUN
 from fake_cluster import FakeCluster, fake_workers
 from graph_walk import ancestors, ops_of
 
 TRAIN = ('--learning_rate', 0.003, '--sample_every', 0, '--save_every', 0, '--seed', 5)
+SMALL = (*TRAIN, *SMALL_RUN)
+ADAM = (*SMALL, '--optimizer', 'adam')
 
 
 def sums(addresses, index, path):
@@ -137,7 +140,7 @@ def test_workers_train_like_one_with_a_larger_batch(tf, train, home, count, flag
 
 
 def test_a_run_resumes_bit_for_bit_and_with_another_number_of_workers(tf, train, home):
-    flags = (*TRAIN, '--optimizer', 'adam', '--noise', 0.2, '--save_every', 3)
+    flags = (*ADAM, '--noise', 0.2, '--save_every', 3)
     train_together(home, 2, '--run_name', 'uninterrupted', '--max_steps', 6, *flags)
     train_together(home, 2, '--run_name', 'parts', '--max_steps', 3, *flags)
     [output, quiet] = train_together(home, 2, '--run_name', 'parts', '--max_steps', 6, *flags)
@@ -152,7 +155,7 @@ def test_a_run_resumes_bit_for_bit_and_with_another_number_of_workers(tf, train,
 
 
 def test_gradients_in_bfloat16_are_nearly_the_same(train, home):
-    flags = (*TRAIN, '--max_steps', 4)
+    flags = (*ADAM, '--max_steps', 4)
     train('--run_name', 'one', *flags, '--batch_size', 2)
     train_together(home, 2, '--run_name', 'several', *flags, '--reduce_precision', 'bfloat16')
     one, several = ([row['loss'] for row in rows(home, run)] for run in ('one', 'several'))
@@ -163,7 +166,7 @@ def test_gradients_in_bfloat16_are_nearly_the_same(train, home):
 
 def test_settings_that_differ_name_the_flag_and_the_worker(home):
     (home / 'corpus.txt').write_text('the quick brown fox ' * 100)
-    with worker_group.group(2, home, worker_group.train, *TRAIN, '--batch_size', [1, 2]) as workers:
+    with worker_group.group(2, home, worker_group.train, *SMALL, '--batch_size', [1, 2]) as workers:
         assert [worker.status() for worker in workers] == [2, 2]
         for worker in workers:
             assert worker.err == ('train.py: --batch_size is 2 for worker 1 but 1 for worker 0: give all workers the '
@@ -187,7 +190,7 @@ def test_no_worker_exits_before_all_have_finished(tmp_path):
         assert [worker.status() for worker in workers] == [0, 0], workers[0].err
 
 
-ENDLESS = (*TRAIN, '--save_every', 2, '--keep', 1)
+ENDLESS = (*SMALL, '--save_every', 2, '--keep', 1)
 
 
 @pytest.mark.parametrize(('count', 'victim'), [(2, 0), (3, 2)])
@@ -212,7 +215,7 @@ def test_when_a_worker_freezes_the_others_exit(home):
 
 
 def test_a_signal_to_one_worker_saves_once_and_stops_all(home):
-    with worker_group.group(2, home, worker_group.train, *TRAIN) as workers:
+    with worker_group.group(2, home, worker_group.train, *SMALL) as workers:
         workers[0].wait_for('[4 |')
         workers[1].signal(signal.SIGTERM)
         assert [worker.status() for worker in workers] == [0, 0]
@@ -235,7 +238,7 @@ def listens_only(addresses, index, *flags):
 
 
 def test_a_worker_that_never_answers(home):
-    with worker_group.group(2, home, listens_only, *TRAIN, '--dist_startup_timeout', 3) as workers:
+    with worker_group.group(2, home, listens_only, *SMALL, '--dist_startup_timeout', 3) as workers:
         assert workers[0].status() == 75
         [line] = workers[0].err.splitlines()
         assert line.startswith('train.py: not every worker answered within --dist_startup_timeout 3 seconds')
@@ -282,15 +285,15 @@ def test_a_save_holds_the_exit_lock(train, monkeypatch):
     session = collectives.Workers.session
     monkeypatch.setattr(collectives.Workers, 'session', lambda self, graph: made.append(self) or session(self, graph))
     monkeypatch.setattr(saver.RunSaver, 'save', lambda *_: held.append(made[0].exit_lock.locked()))
-    train(*TRAIN, '--max_steps', 1)
+    train(*SMALL, '--max_steps', 1)
     assert held == [True]
 
 
 @pytest.mark.parametrize(('learning_rate', 'words'), [
     (1e30, 'the norm of its gradient'), (5, 'more than 10 times that of guessing')])
 def test_all_report_a_loss_of_nan_or_far_too_high_and_worker_0_the_checkpoint_to_return_to(home, learning_rate, words):
-    with worker_group.group(2, home, worker_group.train, *TRAIN, '--dropout', 0.1, '--learning_rate', learning_rate) as workers:
+    with worker_group.group(2, home, worker_group.train, *ADAM, '--dropout', 0.1, '--learning_rate', learning_rate) as workers:
         assert [worker.status() for worker in workers] == [2, 2]
         assert all(words in worker.err for worker in workers)
-        assert 'models/toy/model.ckpt is safe' in workers[0].err
+        assert 'models/one_block/model.ckpt is safe' in workers[0].err
         assert 'worker 0 reports which checkpoint is safe' in workers[1].err

@@ -13,7 +13,7 @@ import pytest
 
 from checkpoint_files import write_checkpoint
 from command.errors import UserError
-from conftest import ROOT
+from conftest import ROOT, SMALL_RUN
 from workers import local
 
 TIMEOUT = 180.0
@@ -27,8 +27,8 @@ def command(home):
     def start(*flags):
         output = open(home / 'output', 'w', encoding='utf-8')       # noqa: SIM115  (as long as the process)
         started.append(subprocess.Popen(
-            [sys.executable, os.path.join(ROOT, 'train.py'), '--model_name', 'toy', '--dataset', 'corpus.txt', '--seed', '5',
-             '--learning_rate', '0.003', '--sample_every', '0', '--local_workers', '2', *map(str, flags)],
+            [sys.executable, os.path.join(ROOT, 'train.py'), '--dataset', 'corpus.txt', '--seed', '5', '--learning_rate', '0.003',
+             *map(str, SMALL_RUN), '--local_workers', '2', *map(str, flags)],
             cwd=home, stdout=output, stderr=subprocess.STDOUT))
         output.close()
         return started[-1]
