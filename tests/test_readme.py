@@ -23,7 +23,6 @@ import pytest
 import train  # noqa: F401  (so that a block imports this one, not the stub)
 from checkpoint_files import read_checkpoint, write_checkpoint
 from command import machine
-from command.models import PUBLISHED
 from conftest import ROOT, TEXT
 from network.hparams import load_hparams
 from optional import HUGGINGFACE
@@ -199,11 +198,7 @@ def project(models, tmp_path, monkeypatch):
     (tmp_path / 'docs').mkdir()
     (tmp_path / 'docs' / 'example').symlink_to(os.path.join(ROOT, 'docs', 'example'))
     (tmp_path / 'models').mkdir()
-<<<<<<< HEAD
-    for name, directory in (('tiny', os.path.join(ROOT, 'models', 'tiny')), *((name, stand_in) for name in PUBLISHED)):
-=======
     for name, directory in models.items():
->>>>>>> 0518a1d6dd097d79d6f91d919e58d932885adf83
         (tmp_path / 'models' / name).symlink_to(directory)
     (tmp_path / '.venv' / 'bin').mkdir(parents=True)
     (tmp_path / '.venv' / 'bin' / 'python').symlink_to(sys.executable)

@@ -40,7 +40,7 @@ class Matrix(NamedTuple):
 
     def _in_tiles(self) -> bool:
         """As ops outside of a program, a loop over few tiles would take more memory than the matrix."""
-        return tf.inside_function() or self.w.shape.as_list()[0] > FEW
+        return tf.get_default_graph().building_function or self.w.shape.as_list()[0] > FEW
 
     def _times_tiles(self, x):
         # By number: map_fn would copy the tiles themselves.
