@@ -23,6 +23,7 @@ import pytest
 import train  # noqa: F401  (so that a block imports this one, not the stub)
 from checkpoint_files import read_checkpoint, write_checkpoint
 from command import machine
+from command.models import PUBLISHED
 from conftest import ROOT, TEXT
 from network.hparams import load_hparams
 from optional import HUGGINGFACE
@@ -179,7 +180,7 @@ def models(tf, tmp_path_factory):
     (home / 'tiny' / 'hparams.json').write_text(json.dumps(vars(load_hparams(tiny)) | {'n_layer': 1}))
     weights = {name: value for name, value in read_checkpoint(tiny).items() if not re.match('model/h[1-9]', name)}
     write_checkpoint(home / 'tiny' / 'model.ckpt', weights)
-    return {'tiny': home / 'tiny', '124M': home / '124M', '355M': home / '124M'}
+    return {'tiny': home / 'tiny', **dict.fromkeys(PUBLISHED, home / '124M')}
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ SCALE = '_scale'    # how the name of a scale ends: that of its weight, and this
 def quantize(w: np.ndarray, inputs: int) -> tuple[np.ndarray, np.ndarray]:
     """A float32 weight as int8 in its shape, and the scales [outputs] float32, which bound the error by a half of each.
 
-    inputs: the axis of w over which a product sums, -1 or -2; the other one is that of the outputs. An output whose weights are all
-    zero has the scale 0.
+    inputs: the axis of w over which a product sums, -1 or -2; the other one is that of the outputs. An output whose weights are
+    all zero has the scale 0.
     """
     q, scales = np.empty(w.shape, np.int8), []
     rows, q_rows = (array if inputs == -1 else array.swapaxes(-1, -2) for array in (w, q))     # [..., outputs, inputs]

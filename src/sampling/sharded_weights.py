@@ -16,8 +16,15 @@ from storage import saver
 from storage.weights import Weights
 
 ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
-TILE = 256                  # rows of a tile, at most: in float32 they fit into a core's cache
+TILE = 2 ** 19              # bytes of a tile in float32, at most: it fits into a core's cache
 FEW = 40                    # tiles: as many as the matrices of a block have, and wte not
+
+
+def as_float32(w):
+    """Stored numbers in float32. bfloat16 is there as uint16, the upper half of a float32: XLA is slow to convert it."""
+    if w.dtype != tf.uint16:
+        return tf.cast(w, tf.float32)
+    return tf.bitcast(tf.bitwise.left_shift(tf.cast(w, tf.uint32), tf.constant(16, tf.uint32)), tf.float32)
 
 
 class Matrix(NamedTuple):
@@ -32,10 +39,10 @@ class Matrix(NamedTuple):
 
     def times(self, x):  # [n_in, columns] -> [n_out, columns]
         """The product with x. In a compiled program, a matrix in a smaller type never leaves the cache in float32."""
-        if self.w.dtype == x.dtype:
+        if self.w.dtype == tf.float32:
             return tf.matmul(self.w, x)
         with tf.control_dependencies([x]):      # else every matrix would be converted at once, and wait for its x
-            y = self._times_tiles(x) if self._in_tiles() else tf.matmul(tf.cast(self.rows(), x.dtype), x)
+            y = self._times_tiles(x) if self._in_tiles() else tf.matmul(as_float32(self.rows()), x)
         return y if self.scale is None else y * self.scale[:, None]
 
     def _in_tiles(self) -> bool:
@@ -45,7 +52,7 @@ class Matrix(NamedTuple):
     def _times_tiles(self, x):
         # By number: map_fn would copy the tiles themselves.
         tiles, tile, _ = self.w.shape.as_list()
-        parts = tf.map_fn(lambda i: tf.matmul(tf.cast(tf.gather(self.w, i), x.dtype), x), tf.range(tiles),
+        parts = tf.map_fn(lambda i: tf.matmul(as_float32(tf.gather(self.w, i)), x), tf.range(tiles),
                           fn_output_signature=x.dtype, parallel_iterations=2)
         return tf.reshape(parts, [tiles * tile, -1])[:self.n_out]
 
@@ -59,13 +66,16 @@ def embed(wte: list[Matrix], tokens):  # [tokens] -> [tokens, n_in] float32
     def look_up(parts):
         return tf.nn.embedding_lookup(parts, tokens, partition_strategy='div')
 
-    rows = tf.cast(look_up([part.rows() for part in wte]), tf.float32)
+    rows = as_float32(look_up([part.rows() for part in wte]))
     return rows if wte[0].scale is None else rows * look_up([part.scale for part in wte])[:, None]
 
 
 def is_matrix(name: str) -> bool:
     """Whether a weight is multiplied with: all but wpe, gains and biases."""
     return name.endswith('/w') or name == 'model/wte'
+
+
+STORED = {'float32': 'float32', 'bfloat16': 'uint16', 'int8': 'int8'}
 
 
 class ShardedWeights:
@@ -81,7 +91,7 @@ class ShardedWeights:
         for name, shape in hparams.shapes().items():
             parts = split_weight(name, np.broadcast_to(np.float32(0), shape), hparams, shards)
             in_tiles = is_matrix(name) and stored_as != 'float32'
-            dtype = stored_as if in_tiles else 'float32'
+            dtype = STORED[stored_as] if in_tiles else 'float32'
             self._variables[name] = [_variable(name, dtype, tiled(part.shape) if in_tiles else part.shape) for part in parts]
             if dtype == 'int8':
                 self._scales[name] = [_variable(f'{name}{SCALE}', 'float32', part.shape[:1]) for part in parts]
@@ -112,6 +122,8 @@ class ShardedWeights:
             # Cut as a bias is: an output has one scale, whichever shards its inputs are in.
             like = name if name == 'model/wte' else f'{name.removesuffix("w")}b'
             stored |= zip(self._scales[name], split_weight(like, scale, self._hparams, self._shards), strict=True)
+        if self._stored_as == 'bfloat16' and is_matrix(name):
+            array = array.astype(tf.bfloat16.as_numpy_dtype).view(np.uint16)
         stored |= zip(self._variables[name], split_weight(name, array, self._hparams, self._shards), strict=True)
         return {variable: memory.copy(part, variable.shape.as_list(), variable.dtype.as_numpy_dtype)
                 for variable, part in stored.items()}
@@ -125,7 +137,7 @@ def _variable(name: str, dtype: str, shape: tuple) -> tf.Variable:
 def tiled(shape: tuple) -> tuple[int, int, int]:  # [n_out, n_in] -> [tiles, tile, n_in]
     """The shape of a matrix in tiles of equal size, which may have some rows more."""
     n_out, n_in = shape
-    tiles = -(-n_out // TILE)
+    tiles = -(-4 * n_out * n_in // TILE)
     return tiles, -(-n_out // tiles), n_in
 
 

@@ -47,12 +47,14 @@ def rounded(params, stored_as):
 
 
 @pytest.mark.parametrize(('shards', 'compiled', 'stored_as', 'tile'), [
-    *((shards, compiled, 'float32', 256) for shards in (1, 2, 3) for compiled in (False, True)),
-    (1, False, 'int8', 256), (2, False, 'int8', 5), (3, True, 'int8', 7), (2, True, 'bfloat16', 8), (1, False, 'bfloat16', 256)])
+    *((shards, compiled, 'float32', 2 ** 19) for shards in (1, 2, 3) for compiled in (False, True)),
+    (1, False, 'int8', 2 ** 19), (2, False, 'int8', 500), (3, True, 'int8', 700), (2, True, 'bfloat16', 800),
+    (1, False, 'bfloat16', 2 ** 19)])
 def test_logits_equal_the_oracle_s(tf, session, params, directory, monkeypatch, shards, compiled, stored_as, tile):
     from sampling import sharded_weights
     from sampling.inference import ShardedNetwork
     monkeypatch.setattr(sharded_weights, 'TILE', tile)
+    monkeypatch.setattr(sharded_weights, 'FEW', 3)
     network = ShardedNetwork(HPARAMS, shards, compiled, stored_as)
     if stored_as != 'float32':
         exact, params = params, rounded(params, stored_as)
