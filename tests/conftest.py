@@ -185,9 +185,9 @@ def built_once(tf, generators, monkeypatch):
     import generator
     build = generator.Generator
 
-    def find_or_build(model):
-        path = os.path.realpath(model if isinstance(model, str) else model.checkpoint)
-        return generators.get(path) or generators.setdefault(path, build(model))
+    def find_or_build(model, weights='float32'):
+        key = os.path.realpath(model if isinstance(model, str) else model.checkpoint), weights
+        return generators.get(key) or generators.setdefault(key, build(model, weights))
     monkeypatch.setattr(generator, 'Generator', find_or_build)
 
 

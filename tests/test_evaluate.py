@@ -81,6 +81,17 @@ def test_the_batch_size_makes_no_difference_and_half_the_window_is_the_stride(ev
     assert (again['seq_length'], again['stride'], again['chunks']) == (32, 16, 1)
 
 
+def test_rounded_weights_are_those_of_sampling(evaluate, each, home):
+    (home / 'lines.txt').write_text('the dog jumps\nover the lazy fox\n')
+    exact, rounded = (json.loads(evaluate('--dataset', 'corpus.txt', '--json', '--weights', weights))
+                      for weights in ('float32', 'int8'))
+    assert 1e-6 < abs(rounded['loss'] / exact['loss'] - 1) < 0.01
+    assert rounded | {'seconds': 0, 'loss': 0} != exact and rounded['tokens'] == exact['tokens']
+    lines, total = each('line', '--dataset', 'lines.txt', '--weights', 'int8')
+    others, _ = each('line', '--dataset', 'lines.txt')
+    assert all(0 < abs(line['loss'] / other['loss'] - 1) < 0.05 for line, other in zip(lines, others, strict=True))
+
+
 def unigram_params(hparams, probabilities):
     """Weights of a model that predicts these probabilities at every position."""
     params = {name: np.zeros_like(array) for name, array in reference.random_params(hparams, seed=0).items()}
@@ -168,7 +179,7 @@ def test_each_file_and_document_have_their_names(evaluate, each, home):
 def test_each_line_is_what_generator_score_gives(each, generators, home):
     (home / 'lines.txt').write_bytes('\n'.join(ODD).encode())
     records, _ = each('line', '--dataset', 'lines.txt')
-    [generator] = [built for path, built in generators.items() if 'toy' in path]
+    [generator] = [built for (path, weights), built in generators.items() if 'toy' in path and weights == 'float32']
     for record, score in zip(records, generator.score(ODD), strict=True):
         assert record['tokens'] == len(score.tokens)
         for name in ('loss', 'perplexity', 'bits_per_byte'):
@@ -248,6 +259,7 @@ def test_a_damaged_model_and_one_whose_loss_is_nan_are_refused(evaluate, home, m
     (['--model_name', 'other'], ['other', 'toy']),
     (['--run_name', 'other'], ['other', 'no runs are here']),
     (['--run_name', 'r', '--model_name', 'toy'], ['--run_name', 'not allowed with', '--model_name']),
+    (['--weights', 'int4'], ['--weights', "'int4'", 'int8']),
     (['--batch_size', 'x'], ['--batch_size', "'x'"]),
     (['--strde', '3'], ['--strde'])])
 def test_a_mistake_is_one_line_before_tensorflow(mistake, home, flags, words):

@@ -10,6 +10,7 @@ import pytest
 
 import reference
 from checkpoint_files import read_checkpoint
+from command.errors import UserError
 from network.hparams import load_hparams
 from vocabulary.spelling import END_OF_TEXT
 
@@ -77,6 +78,18 @@ def test_rows_equal_those_sampled_alone(generator, capacity, settings):
     for batch_size in (2, 5, 8):
         assert generator.generate(PROMPTS, batch_size=batch_size, seed=3, **settings) == alone
     assert generator.generate(PROMPTS, seed=4, **settings) != alone
+
+
+def test_weights_in_fewer_bytes(generator, model_directory):
+    """Seeds and batches mean the same; the texts are those of other, rounded weights."""
+    from generator import Generator
+    as_float32 = texts_alone(generator, 3, length=50, top_k=40)
+    for weights in ('int8', 'bfloat16'):
+        smaller = Generator(str(model_directory), weights=weights)
+        alone = texts_alone(smaller, 3, length=50, top_k=40)
+        assert smaller.generate(PROMPTS, batch_size=8, seed=3, length=50, top_k=40) == alone != as_float32
+    with pytest.raises(UserError, match=r"^weights must be float32, bfloat16 or int8, not 'int4'$"):
+        Generator(str(model_directory), weights='int4')
 
 
 def test_the_next_text_takes_the_row_of_a_complete_one(generator):
@@ -163,7 +176,7 @@ def test_the_session_is_created_before_the_network(tf, model_directory, monkeypa
     class Made(Exception):
         pass
 
-    def network(*_):
+    def network(*_, **__):
         made.append('network')
         raise Made      # the rest takes long
 
