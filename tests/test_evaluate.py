@@ -86,8 +86,8 @@ def test_rounded_weights_are_those_of_sampling(evaluate, each, home):
     exact, rounded = (json.loads(evaluate('--dataset', 'corpus.txt', '--json', '--weights', weights))
                       for weights in ('float32', 'int8'))
     assert 1e-6 < abs(rounded['loss'] / exact['loss'] - 1) < 0.01
-    assert rounded | {'seconds': 0, 'loss': 0} != exact and rounded['tokens'] == exact['tokens']
-    lines, total = each('line', '--dataset', 'lines.txt', '--weights', 'int8')
+    assert rounded['tokens'] == exact['tokens']
+    lines, _ = each('line', '--dataset', 'lines.txt', '--weights', 'int8')
     others, _ = each('line', '--dataset', 'lines.txt')
     assert all(0 < abs(line['loss'] / other['loss'] - 1) < 0.05 for line, other in zip(lines, others, strict=True))
 
