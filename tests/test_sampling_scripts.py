@@ -461,7 +461,8 @@ def test_help_names_every_flag(parse, capsys, script_name):
         parse(script_name, '--help')
     assert not stop.value.code
     flags = ['model_name', 'run_name', 'models_dir', 'seed', 'nsamples', 'batch_size', 'length', 'temperature', 'top_k', 'top_p',
-             'weights', 'repetition_penalty', 'no_repeat_ngram', 'banned_words', 'stop', 'stop_at_eot', 'truncate', 'escapes', 'jsonl']
+             'weights', 'repetition_penalty', 'no_repeat_ngram', 'banned_words', 'stop', 'stop_at_eot', 'truncate', 'escapes',
+             'jsonl']
     if script_name == INTERACTIVE:
         flags += ['prompt', 'prompt_file', 'prompt_separator', 'include_prompt']
     screen = capsys.readouterr()
