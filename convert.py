@@ -38,7 +38,7 @@ EXAMPLES = ('./convert.py to_hf run1 mine-hf',
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__, examples=EXAMPLES)
+    parser = Parser(description=__doc__, examples=EXAMPLES[::2])
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     export = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
                                  description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '

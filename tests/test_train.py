@@ -242,7 +242,7 @@ def test_out_of_memory_names_what_to_try_and_leaves_the_run_safe(tf, train, home
         train('--max_steps', 4, '--sample_every', 0, '--batch_size', 2)
     assert str(error.value) == (
         'out of memory in step 3 (checkpoint/run1/model-2 is safe); try, in this order, each with those before it: '
-        '--lora_rank 8, --base_weights int8, --batch_size 1, --memory_saving_gradients, --optimizer adafactor, --seq_length 8 '
+        '--lora_rank 8, --batch_size 1, --memory_saving_gradients, --optimizer adafactor, --seq_length 8 '
         '(--lora_rank in another run, with --restore_from run1)')
     assert (home / 'checkpoint/run1/checkpoint').read_text() == before
     flags = '--batch_size 1, --memory_saving_gradients, --optimizer adafactor, --seq_length 8'
