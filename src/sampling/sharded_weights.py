@@ -18,6 +18,8 @@ from storage.weights import Weights
 ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
 TILE = 2 ** 19              # bytes of a tile in float32, at most: it fits into a core's cache
 FEW = 40                    # tiles: as many as the matrices of a block have, and wte not
+# The types in which a matrix is stored; see as_float32.
+STORED = {'float32': 'float32', 'bfloat16': 'uint16', 'int8': 'int8'}
 
 
 def as_float32(w):
@@ -73,9 +75,6 @@ def embed(wte: list[Matrix], tokens):  # [tokens] -> [tokens, n_in] float32
 def is_matrix(name: str) -> bool:
     """Whether a weight is multiplied with: all but wpe, gains and biases."""
     return name.endswith('/w') or name == 'model/wte'
-
-
-STORED = {'float32': 'float32', 'bfloat16': 'uint16', 'int8': 'int8'}
 
 
 class ShardedWeights:

@@ -68,11 +68,9 @@ def restore_smaller(session: tf.Session, prefix: str, variables: list) -> None:
 
 def load(session: tf.Session, values: Iterable[tuple[tf.Variable, np.ndarray]]) -> None:
     """Sets variables to values, some at a time: TensorFlow keeps a copy of the graph for each set of ops that it is asked for."""
-    feeds, size, waiting = {}, 0, iter(values)
-    while pair := next(waiting, None):
-        variable, value = pair
+    feeds, size = {}, 0
+    for variable, value in values:
         feeds[variable], size = value, size + value.nbytes
-        del pair, value
         if size >= TOGETHER:
             initialize(session, feeds)
             feeds, size = {}, 0
