@@ -92,7 +92,8 @@ def main() -> None:
                 make_model(args.vocabulary, os.path.join(home, 'models', name), SIZES[name])
                 made = name
             peak, speed, planned = measure(home, name, flags)
-            print(f'| {name} {flags} | {peak:.2f} | {planned:.2f} | {planned / peak:.2f} | {speed:.0f} |', flush=True)
+            run = f'{name} {flags}'.strip()
+            print(f'| {run} | {peak:.2f} | {planned:.2f} | {planned / peak:.2f} | {speed:.0f} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -30,6 +30,8 @@ from command.flags import Parser
 
 README = os.path.join(HERE, 'README.md')
 END = '<!-- end -->'
+# Placeholder in a command -> the flag of this script that has the path.
+INPUTS = {'VOCABULARY_DIR': 'vocabulary', 'TEXT': 'text'}
 # Headers of the columns that compare with this toolkit. (In the tables of bench/encode.py they come first already.)
 RATIOS = ('time per token', 'of this toolkit\'s time')
 # A benchmark's line about the machine, which the section's first line repeats.
@@ -67,17 +69,18 @@ class Benchmark:
     quick: str
     packages: tuple[str, ...]
     format: Callable[[str], str] = tables       # from the script's output to the section's text
-    corpus: bool = False                        # whether the script takes VOCABULARY_DIR and TEXT
+    files: tuple[str, ...] = ()                 # those of INPUTS that the script takes, in this order
 
 
 BENCHMARKS = {
-    'train': Benchmark('--rounds 7', '--rounds 1 --only peers', ('tensorflow', 'torch', 'transformers')),
+    'train': Benchmark('--rounds 7', '--rounds 1 --only peers', ('tensorflow', 'torch', 'transformers', 'peft')),
+    'memory': Benchmark('', '--only 124M int8', ('tensorflow', 'numpy'), files=('VOCABULARY_DIR',)),
     'sample': Benchmark('--rounds 3', '--rounds 1', ('tensorflow', 'torch', 'transformers', 'ctranslate2')),
     'encode': Benchmark('--rounds 3 --memory', '--rounds 1 --only English', ('regex', 'numpy', 'tiktoken', 'tokenizers'),
-                        corpus=True),
+                        files=('VOCABULARY_DIR', 'TEXT')),
     'distributed': Benchmark('--rounds 7', '--rounds 1', ('tensorflow',)),
     'faults': Benchmark('--kills 100 --damages 50', '--kills 2 --damages 2', ('tensorflow',), results),
-    'real_size': Benchmark('', '', ('tensorflow',), commands, corpus=True),
+    'real_size': Benchmark('', '', ('tensorflow',), commands, files=('VOCABULARY_DIR', 'TEXT')),
 }
 
 
@@ -85,15 +88,13 @@ def measure(name: str, args: argparse.Namespace) -> str:
     """Runs a benchmark and returns its section. Raises subprocess.CalledProcessError if it fails."""
     benchmark = BENCHMARKS[name]
     flags = shlex.split(benchmark.quick if args.quick else benchmark.flags)
-    corpus = {}
-    if benchmark.corpus:
-        corpus = {'VOCABULARY_DIR': os.path.abspath(args.vocabulary), 'TEXT': os.path.abspath(args.text)}
+    files = {placeholder: os.path.abspath(getattr(args, INPUTS[placeholder])) for placeholder in benchmark.files}
     script = os.path.join(HERE, f'{name}.py')
-    output = subprocess.run([sys.executable, script, *corpus.values(), *flags], stdout=subprocess.PIPE, text=True,
+    output = subprocess.run([sys.executable, script, *files.values(), *flags], stdout=subprocess.PIPE, text=True,
                             check=True).stdout
-    for placeholder, file in corpus.items():        # a path of this machine would mean nothing to a reader
+    for placeholder, file in files.items():         # a path of this machine would mean nothing to a reader
         output = output.replace(file, placeholder)
-    command = shlex.join([f'bench/{name}.py', *corpus, *flags])
+    command = shlex.join([f'bench/{name}.py', *files, *flags])
     return f'{describe_machine(benchmark.packages)}: `{command}`\n\n{benchmark.format(output)}'
 
 
@@ -130,8 +131,9 @@ def parse_flags() -> argparse.Namespace:
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for anything that a benchmark will lack, before the first one runs for an hour."""
     for name in args.only:
-        if BENCHMARKS[name].corpus and not (args.vocabulary and args.text):
-            raise UserError(f'{name} needs --vocabulary and --text; or select others with --only')
+        inputs = [INPUTS[placeholder] for placeholder in BENCHMARKS[name].files]
+        if not all(getattr(args, flag) for flag in inputs):
+            raise UserError(f'{name} needs {" and ".join(f"--{flag}" for flag in inputs)}; or select others with --only')
         for package in BENCHMARKS[name].packages:
             try:
                 importlib.metadata.version(package)

@@ -2,9 +2,10 @@
 """Measures training speed and memory against PyTorch and the graph of 2019.
 
     pip install -r bench/requirements.txt
-    bench/train.py [--rounds 7] [--only peers memory batch size]
+    bench/train.py [--rounds 7] [--only peers memory batch size adapters adapters_355M]
 
-The work is the same for all: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. The
+The work is the same for all: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. With
+adapters it is Adam on them alone, on the four matrices of each block, in rank 8 with alpha 16 and without dropout. The
 contestants of a group are processes that are started one after the other and keep running. Then they take turns of one step
 each, so that load on the machine affects all alike. The roof, a large float32 matmul, takes its turn too. Ratios are taken
 within a round; the table has their medians. The first two steps of each (compilation, first allocation) are not counted. A
@@ -50,6 +51,19 @@ GROUPS = {
         'this toolkit, 256 tokens': ('ours', {'sequence': 256}),
         'this toolkit, 355M, --memory_saving_gradients': ('ours', {'recompute': True, **MEDIUM}),
     },
+    'adapters': {
+        'this toolkit, --lora_rank 8': ('ours', {'lora_rank': 8}),
+        'this toolkit, --lora_rank 8 --base_weights int8': ('ours', {'lora_rank': 8, 'base_weights': 'int8'}),
+        'this toolkit, all weights': ('ours', {}),
+        'PyTorch eager with peft': ('torch', {'lora_rank': 8}),
+    },
+    'adapters_355M': {      # a name on the command line, hence without a space
+        'this toolkit, --lora_rank 8, recomputation': ('ours', {'lora_rank': 8, 'recompute': True, **MEDIUM}),
+        'this toolkit, --lora_rank 8 --base_weights int8, recomputation':
+            ('ours', {'lora_rank': 8, 'base_weights': 'int8', 'recompute': True, **MEDIUM}),
+        'PyTorch eager with peft, gradient checkpointing': ('torch', {'lora_rank': 8, 'recompute': True, **MEDIUM}),
+        'PyTorch eager with peft': ('torch', {'lora_rank': 8, **MEDIUM}),
+    },
 }
 ROOF, ROOF_SIZE, ROOF_TIMES = 'roof', 3072, 4
 WARMUP = 2
@@ -61,11 +75,16 @@ def sizes(work: dict) -> dict:
 
 
 def gigaflops(work: dict) -> float:
-    """GFLOPs of one step's matmuls: forward, twice as many backward; attention without its masked half."""
+    """GFLOPs of one step's matmuls: forward, twice as many backward; attention without its masked half.
+
+    With adapters only as many backward as forward, since frozen weights have no gradients. The adapters themselves, about 2
+    percent of the rest, and what recomputation does a second time are not counted.
+    """
     size, rows, sequence = sizes(work), work['batch'] * work['sequence'], work['sequence']
     weights = 12 * size['n_layer'] * size['n_embd'] ** 2 + size['n_vocab'] * size['n_embd']
     attention = 2 * size['n_layer'] * size['n_embd'] * sequence / 2
-    return 3 * 2 * rows * (weights + attention) / 1e9
+    passes = 2 if 'lora_rank' in work else 3
+    return 2 * rows * (passes * weights + 3 * attention) / 1e9
 
 
 def tensorflow_step(work: dict, build):
@@ -87,18 +106,48 @@ def ours(work: dict):
     def build(tf, tokens):
         import model
         from network import gradients
+        from network.lora import Lora, is_factor
+        from storage import saver
         from training import optimizer
-        recompute = work.get('recompute', False)
+        recompute, rank = work.get('recompute', False), work.get('lora_rank')
+        lora = Lora(rank, 2 * rank, work.get('base_weights', 'float32')) if rank else None
         with contextlib.nullcontext() if recompute else gradients.compiling():
-            loss = model.loss(model.model(model.HParams(**sizes(work)), tokens), tokens)
-            step = optimizer.TrainStep(loss, tf.trainable_variables(), memory_saving=recompute)
+            output = model.model(model.HParams(**sizes(work)), tokens, lora=lora)
+            weights = tf.global_variables()
+            trained = [weight for weight in weights if not lora or is_factor(weight.op.name)]
+            loss = model.loss(output, tokens, wte_gradient=lora is None)
+            step = optimizer.TrainStep(loss, trained, memory_saving=recompute)
 
         def initialize(session):
-            for variable in tf.trainable_variables():   # one by one, as from a file: drawn together, they fragment the memory
-                session.run(variable.initializer)
+            if lora:
+                saver.load(session, random_values(weights))
+            else:
+                for variable in weights:    # one by one, as from a file: drawn together, they fragment the memory
+                    session.run(variable.initializer)
             step.initialize(session)
         return lambda session, feed: step.run(session, [feed], 2e-5), initialize
     return tensorflow_step(work, build)
+
+
+def random_values(weights: list):
+    """Yields weights, frozen matrices among them, with random values, and those in int8 with their scales.
+
+    One at a time: the peak of memory must not be that of the whole model in float32. The initializers of frozen matrices are
+    zeros, which the session would keep.
+    """
+    import numpy as np
+
+    from network.quantize import SCALE, quantize
+    by_name = {weight.op.name: weight for weight in weights}
+    rng = np.random.default_rng(0)
+    for name, weight in by_name.items():
+        if name.endswith(SCALE):
+            continue
+        value = np.float32(0.02) * rng.standard_normal(weight.shape.as_list(), np.float32)
+        if f'{name}{SCALE}' in by_name:
+            value, scale = quantize(value, inputs=-2)
+            yield by_name[f'{name}{SCALE}'], scale
+        yield weight, value
 
 
 def port(work: dict):
@@ -128,7 +177,12 @@ def torch(work: dict):
     network = GPT2LMHeadModel(config).train()
     if work.get('recompute'):
         network.gradient_checkpointing_enable()
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-5)
+        network.enable_input_require_grads()    # else frozen weights leave a checkpoint nothing to pass a gradient to
+    if rank := work.get('lora_rank'):
+        import peft
+        network = peft.get_peft_model(network, peft.LoraConfig(
+            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=['c_attn', 'c_proj', 'c_fc'], fan_in_fan_out=True))
+    optimizer = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr=2e-5)
     run = torch.compile(network) if work.get('compile') else network
 
     def step():

@@ -90,7 +90,12 @@ def test_a_section_names_machine_versions_and_command(run, bench):
     assert ': `bench/encode.py VOCABULARY_DIR TEXT --rounds 3 --memory`\n\n$ VOCABULARY_DIR TEXT --rounds 3 --memory\n' in text
     assert ': `bench/faults.py --kills 100 --damages 50`\n\n* $ --kills 100 --damages 50\n' in text
     assert text.startswith('above\n') and text.endswith('below\n')
-    assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'sample', 'distributed', 'real_size']
+    assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'memory', 'sample', 'distributed', 'real_size']
+
+
+def test_a_script_gets_the_files_that_it_takes_and_no_others(run):
+    text = run('--only', 'memory', '--vocabulary', 'v')
+    assert ', numpy 1.2.3: `bench/memory.py VOCABULARY_DIR`\n\n$ VOCABULARY_DIR\n' in text
 
 
 def test_a_quick_run_prints_and_leaves_the_file_unchanged(run, capsys):
@@ -114,7 +119,9 @@ def test_what_is_missing_is_reported_before_anything_runs(run, bench, tmp_path, 
         (tmp_path / f'{name}.py').write_text('raise SystemExit("started")\n')
     with pytest.raises(UserError, match="invalid choice: 'trian'"):
         run('--only', 'trian')
-    with pytest.raises(UserError, match='encode needs --vocabulary and --text'):
+    with pytest.raises(UserError, match='^memory needs --vocabulary; or select others'):
+        run('--text', 't')
+    with pytest.raises(UserError, match='^encode needs --vocabulary and --text; or select others'):
         run('--vocabulary', 'v')
 
     def no_torch(package):
