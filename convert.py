@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Converts models to Hugging Face's format and back, weight by weight.
+"""Converts models to Hugging Face's format and back, or to GGUF, weight by weight.
 
 Each COMMAND has its own --help.
 """
@@ -26,7 +26,7 @@ from command.errors import UserError, check_utf8, run
 from command.flags import Parser, path
 from encoder import load_encoder
 from network.hparams import HParams, check_vocabulary, load_hparams, write_hparams
-from storage import adapters, bundle, huggingface, huggingface_tokenizer, peft_config, peft_format, safetensors
+from storage import adapters, bundle, gguf_format, huggingface, huggingface_tokenizer, peft_config, peft_format, safetensors
 from storage.model_directory import Model, new_directory, open_model
 from storage.weights import Weights
 from training import model_card
@@ -34,18 +34,21 @@ from training import model_card
 EXAMPLES = ('./convert.py to_hf run1 mine-hf',
             './convert.py to_hf run1 mine-adapter --adapter',
             './convert.py from_hf gpt2-hf mine',
-            './convert.py from_hf an-adapter mine --base 124M')
+            './convert.py from_hf an-adapter mine --base 124M',
+            './convert.py to_gguf run1 mine.gguf',
+            './convert.py to_gguf run1 mine.gguf --type q8_0')
+
+SOURCE = ('a model in --models_dir, a run in --checkpoint_dir, or the path of either; RUN/best, RUN/latest and RUN/STEP name a '
+          'checkpoint (default: the best of a run with --keep_best, else the newest)')
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = Parser(description=__doc__, examples=EXAMPLES[::2])
+    parser = Parser(description=__doc__, examples=EXAMPLES[:4:2])
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     export = commands.add_parser('to_hf', help='MODEL_OR_RUN OUT: write a Hugging Face directory',
                                  description='Writes a model or a run as a Hugging Face directory, which AutoModelForCausalLM '
                                              'and AutoTokenizer load.', examples=EXAMPLES[:2])
-    export.add_argument('source', metavar='MODEL_OR_RUN', type=path, help='a model in --models_dir, a run in '
-                        '--checkpoint_dir, or the path of either; RUN/best, RUN/latest and RUN/STEP name a checkpoint (default: '
-                        'the best of a run with --keep_best, else the newest)')
+    export.add_argument('source', metavar='MODEL_OR_RUN', type=path, help=SOURCE)
     export.add_argument('output', metavar='OUT', type=path, help='the directory to write; it must not exist, or be empty')
     export.add_argument('--adapter', action='store_true', help='of a run with --lora_rank, write its adapters alone, as peft '
                         'does: PeftModel.from_pretrained(BASE, OUT) loads them (default: the complete model, with the adapters '
@@ -53,7 +56,7 @@ def parse_flags() -> argparse.Namespace:
     export.set_defaults(convert=to_hf)
     import_ = commands.add_parser('from_hf', help='DIR NAME: make a model from a Hugging Face directory',
                                   description='Makes a model from a Hugging Face directory of GPT-2, or, with --base, from a '
-                                              'LoRA adapter of peft; needs the safetensors package.', examples=EXAMPLES[2:])
+                                              'LoRA adapter of peft; needs the safetensors package.', examples=EXAMPLES[2:4])
     import_.add_argument('source', metavar='DIR', type=path,
                          help='a directory with config.json, model.safetensors, and the tokenizer\'s files; with --base, one '
                          'with adapter_config.json and adapter_model.safetensors')
@@ -62,7 +65,15 @@ def parse_flags() -> argparse.Namespace:
                          'was trained on. The new model is complete, with the adapter merged, and has the base\'s vocabulary '
                          '(default: none, for a DIR that is a complete model)')
     import_.set_defaults(convert=from_hf)
-    for command in (export, import_):
+    gguf = commands.add_parser('to_gguf', help='MODEL_OR_RUN FILE: write one file for llama.cpp, Ollama and LM Studio',
+                               description='Writes a model or a run, with its vocabulary, as a GGUF file, which llama.cpp, '
+                                           'Ollama and LM Studio run; needs the gguf package.', examples=EXAMPLES[4:])
+    gguf.add_argument('source', metavar='MODEL_OR_RUN', type=path, help=SOURCE)
+    gguf.add_argument('output', metavar='FILE', type=path, help='the file to write, NAME.gguf; it must not exist')
+    gguf.add_argument('--type', choices=gguf_format.TYPES, default='float16',
+                      help='how matrices are stored: q8_0 in 8 bits, with a scale for each 32 weights')
+    gguf.set_defaults(convert=to_gguf)
+    for command in (export, import_, gguf):
         command.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
         command.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
                              help='the directory of the runs')
@@ -105,6 +116,16 @@ def to_hf(args: argparse.Namespace) -> None:
             safetensors.write_safetensors(file, {tensor.hf_name: tensor.hf_shape for tensor in tensors},
                                           checkpoint_weights(source.checkpoint, tensors))
     print(f'{args.output}: {len(tensors)} weights of {source.checkpoint}')
+
+
+def to_gguf(args: argparse.Namespace) -> None:
+    if os.path.lexists(args.output):
+        raise UserError(f'{args.output} exists already: choose another name, or remove it')
+    gguf_format.import_gguf()
+    source = open_model(find_source(args.source, args.models_dir, args.checkpoint_dir))
+    weights = Weights(source.checkpoint, source.hparams.shapes())
+    gguf_format.write_gguf(args.output, source, map(weights.read, progress_bar(list(source.hparams.shapes()))), args.type)
+    print(f'{args.output}: {os.path.getsize(args.output) / 1e6:.0f} MB, {len(weights.shapes)} weights of {source.checkpoint}')
 
 
 def to_peft(source: Model, output: str) -> None:

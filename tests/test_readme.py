@@ -44,7 +44,8 @@ NOT_RUN = {
     'tensorboard --logdir checkpoint': 'goes on until Ctrl-C',
 }
 # What a block names -> what must be installed to run it.
-OPTIONAL = {'safetensors': 'safetensors', 'transformers': 'transformers', 'import PeftModel': 'peft', '.toml': 'tomllib'}
+OPTIONAL = {'safetensors': 'safetensors', 'transformers': 'transformers', 'import PeftModel': 'peft', 'to_gguf': 'gguf',
+            '.toml': 'tomllib'}
 # Commands of which only the flags are checked, because another one does the same.
 PARSED = {
     'src/interactive_conditional_samples.py --run_name run1 --top_k 40',

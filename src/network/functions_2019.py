@@ -8,7 +8,8 @@ import tensorflow.compat.v1 as tf
 
 from network.attention import attend, causal_mask, swap_heads
 from network.gradients import shape_of as shape_list
-from network.layers import LAYER_NORM_EPSILON, gelu
+from network.hparams import LAYER_NORM_EPSILON
+from network.layers import gelu
 
 __all__ = ['attention_mask', 'attn', 'block', 'conv1d', 'expand_tile', 'gelu', 'merge_states', 'mlp', 'norm', 'positions_for',
            'shape_list', 'softmax', 'split_states']

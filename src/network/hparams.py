@@ -1,4 +1,4 @@
-"""hparams.json: the five sizes of a GPT-2."""
+"""hparams.json: the five sizes of a GPT-2; its one fixed number."""
 
 import dataclasses
 import json
@@ -6,6 +6,8 @@ import os
 
 from command.errors import UserError
 from command.read_files import read_json
+
+LAYER_NORM_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(unsafe_hash=True)

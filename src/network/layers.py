@@ -7,8 +7,7 @@ import math
 import tensorflow.compat.v1 as tf
 
 from network.gradients import gradient_by, one_pass
-
-LAYER_NORM_EPSILON = 1e-5
+from network.hparams import LAYER_NORM_EPSILON
 
 
 def _linear_backward(dy, _, x, w, b):

@@ -21,7 +21,7 @@ from network import block_sizes, layers
 from network.attention import attend, causal_mask
 from network.cache import ResizableCache
 from network.gradients import shape_of
-from network.hparams import HParams
+from network.hparams import LAYER_NORM_EPSILON, HParams
 from sampling.sharded_weights import Matrix, ShardedWeights, embed
 
 COMPILED_SIZE = 2 ** 20     # weights of a block; for smaller blocks, compiling takes longer than it saves
@@ -35,7 +35,7 @@ def normalize_columns(x, g, b):
     """Layer normalisation of each column (Ba et al. 2016)."""
     centred = x - tf.reduce_mean(x, axis=0, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=0, keepdims=True)
-    return centred * tf.rsqrt(variance + layers.LAYER_NORM_EPSILON) * g[:, None] + b[:, None]
+    return centred * tf.rsqrt(variance + LAYER_NORM_EPSILON) * g[:, None] + b[:, None]
 
 
 def add_parts(x, bias, parts):  # [features, columns], [features], of each shard [features, columns]

@@ -14,7 +14,7 @@ import numpy as np
 
 from command.errors import UserError
 from command.read_files import check_kind, read_json
-from network.hparams import HParams
+from network.hparams import LAYER_NORM_EPSILON, HParams
 from storage.check import is_finite
 
 PREFIX = 'transformer.'
@@ -26,8 +26,9 @@ WRAPPERS = re.compile(r'^(?:_orig_mod\.|module\.|base_model\.model\.)+')
 BUFFERS = ('.attn.bias', '.attn.masked_bias')           # causal masks, stored in older files
 # The values with which config.json describes the network that model.py builds; the first is the default.
 ARCHITECTURE = {'model_type': ['gpt2'], 'activation_function': ['gelu_new', 'gelu_pytorch_tanh'],
-                'layer_norm_epsilon': [1e-5], 'scale_attn_weights': [True], 'scale_attn_by_inverse_layer_idx': [False],
-                'add_cross_attention': [False], 'tie_word_embeddings': [True, False], 'quantization_config': [None]}
+                'layer_norm_epsilon': [LAYER_NORM_EPSILON], 'scale_attn_weights': [True],
+                'scale_attn_by_inverse_layer_idx': [False], 'add_cross_attention': [False],
+                'tie_word_embeddings': [True, False], 'quantization_config': [None]}
 DTYPES = ('F32', 'F16', 'BF16')
 
 
@@ -58,7 +59,7 @@ def _hf_name(name: str) -> str:
 def config(hparams: HParams, end_of_text: int) -> dict:
     """The content of config.json."""
     return {'architectures': ['GPT2LMHeadModel'], 'model_type': 'gpt2', 'activation_function': 'gelu_new',
-            'layer_norm_epsilon': 1e-5, 'n_ctx': hparams.n_ctx, 'n_embd': hparams.n_embd, 'n_head': hparams.n_head,
+            'layer_norm_epsilon': LAYER_NORM_EPSILON, 'n_ctx': hparams.n_ctx, 'n_embd': hparams.n_embd, 'n_head': hparams.n_head,
             'n_layer': hparams.n_layer, 'n_positions': hparams.n_ctx, 'vocab_size': hparams.n_vocab,
             'bos_token_id': end_of_text, 'eos_token_id': end_of_text, 'tie_word_embeddings': True}
 
