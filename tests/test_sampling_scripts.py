@@ -145,6 +145,13 @@ def test_unconditional_samples(ask):
     assert screen.out == ask(UNCONDITIONAL, '', '--nsamples', 3, '--seed', 1, '--top_p', 0.9).out
 
 
+def test_python_writes_the_same_unconditional_samples(ask, home):
+    from generator import Generator
+    samples = samples_in(ask(UNCONDITIONAL, '', '--nsamples', 2, '--seed', 5, '--length', 20, '--jsonl').out)
+    assert [sample['text'] for sample in samples] == Generator(str(home / 'models/toy')).generate(
+        '', n=2, seed=5, length=20, stop_at_eot=False)
+
+
 def test_sampling_from_a_run(ask, train, home):
     train('--max_steps', 1, *SMALL_RUN, '--run_name', '2019')
     screen = ask(UNCONDITIONAL, '', '--nsamples', 1, '--length', 5, '--run_name', '2019')

@@ -120,6 +120,9 @@ def test_what_each_flag_changes():
     assert memory.memory(Step(SMALL, memory_saving_gradients=True))['activations'] == parts['activations'] / memory.ACTIVATIONS
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
     assert memory.memory(Step(SMALL, optimizer='adafactor'))['gradients'] == 2 * 4 * 50257 * 768     # and its squares
+    # Only where the logits are computed in several chunks, a sum of wte's gradient waits for the next part.
+    heads = [memory.memory(Step(SMALL, seq_length=memory.HEAD_ROWS + more))['head'] for more in (0, 1)]
+    assert heads[1] - heads[0] == 4 * 50257 * 768
     parts = memory.memory(Step(SMALL, lora_rank=8))
     assert memory.trained_parameters(Step(SMALL, lora_rank=8)) == 12 * 8 * 16 * 768
     assert (parts['weights'], parts['optimizer']) == (weights + 4 * 12 * 8 * 16 * 768, 2 * 4 * 12 * 8 * 16 * 768)
