@@ -142,6 +142,7 @@ def test_a_sample_is_shown_token_by_token(ask, monkeypatch):
 def test_unconditional_samples(ask):
     screen = ask(UNCONDITIONAL, '', '--nsamples', 3, '--batch_size', 2, '--seed', 1, '--top_p', 0.9)
     assert HEADER.findall(screen.out) == ['1', '2', '3']
+    assert '=' * 80 not in screen.out       # a line between prompts
     assert screen.out == ask(UNCONDITIONAL, '', '--nsamples', 3, '--seed', 1, '--top_p', 0.9).out
 
 
@@ -410,12 +411,14 @@ def test_short_flags_of_2019(parse):
 
 
 def test_json_is_valid_in_every_encoding(monkeypatch):
-    text = types.SimpleNamespace(prompt='é😀’', text='', ids=[], seed=[1, 0, 0], stop_reason='eot', log_probability=0.0)
+    text = types.SimpleNamespace(prompt='é😀’', text='', ids=[], seed=[1, 0, 0], stop_reason='eot',
+                                 log_probability=-1.23456)
     lines = {}
     for encoding in ('utf-8', 'latin-1'):
         monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding=encoding))
         lines[encoding] = printing.as_json(text)
-        assert json.loads(lines[encoding])['prompt'] == 'é😀’'
+        sample = json.loads(lines[encoding])
+        assert sample['prompt'] == 'é😀’' and sample['log_probability'] == -1.2346
     assert 'é😀’' in lines['utf-8'] and lines['latin-1'].isascii()
 
 

@@ -235,6 +235,7 @@ def test_an_existing_run_is_reported_and_left_alone(dry_run, place):
     (['--val_every', 1, '--val_dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
     (['--run_name', '../run'], 'is not the name of a directory in checkpoint'),
     (['--checkpoint_dir', 'corpus.txt'], 'cannot write to corpus.txt/run1: .*corpus.txt is not a directory'),
+    (['--sample_dir', 'corpus.txt'], 'cannot write to corpus.txt/run1: .*corpus.txt is not a directory'),
     (['--val_every', 1, '--val_batch_count', 10 ** 12], '--val_batch_count 1000000000000: .* GB are needed for the tokens')])
 def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
     with pytest.raises(UserError, match=words):
