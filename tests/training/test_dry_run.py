@@ -19,6 +19,7 @@ from conftest import ROOT, TEXT
 from encoder import load_encoder
 from network.hparams import load_hparams
 from storage import lock
+from storage.run_state import RunState
 from training import disk, memory, not_downloaded, prepare
 from training import dry_run as planning
 from training.memory import MEASURED, MEDIUM, REMEDIES, SMALL, Step, total
@@ -361,6 +362,13 @@ def test_how_many_steps_a_run_makes(dry_run, place):
     assert plan['run']['steps'] == ('3', '--max_steps 10')
     assert 'it ends earlier after 3 validations without a new lowest loss' in output
     assert dry_run('--max_steps', 5)[0]['run']['steps'][0] == '0'
+
+
+def test_steps_that_are_left_of_epochs(parse):
+    settings = dataclasses.replace(make_settings(parse(), SMALL), epochs=2.0)
+    for tokens, left in ((0, 20), (3 * 1024, 17), (19 * 1024 + 1, 1), (30 * 1024, 0)):
+        job = argparse.Namespace(settings=settings, state=RunState(tokens=tokens), train=argparse.Namespace(total_size=10 * 1024))
+        assert planning.steps_left(job) == left
 
 
 @pytest.fixture

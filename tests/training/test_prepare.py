@@ -286,6 +286,20 @@ def test_a_state_that_was_not_copied_along_is_printed(prepared, capsys, where):
             'validation loss and the tokens that --epochs counts start from scratch\n') in capsys.readouterr().out
 
 
+def test_memory_is_checked_before_the_corpus_is_read(prepared, monkeypatch):
+    def refuse(*_):
+        raise UserError('too much memory')
+    monkeypatch.setattr(prepare_module.memory, 'check', refuse)
+    with pytest.raises(UserError, match='too much memory'):
+        prepared('--dataset', 'nowhere.txt')
+
+
+def test_a_run_without_adapters_does_not_continue_with_them(prepared):
+    run_of_seven_steps('tiny')
+    with pytest.raises(UserError, match='^checkpoint/run1 is a run with no adapters, not with --lora_rank 2 '):
+        prepared('--lora_rank', 2)
+
+
 def test_a_damaged_checkpoint_is_passed_over(prepared, capsys):
     run_of_seven_steps('tiny')
     for path in glob.glob('checkpoint/run1/model-7*'):
