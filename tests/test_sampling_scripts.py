@@ -240,6 +240,15 @@ def test_the_line_below_samples_fits_the_terminal(monkeypatch, width, expected):
     assert printing.footer(text, flags, line=False) == ''
 
 
+def test_the_bar_knows_how_many_samples_there_will_be(monkeypatch):
+    totals = []
+    monkeypatch.setattr(printing, 'tqdm', lambda texts, *, total, **_: totals.append(total) or contextlib.nullcontext([]))
+    generator = types.SimpleNamespace(finish=lambda texts, batch_size: texts)
+    for nsamples in (3, 0):     # 0: without end
+        printing.write_samples(generator, types.SimpleNamespace(nsamples=nsamples, batch_size=2, jsonl=False), ['the', 'a'])
+    assert totals == [6, None]
+
+
 @pytest.fixture
 def parse(home, monkeypatch):
     """Parses the flags of a script in this process: parse(script, flags) -> flags. Raises UserError for bad ones."""
