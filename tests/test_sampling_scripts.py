@@ -142,7 +142,15 @@ def test_a_sample_is_shown_token_by_token(ask, monkeypatch):
 def test_unconditional_samples(ask):
     screen = ask(UNCONDITIONAL, '', '--nsamples', 3, '--batch_size', 2, '--seed', 1, '--top_p', 0.9)
     assert HEADER.findall(screen.out) == ['1', '2', '3']
+    assert '=' * 80 not in screen.out       # a line between prompts
     assert screen.out == ask(UNCONDITIONAL, '', '--nsamples', 3, '--seed', 1, '--top_p', 0.9).out
+
+
+def test_python_writes_the_same_unconditional_samples(ask, home):
+    from generator import Generator
+    samples = samples_in(ask(UNCONDITIONAL, '', '--nsamples', 2, '--seed', 5, '--length', 20, '--jsonl').out)
+    assert [sample['text'] for sample in samples] == Generator(str(home / 'models/toy')).generate(
+        '', n=2, seed=5, length=20, stop_at_eot=False)
 
 
 def test_sampling_from_a_run(ask, train, home):
@@ -230,6 +238,15 @@ def test_the_line_below_samples_fits_the_terminal(monkeypatch, width, expected):
     for other in ({'nsamples': 3}, {'nsamples': 1}, {'nsamples': 0}):
         assert printing.footer(text, types.SimpleNamespace(**other), line=True) == ''
     assert printing.footer(text, flags, line=False) == ''
+
+
+def test_the_bar_knows_how_many_samples_there_will_be(monkeypatch):
+    totals = []
+    monkeypatch.setattr(printing, 'tqdm', lambda texts, *, total, **_: totals.append(total) or contextlib.nullcontext([]))
+    generator = types.SimpleNamespace(finish=lambda texts, batch_size: texts)
+    for nsamples in (3, 0):     # 0: without end
+        printing.write_samples(generator, types.SimpleNamespace(nsamples=nsamples, batch_size=2, jsonl=False), ['the', 'a'])
+    assert totals == [6, None]
 
 
 @pytest.fixture
@@ -403,12 +420,14 @@ def test_short_flags_of_2019(parse):
 
 
 def test_json_is_valid_in_every_encoding(monkeypatch):
-    text = types.SimpleNamespace(prompt='é😀’', text='', ids=[], seed=[1, 0, 0], stop_reason='eot', log_probability=0.0)
+    text = types.SimpleNamespace(prompt='é😀’', text='', ids=[], seed=[1, 0, 0], stop_reason='eot',
+                                 log_probability=-1.23456)
     lines = {}
     for encoding in ('utf-8', 'latin-1'):
         monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding=encoding))
         lines[encoding] = printing.as_json(text)
-        assert json.loads(lines[encoding])['prompt'] == 'é😀’'
+        sample = json.loads(lines[encoding])
+        assert sample['prompt'] == 'é😀’' and sample['log_probability'] == -1.2346
     assert 'é😀’' in lines['utf-8'] and lines['latin-1'].isascii()
 
 

@@ -37,6 +37,8 @@ def test_gpus(machine):
     assert device.unused_gpu() is None
     machine(['A10', 'B'], [('A10', 1), ('A10', 2), ('B', 3)])        # two of one name, and not the same memory
     assert device.device() == 'Device: A10 (the first of 2), 6 threads of the CPU, float32'
+    machine(['A10', 'A10'], [('A10', 24_000_000_000)] * 2)
+    assert device.device() == 'Device: A10 (the first of 2), 24.0 GB, 6 threads of the CPU, float32'
     machine(['A10'], [('A10', None)])
     assert device.device() == 'Device: A10, 6 threads of the CPU, float32'
 
@@ -55,11 +57,13 @@ def test_a_gpu_that_is_not_used(machine, monkeypatch):
 
 @pytest.mark.parametrize('terminal', [True, False])
 def test_standard_output_is_left_alone(machine, monkeypatch, capsys, terminal):
-    monkeypatch.setattr(device, 'load_tensorflow', lambda: None)
+    before = []     # loading it: what is printed by then
+    monkeypatch.setattr(device, 'load_tensorflow', lambda: before.append(capsys.readouterr()))
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: terminal)
     machine([], [])
     device.load_and_report()
-    assert capsys.readouterr() == ('', f'Loading TensorFlow\n{device.device()}\n' if terminal else '')
+    assert before == [('', 'Loading TensorFlow\n' if terminal else '')]
+    assert capsys.readouterr() == ('', f'{device.device()}\n' if terminal else '')
     machine([], [('A10', 1)])
     device.load_and_report()
     out, err = capsys.readouterr()

@@ -89,6 +89,7 @@ def test_gradients_are_averaged_over_the_batches(tf, session):
     loss = tf.reduce_sum(w * x)
     opt = AccumulatingOptimizer(tf.train.GradientDescentOptimizer(1.0), [w, unused])
     reset, compute, apply = opt.reset(), opt.compute_gradients(loss), opt.apply_gradients()
+    assert tf.trainable_variables() == [w, unused]      # not the sums, which an optimizer without var_list would update
     session.run(tf.global_variables_initializer())
     for _ in range(2):      # a reset really forgets
         session.run(w.assign([1, 2]))

@@ -1,5 +1,7 @@
 """Weights as int8 with a scale for each output feature."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_pieces_make_no_difference(monkeypatch, inputs):
     monkeypatch.setattr(module, 'PIECE', 20)
     for found, expected in zip(quantize(w, inputs), whole):
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize('inputs', [-1, -2])
+def test_a_large_weight_is_never_in_memory_twice(monkeypatch, inputs):
+    """Besides what is returned, a piece is."""
+    monkeypatch.setattr(module, 'PIECE', 2 ** 12)
+    w = np.ones([1024, 1024], np.float32)
+    tracemalloc.start()
+    quantize(w, inputs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < w.nbytes // 4 + 2 ** 20
 
 
 def test_zeros_stay_zeros():

@@ -101,6 +101,13 @@ def test_the_next_text_takes_the_row_of_a_complete_one(generator):
     assert [text.stop_reason for text in texts] == ['length'] * 5
 
 
+def test_rows_are_given_up_once_half_of_them_are_free(generator):
+    from sampling.continuation import SamplingSettings
+    texts = [generator.continuation('the', SamplingSettings(length=n, stop_at_eot=False), [0, n]) for n in (1, 2, 3, 6)]
+    in_cache = [generator._cache_rows for _ in generator.steps(texts, 4)]
+    assert in_cache == 4 * [4] + 3 * [4] + 2 * [2] + 3 * [1]
+
+
 def test_finish_keeps_the_order(generator):
     from sampling.continuation import SamplingSettings
     texts = [generator.continuation('the', SamplingSettings(length=n), [0, n]) for n in (9, 1, 3)]
@@ -121,8 +128,8 @@ def test_a_stream_is_the_text_even_if_another_call_comes_between(generator):
 def test_the_repetition_penalty_is_the_oracle_s(generator, oracle):
     def penalized(logits, tokens):
         seen = np.isin(np.arange(len(logits)), tokens)
-        return np.where(seen, np.where(logits > 0, logits / 1.7, logits * 1.7), logits)
-    rows = ids_of(generator, PROMPTS, 5, temperature=0, length=60, repetition_penalty=1.7, stop_at_eot=False)
+        return np.where(seen, np.where(logits > 0, logits / 2, logits * 2), logits)
+    rows = ids_of(generator, PROMPTS, 5, temperature=0, length=60, repetition_penalty=2, stop_at_eot=False)
     for prompt, ids in zip(PROMPTS, rows):
         assert ids == greedy(oracle, generator.encoder.encode(prompt), 60, 32, penalized)
     assert rows != ids_of(generator, PROMPTS, 5, temperature=0, length=60, stop_at_eot=False)

@@ -125,12 +125,19 @@ def test_the_shards_parts_make_up_each_weight():
 
 
 def test_arrays_in_large_pages_are_aligned_copies():
-    from sampling.sharded_weights import ALIGNMENT, LargePages
-    memory = LargePages(4 * ALIGNMENT)
+    from sampling.sharded_weights import LargePages
+    memory = LargePages(5 * 64)
     arrays = [np.arange(size, dtype=np.float32).reshape(2, -1).T for size in (6, 18, 2)]
     kept = [memory.copy(array, list(array.shape), np.float32) for array in arrays]
     assert [array.tolist() for array in kept] == [array.tolist() for array in arrays]
-    assert all(array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous for array in kept)
+    assert all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in kept)       # else TensorFlow copies them
+    assert memory.copy(np.ones([1, 3]), [2, 2, 1], np.int8).tolist() == [[[1], [1]], [[1], [0]]]
+
+
+def test_the_size_of_a_tile():
+    from sampling.sharded_weights import tiled
+    assert tiled((50257, 768)) == (295, 171, 768)       # 0.5 MB in float32
+    assert tiled((3, 768)) == (1, 3, 768)
 
 
 @pytest.mark.parametrize(('change', 'fault'), [

@@ -138,6 +138,15 @@ def test_weights_are_merged_one_at_a_time_when_they_are_read(tf, chain):
             assert np.array_equal(weights.read(name), chain[0][name])
 
 
+def test_factors_without_an_optimizer_s_state_are_read_as_they_are(chain):
+    from storage.weights import Weights
+    _, first, _ = chain
+    write('checkpoint/a/model-5', first)        # as with --optimizer sgd
+    weights = Weights('checkpoint/a/model-5', LORA.shapes(HPARAMS))
+    for name, value in first.items():
+        assert not weights.merges(name) and np.array_equal(weights.read(name), value)
+
+
 def test_a_graph_without_adapters_gets_merged_weights(tf, session, chain):
     import model
     from storage import saver

@@ -84,11 +84,12 @@ def test_the_settings(there, hparams, settings_directory):
     assert config['tie_word_embeddings'] is True
 
 
-def test_a_config_without_the_settings_that_are_as_in_gpt_2(there, hparams):
+def test_a_config_without_the_settings_that_are_as_in_gpt_2(there, hparams, arrays):
     needed = ('model_type', 'vocab_size', 'n_positions', 'n_embd', 'n_head', 'n_layer')
     config = json.loads((there / 'config.json').read_text())
     (there / 'config.json').write_text(json.dumps({name: config[name] for name in needed}))
-    assert huggingface.read_config(str(there)) == hparams
+    sizes, weights = read(there)
+    assert sizes == hparams and same(weights, arrays)
     edit(there / 'config.json', n_inner=96, activation_function='gelu_pytorch_tanh')
     assert huggingface.read_config(str(there)) == hparams
 

@@ -80,6 +80,15 @@ def test_a_new_run_with_a_checkpoint_replaces_the_old(run):
     assert not (run / '.overwritten').exists() and (run / 'checkpoint').exists()
 
 
+def test_what_others_keep_where_the_old_run_is_set_aside_stays(run):
+    (run / '.overwritten').mkdir()
+    (run / '.overwritten/notes.txt').write_text('mine')
+    run_directory.set_aside(str(run))
+    write_new(run, ['checkpoint'])
+    run_directory.settle(str(run))
+    assert contents(run) == {name: name for name in OTHERS} | {'checkpoint': 'new', '.overwritten/notes.txt': 'mine'}
+
+
 def test_a_new_run_without_a_checkpoint_does_not(run, capsys):
     run_directory.set_aside(str(run))
     write_new(run, ['settings.json', 'metrics.jsonl', 'model-1.index'])       # all but the file `checkpoint`

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from checkpoint_files import read_checkpoint, write_checkpoint
-from command import notes
+from command import atomic_files, notes
 from command.errors import UserError
 from storage import checkpoints, run_state
 from storage.run_state import RunState
@@ -85,6 +85,17 @@ def test_smaller_weights_are_made_one_at_a_time(tf, session, tmp_path, monkeypat
         saver.restore_smaller(session, str(tmp_path / 'm'), list(made.values()))
 
 
+def test_variables_are_set_a_few_at_a_time(tf, session, monkeypatch):
+    from storage import saver
+    made = [tf.get_variable(f'v{i}', initializer=np.float32([0, 0])) for i in range(5)]
+    together, initialize = [], saver.initialize
+    monkeypatch.setattr(saver, 'TOGETHER', 16)      # bytes of two of them
+    monkeypatch.setattr(saver, 'initialize', lambda session, values: together.append(len(values)) or initialize(session, values))
+    saver.load(session, ((variable, np.float32([i, 9])) for i, variable in enumerate(made)))
+    assert together == [2, 2, 1]
+    assert np.array(session.run(made)).tolist() == [[i, 9] for i in range(5)]
+
+
 def test_another_model_and_damage_are_named(session, variables, weights, tmp_path):
     from storage import saver
     write_checkpoint(tmp_path / 'm', ARRAYS | {'model/wte': np.float32([[1]])})
@@ -146,6 +157,15 @@ def test_files_that_cannot_be_synced(session, run, tmp_path, monkeypatch, capsys
         run().save(session, RunState(step=1))
     assert kept(tmp_path / 'run') == (set() if fatal else {1})
     assert capsys.readouterr().out.count('cannot sync') == (not fatal)
+
+
+def test_all_files_are_on_disk_before_a_checkpoint_is_named(session, run, monkeypatch):
+    synced = []
+    for name in ('sync', 'sync_directory'):
+        monkeypatch.setattr(atomic_files, name, lambda path: synced.append(os.path.basename(path)))
+    monkeypatch.setattr(atomic_files, 'sync_file', lambda _, path: synced.append(os.path.basename(path)))
+    run().save(session, RunState(step=1))
+    assert synced == [*(f'model-1{suffix}' for suffix in run_state.SUFFIXES), 'model-1.json', 'run', 'checkpoint', 'counter']
 
 
 def test_a_complete_checkpoint_that_cannot_be_named_stays(session, run, tmp_path):
@@ -224,7 +244,8 @@ def test_the_only_checkpoint_is_discarded(session, run, tmp_path):
 
 
 def test_a_failed_save_leaves_what_was_there(session, run, tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(prefix, _):
+        os.mkdir(f'{prefix}_temp')      # as TensorFlow may leave one
         raise OSError(errno.ENOSPC, 'No space left on device')
     saver = run()
     with monkeypatch.context() as patch:

@@ -20,6 +20,7 @@ from conftest import ROOT, TEXT
 from encoder import load_encoder
 from network.hparams import HParams, load_hparams
 from storage import lock
+from storage.run_state import RunState
 from training import disk, memory, not_downloaded, prepare
 from training import dry_run as planning
 from training.memory import MEASURED, MEDIUM, REMEDIES, SMALL, Step, total
@@ -146,6 +147,9 @@ def test_what_each_flag_changes():
     assert memory.memory(Step(SMALL, memory_saving_gradients=True))['activations'] == parts['activations'] / memory.ACTIVATIONS
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
     assert memory.memory(Step(SMALL, optimizer='adafactor'))['gradients'] == 2 * 4 * 50257 * 768     # and its squares
+    # Only where the logits are computed in several chunks, a sum of wte's gradient waits for the next part.
+    heads = [memory.memory(Step(SMALL, seq_length=memory.HEAD_ROWS + more))['head'] for more in (0, 1)]
+    assert heads[1] - heads[0] == 4 * 50257 * 768
     parts = memory.memory(Step(SMALL, lora_rank=8))
     assert memory.trained_parameters(Step(SMALL, lora_rank=8)) == 12 * 8 * 16 * 768
     assert (parts['weights'], parts['optimizer']) == (weights + 4 * 12 * 8 * 16 * 768, 2 * 4 * 12 * 8 * 16 * 768)
@@ -258,6 +262,7 @@ def test_an_existing_run_is_reported_and_left_alone(dry_run, place):
     (['--val_every', 1, '--val_dataset', 'nowhere.txt'], "cannot find 'nowhere.txt'"),
     (['--run_name', '../run'], 'is not the name of a directory in checkpoint'),
     (['--checkpoint_dir', 'corpus.txt'], 'cannot write to corpus.txt/run1: .*corpus.txt is not a directory'),
+    (['--sample_dir', 'corpus.txt'], 'cannot write to corpus.txt/run1: .*corpus.txt is not a directory'),
     (['--val_every', 1, '--val_batch_count', 10 ** 12], '--val_batch_count 1000000000000: .* GB are needed for the tokens')])
 def test_what_would_stop_a_run_stops_its_plan(dry_run, flags, words):
     with pytest.raises(UserError, match=words):
@@ -383,6 +388,13 @@ def test_how_many_steps_a_run_makes(dry_run, place):
     assert plan['run']['steps'] == ('3', '--max_steps 10')
     assert 'it ends earlier after 3 validations without a new lowest loss' in output
     assert dry_run('--max_steps', 5)[0]['run']['steps'][0] == '0'
+
+
+def test_steps_that_are_left_of_epochs(parse):
+    settings = dataclasses.replace(make_settings(parse(), SMALL), epochs=2.0)
+    for tokens, left in ((0, 20), (3 * 1024, 17), (19 * 1024 + 1, 1), (30 * 1024, 0)):
+        job = argparse.Namespace(settings=settings, state=RunState(tokens=tokens), train=argparse.Namespace(total_size=10 * 1024))
+        assert planning.steps_left(job) == left
 
 
 @pytest.fixture

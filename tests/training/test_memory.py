@@ -48,7 +48,8 @@ def test_what_is_turned_off_takes_nothing(check):
 @pytest.mark.parametrize(('flags', 'words'), [
     (['--batch_size', 100], '--batch_size 100, --seq_length 1024: about 53.0 GB are needed, this machine has 8.0 GB and no GPU'),
     (['--val_every', 1, '--val_batch_size', 5000, '--val_batch_count', 1], '--val_batch_size 5000, --seq_length 1024: about 78'),
-    (['--batch_size', 300, '--sample_num', 300, '--seq_length', 2], '--batch_size 300, --sample_num 300, --sample_length 1023')])
+    (['--batch_size', 300, '--sample_num', 300, '--seq_length', 2], 
+     '--batch_size 300, --sample_num 300, --sample_length 1023: about 22.6 GB are needed')])
 def test_a_step_far_above_the_memory_is_refused_without_a_gpu(check, flags, words):
     check(*flags, existing=8 * GB, gpus=['0'])
     check(*flags, existing=8 * GB, dry_run=True)       # whose plan says what takes less

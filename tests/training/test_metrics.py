@@ -123,6 +123,19 @@ def test_a_bar_on_a_terminal(tf, tmp_path, monkeypatch, capsys):
     log.close()
 
 
+def test_rows_are_written_again_only_if_their_file_is_gone(tf, tmp_path):
+    log, path = Log(str(tmp_path), state()), tmp_path / 'metrics.jsonl'
+    log.train(1, **NUMBERS)
+    number = path.stat().st_ino
+    log.write_again(1)
+    assert path.stat().st_ino == number
+    path.unlink()
+    log.write_again(1)
+    log.train(2, **NUMBERS)
+    log.close()
+    assert [row['step'] for row in read_metrics(str(path))] == [1, 2]
+
+
 def test_a_directory_that_cannot_be_written(tf, tmp_path):
     with pytest.raises(UserError, match='cannot write .*nowhere'):
         Log(str(tmp_path / 'nowhere'), state())

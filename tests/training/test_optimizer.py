@@ -78,6 +78,12 @@ def test_accumulated_gradients_are_averaged(tf, session, memory_saving):
         np.testing.assert_allclose(weights[name], value, atol=1e-4, err_msg=name)
 
 
+def test_sums_of_gradients_are_neither_trained_nor_saved(tf, session):
+    from accumulate import Accumulator
+    Accumulator([tf.constant([1.0])])
+    assert tf.local_variables() and not tf.global_variables() and not tf.trainable_variables()
+
+
 def test_ten_losses_are_frozen(tf, session):
     import model
     from storage import saver

@@ -21,7 +21,7 @@ from conftest import ROOT, TEXT
 from corpus.chunks import Corpus
 from load_dataset import Sampler
 from network.hparams import HParams, load_hparams
-from storage import run_directory
+from storage import run_directory, run_state
 from storage.model_directory import Model
 from storage.run_state import RunState
 from training import prepare as prepare_module
@@ -284,6 +284,33 @@ def test_a_state_that_was_not_copied_along_is_printed(prepared, capsys, where):
     assert ('checkpoint/run1/model-7.json, the state of the run, is missing\n'
             'continuing with the weights of checkpoint/run1/model-7 alone: the order of the data, the running average, the best '
             'validation loss and the tokens that --epochs counts start from scratch\n') in capsys.readouterr().out
+
+
+def test_memory_is_checked_before_the_corpus_is_read(prepared, monkeypatch):
+    def refuse(*_):
+        raise UserError('too much memory')
+    monkeypatch.setattr(prepare_module.memory, 'check', refuse)
+    with pytest.raises(UserError, match='too much memory'):
+        prepared('--dataset', 'nowhere.txt')
+
+
+def test_a_run_without_adapters_does_not_continue_with_them(prepared):
+    run_of_seven_steps('tiny')
+    with pytest.raises(UserError, match='^checkpoint/run1 is a run with no adapters, not with --lora_rank 2 '):
+        prepared('--lora_rank', 2)
+
+
+def test_a_damaged_checkpoint_is_passed_over(prepared, capsys):
+    run_of_seven_steps('tiny')
+    for path in glob.glob('checkpoint/run1/model-7*'):
+        shutil.copy(path, path.replace('model-7', 'model-9'))
+    run_state.write('checkpoint/run1/model-9', RunState(step=9))
+    os.truncate('checkpoint/run1/model-9.data-00000-of-00001', 1000)
+    with open('checkpoint/run1/checkpoint', 'w', encoding='utf-8') as file:
+        file.write('model_checkpoint_path: "model-9"\n')
+    job = prepared()
+    assert (job.checkpoint, job.state.step) == ('checkpoint/run1/model-7', 7)
+    assert 'model-9.data-00000-of-00001 is damaged: its checksum does not match: skipping' in capsys.readouterr().out
 
 
 def test_a_start_after_an_overwrite_that_had_no_checkpoint(prepared, capsys):

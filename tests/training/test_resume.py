@@ -137,6 +137,7 @@ def test_patience_epochs_and_save_secs(train, home):
     values = [row['val_loss'] for row in rows(home) if 'val_loss' in row]
     best = values.index(min(values))
     assert len(values) == best + 3
+    assert re.findall(r' patience=(\d)$', output, re.MULTILINE)[-3:] == ['2', '1', '0']
     assert '--patience 2 reached: no validation loss below ' in output
     assert 'has already ended' in train(*flags)
     output = train('--run_name', 'two', '--epochs', 0.1, '--warn_epochs', 0.05, *SMALL)
