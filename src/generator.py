@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import sample
 from command.errors import UserError
-from command.tensorflow_setup import ctrl_c_held_back, session_config, shards_for
+from command.tensorflow_setup import ctrl_c_held_back, open_session, session_config, shards_for
 from corpus import windows
 from sampling import scores
 from sampling.continuation import Continuation, SamplingSettings, check_weights, check_whole_number, prompt_tokens
@@ -46,7 +46,7 @@ class Generator:
         self.hparams, self.encoder = model.hparams, model.encoder
         graph, shards = tf.Graph(), shards_for(self.hparams.n_head)
         # Before the network: its compiled programs would give an op all threads, which all shards would have to share.
-        self._session = tf.Session(graph=graph, config=session_config(shards))
+        self._session = open_session(graph, session_config(shards))
         with graph.as_default():
             network = ShardedNetwork(self.hparams, shards, stored_as=weights)
             self._cache = network.cache
