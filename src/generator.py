@@ -177,10 +177,10 @@ class Generator:
         """The next token of each row, and its log-probability."""
         if self.encoder.n_vocab < self.hparams.n_vocab:     # a padded vocabulary: the last rows of wte are no tokens
             logits = logits[:, :self.encoder.n_vocab]
-        penalized = tf.cond(tf.equal(self._penalty, 1), lambda: logits,
-                            lambda: sample.penalize(logits, self._history, self._penalty))
-        allowed = tf.cond(tf.equal(tf.size(self._banned), 0), lambda: penalized,
-                          lambda: sample.ban(penalized, self._banned))
+        with tf.device('/cpu:0'):       # which chooses the branches, and would wait for a GPU
+            unpenalized, unbanned = tf.equal(self._penalty, 1), tf.equal(tf.size(self._banned), 0)
+        penalized = tf.cond(unpenalized, lambda: logits, lambda: sample.penalize(logits, self._history, self._penalty))
+        allowed = tf.cond(unbanned, lambda: penalized, lambda: sample.ban(penalized, self._banned))
         token = sample.next_token(allowed, self._uniform, **self._settings)
         return [token, log_probability(logits, token)]
 
