@@ -50,9 +50,9 @@ def training_graph(parse, *flags, workers=None):
 
 @pytest.mark.parametrize('flags', [
     '--optimizer adamw --sample_every 0', '--memory_saving_gradients --sample_every 0 --dropout 0.1',
-    '--optimizer adafactor --accumulate_gradients 2 --sample_every 0',
+    '--optimizer adafactor --accumulate_gradients 2 --precision float16 --sample_every 0',
     '--optimizer sgd --clip_norm 1 --precision bfloat16 --val_every 1 --top_k 0', '--top_p 0.9 --train_layers 1',
-    '--lora_rank 4 --base_weights int8 --sample_every 0',
+    '--lora_rank 4 --base_weights int8 --precision float16 --sample_every 0',
     '--lora_rank 4 --base_weights bfloat16 --precision tf32 --sample_temperature 0'])
 def test_training(parse, flags):
     check(training_graph(parse, *flags.split()))
