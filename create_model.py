@@ -97,14 +97,14 @@ def write_weights(hparams: HParams, directory: str, seed: int | None, checkpoint
     Raises UserError if memory or disk space runs out.
     """
     # Late: TensorFlow takes seconds to import, which a mistake in the flags should not cost.
-    from command.tensorflow_setup import load_tensorflow, note_loading
+    from command.tensorflow_setup import load_tensorflow, note_loading, open_session
     note_loading()
     load_tensorflow()
     import tensorflow.compat.v1 as tf
 
     import model
     from storage import saver
-    with tf.Graph().as_default(), tf.Session() as session:
+    with tf.Graph().as_default(), open_session() as session:
         tf.set_random_seed(seed)
         model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         try:

@@ -137,8 +137,9 @@ def add_machine_flags(group) -> None:
     group.add_argument('--memory_saving_gradients', action=argparse.BooleanOptionalAction, default=None,
                        help='recompute activations instead of keeping them: less memory, slower steps '
                             '(default: on from 345M up)')
-    group.add_argument('--precision', choices=['float32', 'tf32', 'bfloat16'], default='float32',
-                       help='number format of matrix multiplications; tf32 and bfloat16 are for GPUs that support them')
+    group.add_argument('--precision', choices=['float32', 'tf32', 'bfloat16', 'float16'], default='float32',
+                       help='number format of matrix multiplications; tf32 and bfloat16 are for GPUs that support them (compute '
+                            'capability 8.0), float16 is for older ones too: it scales the loss, and skips steps that overflow')
 
 
 def add_run_flags(group) -> None:
@@ -256,10 +257,11 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
 def load_late(job: Job, several: bool) -> None:
     """Imports TensorFlow, which takes seconds that a mistake in the flags should not cost, and prints what it computes on."""
     print('Loading TensorFlow', flush=True)
-    from command.device import device, unused_gpu
+    from command.device import device, lacking, unused_gpu
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow(several=several)
-    print('\n'.join(filter(None, [device(job.settings.precision), unused_gpu()])), flush=True)
+    precision = job.settings.precision
+    print('\n'.join(filter(None, [device(precision), lacking(precision), unused_gpu()])), flush=True)
 
 
 def print_time(job: Job) -> None:

@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import sample
 from command.errors import UserError
-from command.tensorflow_setup import ctrl_c_held_back, session_config, shards_for
+from command.tensorflow_setup import ctrl_c_held_back, open_session, session_config, shards_for
 from corpus import windows
 from sampling import scores
 from sampling.continuation import Continuation, SamplingSettings, check_weights, check_whole_number, prompt_tokens
@@ -46,7 +46,7 @@ class Generator:
         self.hparams, self.encoder = model.hparams, model.encoder
         graph, shards = tf.Graph(), shards_for(self.hparams.n_head)
         # Before the network: its compiled programs would give an op all threads, which all shards would have to share.
-        self._session = tf.Session(graph=graph, config=session_config(shards))
+        self._session = open_session(graph, session_config(shards))
         with graph.as_default():
             network = ShardedNetwork(self.hparams, shards, stored_as=weights)
             self._cache = network.cache
@@ -177,10 +177,10 @@ class Generator:
         """The next token of each row, and its log-probability."""
         if self.encoder.n_vocab < self.hparams.n_vocab:     # a padded vocabulary: the last rows of wte are no tokens
             logits = logits[:, :self.encoder.n_vocab]
-        penalized = tf.cond(tf.equal(self._penalty, 1), lambda: logits,
-                            lambda: sample.penalize(logits, self._history, self._penalty))
-        allowed = tf.cond(tf.equal(tf.size(self._banned), 0), lambda: penalized,
-                          lambda: sample.ban(penalized, self._banned))
+        with tf.device('/cpu:0'):       # which chooses the branches, and would wait for a GPU
+            unpenalized, unbanned = tf.equal(self._penalty, 1), tf.equal(tf.size(self._banned), 0)
+        penalized = tf.cond(unpenalized, lambda: logits, lambda: sample.penalize(logits, self._history, self._penalty))
+        allowed = tf.cond(unbanned, lambda: penalized, lambda: sample.ban(penalized, self._banned))
         token = sample.next_token(allowed, self._uniform, **self._settings)
         return [token, log_probability(logits, token)]
 

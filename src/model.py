@@ -135,11 +135,11 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
                 'present': tf.stack(presents, axis=1)}
 
 
-def loss(output: dict, labels, differentiable: bool = True, wte_gradient: bool = True):
+def loss(output: dict, labels, differentiable: bool = True, wte_gradient: bool = True, scale=None):
     """Mean cross-entropy, in nats per token, of predicting each token of labels [batch, sequence] from those before it.
 
     output: what `model` returned. differentiable: compute the gradients together with the loss (see head_loss); wte_gradient:
-    that of the token embeddings too.
+    that of the token embeddings too; scale: a scalar that they are multiplied by.
     """
     batch, sequence = shape_of(labels)
     # The last position has no label: it gets any label and weight 0, because an even number of rows is faster.
@@ -147,4 +147,5 @@ def loss(output: dict, labels, differentiable: bool = True, wte_gradient: bool =
     weights = tf.cast(tf.range(sequence) < sequence - 1, tf.float32) / tf.cast(batch * (sequence - 1), tf.float32)
     rows = tf.tile(weights[None], [batch, 1])
     return head_loss(tf.reshape(output['hidden'], [-1, output['hidden'].shape.as_list()[-1]]), output['wte'],
-                     tf.reshape(targets, [-1]), tf.reshape(rows, [-1]), differentiable=differentiable, wte_gradient=wte_gradient)
+                     tf.reshape(targets, [-1]), tf.reshape(rows, [-1]), differentiable=differentiable, wte_gradient=wte_gradient,
+                     scale=scale)

@@ -33,7 +33,8 @@ def draw(logits, uniform):  # [batch, n_vocab], [batch] -> [batch] int32
     cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)
     # Rounding must not raise the threshold to the total, after which there is no token.
     threshold = uniform[:, None] * cumulative[:, -1:] * (1 - 2 ** -23)
-    return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
+    # In float32, which is exact up to 2^24: a GPU sums int32 on the host.
+    return tf.cast(tf.reduce_sum(tf.cast(cumulative <= threshold, tf.float32), axis=-1), tf.int32)
 
 
 def log_probability(logits, tokens):  # [batch, n_vocab], [batch] -> [batch], in nats
@@ -71,7 +72,8 @@ def next_token(logits, uniform, *, temperature, top_k, top_p):  # [batch, n_voca
 
     temperature 0 takes the most likely token.
     """
-    greedy, nucleus, everything = _is_zero(temperature), top_p > 0, _is_zero(top_k)
+    with tf.device('/cpu:0'):       # which chooses the branch, and would wait for a GPU
+        greedy, nucleus, everything = _is_zero(temperature), top_p > 0, _is_zero(top_k)
     temperature, top_p = tf.cast(temperature, logits.dtype), tf.cast(top_p, logits.dtype)
     return _first_true([(greedy, lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)),
                         (nucleus, lambda: draw(top_p_logits(logits / temperature, top_p), uniform)),

@@ -6,6 +6,11 @@ import sys
 from command.machine import available_memory, available_processors, nvidia_gpus, visible_gpus
 from command.tensorflow_setup import load_tensorflow, note_loading
 
+# Compute capabilities of NVIDIA's GPUs: those of Volta (V100, T4 after it) multiply float16 in circuits of their own; those of
+# Ampere (A100, RTX 30) tf32 and bfloat16 too.
+VOLTA, AMPERE = (7, 0), (8, 0)
+FROM_AMPERE = ('tf32', 'bfloat16')
+
 
 def device(precision: str = 'float32') -> str:
     """The line that names the device, its memory, threads of the CPU, and the precision. TensorFlow must be loaded."""
@@ -20,6 +25,23 @@ def device(precision: str = 'float32') -> str:
     memory = f', {sizes.pop() / 1e9:.1f} GB' if len(sizes) == 1 else ''
     first = f' (the first of {len(gpus)})' if len(gpus) > 1 else ''
     return f'Device: {name}{first}{memory}, {threads} of the CPU, {precision}'
+
+
+def lacking(precision: str) -> str | None:
+    """What to do about a GPU that has no circuits for this --precision; None if it has, or there is no GPU."""
+    import tensorflow.compat.v1 as tf
+    gpus = tf.config.list_physical_devices('GPU')
+    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+    capability = details.get('compute_capability')
+    if precision not in FROM_AMPERE or capability is None or capability >= AMPERE:
+        return None
+    advice = 'float16' if capability >= VOLTA else 'float32'
+    return (f'{details.get("device_name", "The GPU")} is not made for --precision {precision}: it has compute capability '
+            f'{_version(capability)}, and {precision} begins at {_version(AMPERE)}; use {advice}')
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return '.'.join(map(str, capability))
 
 
 def unused_gpu() -> str | None:

@@ -94,6 +94,15 @@ def shards_for(n_head: int) -> int:
     return 1 if tf.config.list_physical_devices('GPU') else min(available_processors(), n_head, MAX_SHARDS)
 
 
+def open_session(graph=None, config=None, target: str = ''):
+    """A session for a graph, or the current one. All sessions are opened here, so that each has such a config.
+
+    config: of session_config, which it is by default. target: of a server; '' for this process.
+    """
+    import tensorflow.compat.v1 as tf
+    return tf.Session(target, graph=graph, config=session_config() if config is None else config)
+
+
 def session_config(shards: int = 1):
     """A ConfigProto that allocates GPU memory on demand, and on CPUs runs one op at a time per shard.
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 import model
 from command.errors import UserError
-from command.tensorflow_setup import ctrl_c_held_back, session_config
+from command.tensorflow_setup import ctrl_c_held_back, open_session
 from corpus import windows
 from corpus.chunks import Chunk
 from network import block_sizes
@@ -32,7 +32,7 @@ class Evaluation:
                                           for dtype in (tf.int32, tf.int32, tf.float32)))
             output = model.model(opened.hparams, self._batch.inputs)
             self._losses = {width: self._summed_loss(output, width) for width in {length, stride}}
-            self._session = tf.Session(graph=graph, config=session_config())
+            self._session = open_session(graph)
             saver.restore(self._session, opened.checkpoint, tf.trainable_variables())
         graph.finalize()
 

@@ -11,10 +11,15 @@ from network.dropout import Dropout, dropping
 from network.gradients import chunks, gradient_by, one_pass
 
 
+def positions_from(start, n):  # -> [n] float32
+    """start, start + 1, ..., to be compared: of int32, a mask would come from the host to the GPU."""
+    return tf.cast(tf.range(start, start + n), tf.float32)
+
+
 def causal_mask(n_query, n_key):  # -> [1, 1, n_query, n_key]: 0 up to the query's own position, -inf after it
     """For queries at the last n_query of the n_key positions."""
-    position = tf.range(n_query)[:, None] + n_key - n_query
-    visible = tf.range(n_key)[None, :] <= position
+    position = positions_from(n_key - n_query, n_query)[:, None]
+    visible = positions_from(0, n_key)[None, :] <= position
     return tf.where(visible, tf.zeros([n_query, n_key]), tf.fill([n_query, n_key], tf.float32.min))[None, None]
 
 

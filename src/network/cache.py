@@ -8,7 +8,7 @@ import itertools
 
 import tensorflow.compat.v1 as tf
 
-from network.attention import causal_mask
+from network.attention import causal_mask, positions_from
 from network.gradients import shape_of
 from network.hparams import HParams
 
@@ -47,7 +47,7 @@ class Cache:
 
     def mask(self, positions):  # [rows] -> [rows, 1, 1, capacity]: 0 up to each row's position, -inf after it
         shape = [tf.size(positions), self.capacity]
-        visible = tf.range(self.capacity)[None] <= positions[:, None]
+        visible = positions_from(0, self.capacity)[None] <= tf.cast(positions, tf.float32)[:, None]
         return tf.where(visible, tf.zeros(shape), tf.fill(shape, tf.float32.min))[:, None, None]
 
     def write(self, layer: int, shard: int, offsets: list, k, v) -> list:

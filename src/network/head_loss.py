@@ -22,8 +22,10 @@ def _with_gradient(loss, h, dh):
     return loss
 
 
-def _cross_entropy(logits, labels, weights):
-    """Each row's weight * cross-entropy, and its gradient with respect to the logits, in the logits' memory.
+def _cross_entropy(logits, labels, weights, scale):
+    """Each row's weight * cross-entropy, and its gradient, times the scale if not None, with respect to the logits.
+
+    The gradient is in the logits' memory.
 
     logits [rows, n_vocab] float32, which nothing else may read, labels [rows] int32, weights [rows].
     """
@@ -34,19 +36,20 @@ def _cross_entropy(logits, labels, weights):
     with tf.control_dependencies([label_logit]):
         exponent = tf.exp(logits - largest[:, None])
     total = tf.reduce_sum(exponent, axis=-1)
-    softmax = tf.reshape(exponent * (weights / total)[:, None], [-1])      # times weights
+    dlosses = weights if scale is None else weights * scale
+    softmax = tf.reshape(exponent * (dlosses / total)[:, None], [-1])      # times dlosses
     # In place, where a scatter would copy: nothing else reads `softmax`, and each row writes to an element of its own.
-    dlogits = tf.raw_ops.InplaceSub(x=softmax, i=label_index, v=weights)
+    dlogits = tf.raw_ops.InplaceSub(x=softmax, i=label_index, v=dlosses)
     return weights * (tf.log(total) + largest - label_logit), tf.reshape(dlogits, [rows, n_vocab])
 
 
-def head_loss(h, wte, labels, weights, *, differentiable=True, wte_gradient=True):
+def head_loss(h, wte, labels, weights, *, differentiable=True, wte_gradient=True, scale=None):
     """Sum over the rows of weight * cross-entropy of the label, for the logits h wte^T. In float32.
 
     h [rows, features], wte [n_vocab, features], labels [rows] int32, weights [rows] -> scalar. If the graph knows how
     many rows there are, only block_sizes.HEAD_ROWS rows of logits exist at a time. With differentiable, each chunk's
     gradients are computed together with its loss, so that its logits need not be kept or computed twice; without wte_gradient
-    only that of h.
+    only that of h. scale: a scalar that the gradients, not the loss, are multiplied by, while they are still in float32.
     """
     rows = shape_of(h)[0]
     losses, dh, dwte = [], [], None
@@ -54,7 +57,7 @@ def head_loss(h, wte, labels, weights, *, differentiable=True, wte_gradient=True
         with tf.control_dependencies([*dh, *([] if dwte is None else [dwte])] or losses[-1:]):
             h_chunk = h[start:end]
         logits = tf.cast(tf.matmul(h_chunk, wte, transpose_b=True), tf.float32)
-        loss, dlogits = _cross_entropy(logits, labels[start:end], weights[start:end])
+        loss, dlogits = _cross_entropy(logits, labels[start:end], weights[start:end], scale)
         losses.append(tf.reduce_sum(loss))
         if differentiable:
             dlogits = tf.cast(dlogits, h.dtype)

@@ -29,18 +29,24 @@ def linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_out]
 GELU_SCALE, GELU_CUBE = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 
 
+def _square(x):
+    """x^2; in float16, whose cubes would overflow, at most 64, above which GELU(x) is x or 0 anyway."""
+    square = x * x
+    return tf.minimum(square, 64) if x.dtype == tf.float16 else square
+
+
 @one_pass
 def gelu(x):
     """Hendrycks & Gimpel 2016, in the tanh approximation that the published weights were trained with.
 
     x sigmoid(2 u) = x (1 + tanh u) / 2, in fewer ops, for u = sqrt(2 / pi) (x + 0.044715 x^3).
     """
-    return x * tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * (x * x)))
+    return x * tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * _square(x)))
 
 
 @one_pass
 def gelu_gradient(dy, x):
-    square = x * x
+    square = _square(x)
     gate = tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * square))
     return dy * gate * (1 + (1 - gate) * x * (GELU_SCALE + 3 * GELU_CUBE * square))
 

@@ -54,7 +54,7 @@ class Matrix(NamedTuple):
     def _times_tiles(self, x):
         # By number: map_fn would copy the tiles themselves.
         tiles, tile, _ = self.w.shape.as_list()
-        parts = tf.map_fn(lambda i: tf.matmul(as_float32(tf.gather(self.w, i)), x), tf.range(tiles),
+        parts = tf.map_fn(lambda i: tf.matmul(as_float32(_at(self.w, i)), x), tf.range(tiles),
                           fn_output_signature=x.dtype, parallel_iterations=2)
         return tf.reshape(parts, [tiles * tile, -1])[:self.n_out]
 
@@ -68,8 +68,27 @@ def embed(wte: list[Matrix], tokens):  # [tokens] -> [tokens, n_in] float32
     def look_up(parts):
         return tf.nn.embedding_lookup(parts, tokens, partition_strategy='div')
 
-    rows = as_float32(look_up([part.rows() for part in wte]))
+    rows = as_float32(_from_halves(look_up([_as_halves(part.rows()) for part in wte]), wte[0].w.dtype))
     return rows if wte[0].scale is None else rows * look_up([part.scale for part in wte])[:, None]
+
+
+def _at(w, i):  # [tiles, ...], scalar -> [...]
+    """w[i], by an op that both a GPU and, where there is none, a compiled program have for numbers of a byte or two."""
+    return w[i] if tf.config.list_physical_devices('GPU') else tf.gather(w, i)
+
+
+def _as_halves(w):  # [rows, n_in] of 1 or 2 bytes a number -> [rows, n_in / 2 or n_in] float16
+    """For a GPU the same bytes as float16, of which it gathers rows; of an odd number of bytes it cannot. Else w itself."""
+    size, n_in = w.dtype.size, w.shape.as_list()[-1]
+    if size > 2 or size * n_in % 2 or not tf.config.list_physical_devices('GPU'):
+        return w
+    return tf.bitcast(w if size == 2 else tf.reshape(w, [-1, n_in // 2, 2]), tf.float16)
+
+
+def _from_halves(rows, dtype):  # the inverse of _as_halves
+    if rows.dtype == dtype:
+        return rows
+    return tf.reshape(tf.bitcast(rows, dtype), [-1, rows.shape.as_list()[-1] * 2 // dtype.size])
 
 
 def is_matrix(name: str) -> bool:

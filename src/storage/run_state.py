@@ -29,6 +29,9 @@ class RunState:
     not_better: int = 0                 # validations since then
     warned: bool = False                # that the corpus has been repeated often
     first_loss: float | None = None     # loss of the first step
+    loss_scale: float = 2.0 ** 15       # of the next step in float16 (see training.loss_scale)
+    good_steps: int = 0                 # steps since the scale changed
+    skipped: int = 0                    # steps whose gradient overflowed
     far_off: int = 0                    # steps in a row up to this one whose loss is far above (see training.ruin)
 
 

@@ -18,6 +18,7 @@ from training.record import MATHEMATICS
 
 # TensorBoard sorts its cards by tag: the losses come first. `loss` and `val_loss` are the tags of 2019.
 TAGS = {'learning_rate': 'optimizer/learning_rate', 'gradient_norm': 'optimizer/gradient_norm',
+        'loss_scale': 'optimizer/loss_scale', 'skipped': 'optimizer/skipped',
         'tokens_per_second': 'progress/tokens_per_second', 'epoch': 'progress/epoch'}
 FLAGS = ('dataset', *MATHEMATICS, 'seed', 'max_steps', 'epochs')    # as many as can be compared in a table
 FLAGS_FILE = f'{EVENTS}.0.flags'

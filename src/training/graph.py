@@ -39,12 +39,13 @@ class TrainingGraph:
             output = self._model(self._inputs, self._dropout())
             self._weights = tf.global_variables()
             trained = [v for v in self._weights if is_trained(v.op.name, settings, self._job.model.hparams.n_layer)]
-            loss = model.loss(output, self._labels, wte_gradient=any(v.op.name.endswith('/wte') for v in trained))
+            scale = tf.placeholder(tf.float32, [], 'loss_scale') if settings.precision == 'float16' else None
+            loss = model.loss(output, self._labels, wte_gradient=any(v.op.name.endswith('/wte') for v in trained), scale=scale)
             self._step = TrainStep(loss, trained, optimizer=settings.optimizer, accumulate=settings.accumulate_gradients,
                                    memory_saving=recompute, clip_norm=settings.clip_norm,
                                    weight_decay=settings.weight_decay,
                                    scale_parameter=settings.learning_rate_schedule == 'relative', workers=self._workers,
-                                   reduce_dtype=tf.as_dtype(settings.reduce_precision))
+                                   reduce_dtype=tf.as_dtype(settings.reduce_precision), scale=scale)
 
     def _dropout(self) -> Dropout | None:
         """Dropout by a seed that is fed with each batch; None, and nothing in the graph, if --dropout is 0."""
@@ -64,7 +65,7 @@ class TrainingGraph:
             temperature=settings.sample_temperature, top_k=settings.top_k, top_p=settings.top_p, lora=settings.lora)
 
     def _model(self, tokens, dropout: Dropout | None = None) -> dict:
-        dtype = tf.bfloat16 if self._settings.precision == 'bfloat16' else tf.float32
+        dtype = tf.float32 if self._settings.precision == 'tf32' else tf.as_dtype(self._settings.precision)
         return model.model(self._job.model.hparams, tokens, dtype=dtype, dropout=dropout, lora=self._settings.lora)
 
     def saved_variables(self) -> list:
@@ -103,15 +104,16 @@ class TrainingGraph:
         """Gives all workers the values that worker 0 has."""
         self._workers.broadcast(self.session, self.session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
 
-    def update(self, batches: list[tuple], rate: float, stop: bool) -> tuple[float, float, bool]:
+    def update(self, batches: list[tuple], rate: float, stop: bool, scale: float = 1.0) -> tuple[float, float, bool]:
         """Makes one update from (inputs, labels, seed), one for each gradient to accumulate.
 
-        Inputs and labels are [batch, sequence]; the seed [2] is that of the dropout, and ignored without it. Returns the mean
-        loss, the gradient's norm, and whether any worker set `stop`.
+        Inputs and labels are [batch, sequence]; the seed [2] is that of the dropout, and ignored without it. The scale is that of
+        the loss in float16, and ignored without that. Returns the mean loss, the gradient's norm, and whether any worker set
+        `stop`. In float16, nothing is updated if the norm is NaN or infinite.
         """
         feeds = [{self._inputs: inputs, self._labels: labels} | ({} if self._seed is None else {self._seed: seed})
                  for inputs, labels, seed in batches]
-        return self._step.run(self.session, feeds, rate, stop=stop)
+        return self._step.run(self.session, feeds, rate, stop=stop, scale=scale)
 
     def validation_loss(self, batch: np.ndarray) -> float:
         """Mean loss over a batch [val_batch_size, sequence], in nats per token."""

@@ -14,7 +14,7 @@ from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
 from storage import run_directory, saver
 from storage.lock import is_locked, lock
-from training import memory, metrics, plot, record
+from training import loss_scale, memory, metrics, plot, record
 from training.graph import TrainingGraph
 from training.job import Job
 from training.optimizer import learning_rate
@@ -123,13 +123,14 @@ class Training:
                              warmup_steps=settings.warmup_steps, max_steps=settings.max_steps)
         batches = self._batches.take()
         start = time.time()
-        loss, norm, stop = self._graph.update(batches, rate, stop=self._signal.received is not None)
+        loss, norm, stop = self._graph.update(batches, rate, stop=self._signal.received is not None, scale=state.loss_scale)
         seconds = time.time() - start
         if stop:
             self._agreed_stop = self._signal.received or 'another worker received a signal'
         state.step += 1
-        self._check(loss, norm)
-        self._report(loss, norm, rate, seconds)
+        skipped = settings.precision == 'float16' and math.isfinite(loss) and loss_scale.adjust(state, norm)
+        self._check(loss, 0.0 if skipped else norm)
+        self._report(loss, None if skipped else norm, rate, seconds)
         self.confirm()
         return self.stop_request()
 
@@ -144,7 +145,8 @@ class Training:
             self._run.discard(self._saved, self._good)
             self._saved = self._good
         why = why or f'the loss of step {self._state.step} is {loss}, the norm of its gradient {norm}'
-        raise UserError(f'{why}; {self._way_back(ruined)} a smaller --learning_rate, --clip_norm 1, --warmup_steps 100')
+        flags = '--clip_norm 1, --warmup_steps 100' + ', --precision float32' * (self._settings.precision == 'float16')
+        raise UserError(f'{why}; {self._way_back(ruined)} a smaller --learning_rate, {flags}')
 
     def _way_back(self, ruined: bool) -> str:
         """Which checkpoint is safe, and how to continue from it. ruined: whether the loss of this step shows ruined weights."""
@@ -190,13 +192,15 @@ class Training:
         """The seed of a batch's dropout: a number that all workers draw alike, and one that makes their masks differ."""
         return [self._job.dropout.integers(2 ** 63), self._workers.index << 32] if self._settings.dropout else None
 
-    def _report(self, loss: float, norm: float, rate: float, seconds: float) -> None:
+    def _report(self, loss: float, norm: float | None, rate: float, seconds: float) -> None:
+        """norm: None if the gradient overflowed."""
         settings, state = self._settings, self._state
         tokens = self._workers.count * settings.accumulate_gradients * settings.batch_size * settings.seq_length
         state.tokens += tokens
         epoch = state.tokens / self._job.train.total_size
+        scaling = {'loss_scale': state.loss_scale, 'skipped': state.skipped} if settings.precision == 'float16' else {}
         self._log.train(state.step, loss=loss, learning_rate=rate, gradient_norm=norm, epoch=epoch,
-                        tokens_per_second=tokens / max(seconds, 1e-9))
+                        tokens_per_second=tokens / max(seconds, 1e-9), **scaling)
         if settings.warn_epochs and epoch > settings.warn_epochs and not state.warned:
             state.warned = True
             self.print(f'This is more than {settings.warn_epochs:g} times over the corpus: from here on the model may learn '

@@ -33,7 +33,7 @@ def seconds_of_step(job: Job, steps: int) -> float:
             batches = [(row, row, [0, 0]) for row in rows]      # the dropout's masks may be any
             start = time.perf_counter()
             with ctrl_c_held_back():
-                graph.update(batches, settings.learning_rate, stop=False)
+                graph.update(batches, settings.learning_rate, stop=False, scale=job.state.loss_scale)
             seconds.append(time.perf_counter() - start)
         graph.session.close()
     except tf.errors.ResourceExhaustedError:

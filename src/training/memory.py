@@ -38,6 +38,7 @@ class Step:
     lora_rank: int = 0
     base_weights: str = 'float32'
     dropout: float = 0
+    precision: str = 'float32'
 
     def flags(self) -> str:
         """The flags that are not at their defaults: '--batch_size 4'."""
@@ -164,12 +165,13 @@ def _turned_back(step: Step) -> int:
 def _gradients(step: Step, largest: float, activations: float) -> float:
     """Bytes of gradients at the peak: the largest one, wte's if that is trained, or all where they are needed together.
 
-    To clip their norm, they take over the memory of the activations one by one; not so if they are summed.
+    To clip their norm, or in float16 to find out whether one overflowed, they take over the memory of the activations one by
+    one; not so if they are summed.
     """
     together = FLOAT * trained_parameters(step)
     if step.accumulate_gradients > 1:
         return together
-    return max(largest, together - activations) if step.clip_norm else largest
+    return max(largest, together - activations) if step.clip_norm or step.precision == 'float16' else largest
 
 
 def total(step: Step) -> float:

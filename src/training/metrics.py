@@ -94,14 +94,17 @@ class Log:
             with self._errors_named():
                 self._open(rows, step)
 
-    def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float, tokens_per_second: float,
-              epoch: float) -> None:
+    def train(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float | None, tokens_per_second: float,
+              epoch: float, **scaling: float) -> None:
+        """gradient_norm: None for a step that float16 made overflow. scaling: in float16, loss_scale and how many are skipped."""
         average = self._average.add(loss)
         if step % self._log_every == 0 or step == self._first_step:
             self._line(step, f'loss={compact(loss, 2)} avg={compact(average, 2)} tokens/s={compact(tokens_per_second, 0, 6)} '
-                             f'epoch={compact(epoch, 3)} lr={learning_rate:.2g}')
-        self._row(step, loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm,
-                  tokens_per_second=tokens_per_second, epoch=epoch)
+                             f'epoch={compact(epoch, 3)} lr={learning_rate:.2g}'
+                             + (f' skipped={scaling["skipped"]}' if scaling.get('skipped') else ''))
+        norm = {} if gradient_norm is None else {'gradient_norm': gradient_norm}
+        self._row(step, loss=loss, learning_rate=learning_rate, **norm, tokens_per_second=tokens_per_second, epoch=epoch,
+                  **scaling)
         self._show_progress(step)
 
     def validation(self, step: int, loss: float, best: float, patience: int | None = None) -> None:

@@ -122,18 +122,28 @@ def clip(gradients: list, norm, most: float) -> list:
     return [gradient * factor for gradient in gradients]
 
 
+def only_if(condition, tensors: list) -> list:
+    """The tensors, for an update that must not happen if the condition is false: then no op runs that depends on them.
+
+    A branch of a tf.cond would be a graph of its own, without the optimizer's variables. A Switch itself always runs; what reads
+    it is left out: hence the identities, for ops that only wait for a tensor.
+    """
+    return [tf.identity(tf.raw_ops.Switch(data=tensor, pred=condition).output_true) for tensor in tensors]
+
+
 class TrainStep:
     """One update of `variables` by the gradient of `loss`, averaged over `accumulate` batches and over all workers.
 
     memory_saving: recompute activations between the graph's checkpoints instead of keeping them. clip_norm: the largest
     length of the gradient; 0 for no limit, which lets each variable be updated as soon as its own gradient is known.
     scale_parameter: for adafactor, the learning rate is a share of a weight's size.
-    reduce_dtype: the dtype of gradients on their way between workers.
+    reduce_dtype: the dtype of gradients on their way between workers. scale: a placeholder for what the gradients are multiplied
+    by, and then divided by; with it, nothing is updated if they are NaN or infinite (see training.loss_scale).
     """
 
     def __init__(self, loss, variables, *, optimizer='adam', accumulate=1, memory_saving=False, clip_norm=0.0,
-                 weight_decay=0.0, scale_parameter=False, workers: Workers | None = None, reduce_dtype=tf.float32):
-        self._accumulate = accumulate
+                 weight_decay=0.0, scale_parameter=False, workers: Workers | None = None, reduce_dtype=tf.float32, scale=None):
+        self._accumulate, self._scale = accumulate, scale
         self._rate = tf.placeholder(tf.float32, [], 'learning_rate')
         self._stop = tf.placeholder(tf.float32, [], 'stop')
         differentiate = memory_saving_gradients.gradients if memory_saving else tf.gradients
@@ -144,9 +154,13 @@ class TrainStep:
             *gradients, loss = self._accumulator.mean(accumulate)
         self._workers = workers or Workers()
         gradients, self._loss, self._stops = _mean_over_workers(self._workers, gradients, loss, self._stop, reduce_dtype)
+        if scale is not None:
+            gradients = [gradient / scale for gradient in gradients]
         self._norm = global_norm(gradients)
         if clip_norm:
             gradients = clip(gradients, self._norm, clip_norm)
+        if scale is not None:
+            gradients = only_if(tf.is_finite(self._norm), gradients)
         optimizer = make_optimizer(optimizer, self._rate, weight_decay, scale_parameter)
         self._update = optimizer.apply_gradients(zip(gradients, variables))
         arrivals = [gradient for gradient in reversed(at_checkpoints) if gradient is not None]
@@ -163,17 +177,19 @@ class TrainStep:
         session.run([variable.initializer for variable in self._state],
                     {assign.inputs[1]: np.zeros(assign.inputs[1].shape, np.float32) for assign in moments})
 
-    def run(self, session: tf.Session, feeds: list[dict], rate: float, stop: bool = False) -> tuple[float, float, bool]:
+    def run(self, session: tf.Session, feeds: list[dict], rate: float, stop: bool = False,
+            scale: float = 1.0) -> tuple[float, float, bool]:
         """Makes one update from `accumulate` feeds, one for each batch.
 
         Returns the mean loss, the gradient's norm, and whether any worker set `stop`; all workers get the same.
         """
-        feed = {self._rate: rate, self._stop: float(stop)}
+        scaling = {} if self._scale is None else {self._scale: scale}
+        feed = {self._rate: rate, self._stop: float(stop)} | scaling
         if self._accumulate == 1:
             feed |= feeds[0]
         else:
             for batch, op in zip(feeds, [self._accumulator.first] + [self._accumulator.add] * (len(feeds) - 1)):
-                session.run(op, batch)
+                session.run(op, batch | scaling)
         loss, norm, stops, _ = self._workers.run(session, [self._loss, self._norm, self._stops, self._update], feed)
         return float(loss), float(norm), bool(stops > 0)
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from command.errors import UserError
-from command.tensorflow_setup import session_config
+from command.tensorflow_setup import open_session, session_config
 from workers.cluster import ONE_WORKER, Cluster
 from workers.watch import Watch, alarm, silence_message
 
@@ -65,7 +65,7 @@ class Workers:
 
     def session(self, graph: tf.Graph) -> tf.Session:
         """A session on this process's devices that can run sums."""
-        return tf.Session(self._server.target if self._server else '', graph=graph, config=_config(self._cluster))
+        return open_session(graph, _config(self._cluster), self._server.target if self._server else '')
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:

@@ -43,6 +43,28 @@ def test_gpus(machine):
     assert device.device() == 'Device: A10, 6 threads of the CPU, float32'
 
 
+@pytest.mark.parametrize(('capability', 'precision', 'line'), [
+    ((7, 5), 'bfloat16',
+     'A is not made for --precision bfloat16: it has compute capability 7.5, and bfloat16 begins at 8.0; use float16'),
+    ((6, 1), 'tf32', 'A is not made for --precision tf32: it has compute capability 6.1, and tf32 begins at 8.0; use float32'),
+    ((8, 0), 'bfloat16', None), ((12, 0), 'tf32', None), ((6, 1), 'float16', None), ((3, 5), 'float32', None),
+    (None, 'bfloat16', None)])
+def test_a_gpu_that_lacks_a_precision(tf, machine, monkeypatch, capability, precision, line):
+    machine(['A'], [])
+    details = {'device_name': 'A'} | ({'compute_capability': capability} if capability else {})
+    monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda gpu: details)
+    assert device.lacking(precision) == line
+    machine([], [])
+    assert device.lacking(precision) is None
+
+
+def test_the_lack_is_printed_at_the_start(tf, train, monkeypatch):
+    from command import device
+    monkeypatch.setattr(device, 'lacking', lambda precision: f'no {precision} here')
+    lines = train('--model_name', 'one_block', '--max_steps', 1, '--sample_every', 0, '--precision', 'bfloat16').splitlines()
+    assert lines[lines.index('Loading TensorFlow') + 2] == 'no bfloat16 here'
+
+
 def test_a_gpu_that_is_not_used(machine, monkeypatch):
     machine([], [('A10', 24_000_000_000)])
     assert device.device().startswith('Device: CPU, ')

@@ -1,11 +1,13 @@
 """Ctrl-C while TensorFlow is running or being imported, its messages, and its settings."""
 
+import ast
 import concurrent.futures
 import os
 import signal
 
 import pytest
 
+import layout
 from command import tensorflow_setup
 from command.stop_signal import StopSignal
 from command.tensorflow_setup import _stderr_held_back, ctrl_c_held_back
@@ -91,8 +93,31 @@ def test_gpus_are_looked_for_unless_it_is_too_early(tf, monkeypatch):
     assert looked
 
 
-def test_a_gpu_that_tensorflow_cannot_use_is_left_alone(tf):
-    assert tensorflow_setup.session_config().device_count == {'GPU': 0}
+@pytest.mark.parametrize(('gpus', 'count'), [([], {'GPU': 0}), (['GPU:0'], {})])
+def test_a_gpu_that_tensorflow_cannot_use_is_left_alone(tf, monkeypatch, gpus, count):
+    """With a driver and no CUDA libraries, TensorFlow finds none; 2.21 raises RuntimeError for a session that may have one."""
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
+    opened = []
+    monkeypatch.setattr(tf, 'Session', lambda target, graph, config: opened.append((target, config)))
+    tensorflow_setup.open_session()
+    tensorflow_setup.open_session(None, tensorflow_setup.session_config(2), 'grpc://a:1')
+    from workers import collectives
+    collectives.Workers().session(None)
+    assert [(target, config.device_count) for target, config in opened] == [('', count), ('grpc://a:1', count), ('', count)]
+
+
+def test_every_session_is_opened_here():
+    """So that no command is left out of what the test above checks."""
+    calls = {}
+    for path in [*layout.modules().values(), *(f'{layout.ROOT}/{name}.py' for name in layout.SCRIPTS)]:
+        for node in ast.walk(layout.parse(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                calls.setdefault(node.func.attr, set()).add(os.path.relpath(path, layout.ROOT))
+    here = {'src/command/tensorflow_setup.py'}
+    assert calls['Session'] == here | {'download_model.py'}         # a Session of requests
+    assert calls['ConfigProto'] == here
+    assert not {'InteractiveSession', 'MonitoredSession', 'MonitoredTrainingSession'} & calls.keys()
+    assert calls['Server'] == {'src/workers/collectives.py'}        # which gives it its sessions' config
 
 
 def test_float32_is_not_rounded(tf):

@@ -84,3 +84,21 @@ def test_the_layers_below_wait_for_wte_s_gradient(tf, session, chunk):
     dh = tf.gradients(loss, inputs)[0]
     products = {op for op in ops_of(session.graph, 'MatMul') if op.outputs[0].shape.as_list() == [11, 6]}
     assert products and products <= ancestors(dh.op)
+
+
+@pytest.mark.parametrize('wte_gradient', [True, False])
+def test_the_gradient_is_scaled_before_it_is_rounded(tf, session, chunk, wte_gradient):
+    """In float16 there are no numbers as small as the gradients of logits."""
+    from network.head_loss import head_loss
+    h, wte = tf.constant(H, tf.float16), tf.constant(WTE, tf.float16)
+    weights = tf.constant(WEIGHTS * 1e-8, tf.float32)
+
+    def gradients(**kwargs):
+        loss = head_loss(h, wte, tf.constant(LABELS, tf.int32), weights, wte_gradient=wte_gradient, **kwargs)
+        return session.run([loss, *tf.gradients(loss, [h, wte] if wte_gradient else [h])])
+    loss, dh, *dwte = gradients(scale=tf.constant(1e8))
+    assert loss == pytest.approx(1e-8 * LOSS, rel=1e-2)      # is not scaled
+    np.testing.assert_allclose(dh, DLOGITS @ WTE, atol=2e-2)
+    if wte_gradient:
+        np.testing.assert_allclose(dwte[0], DLOGITS.T @ H, atol=2e-2)
+    assert not gradients()[1].any()

@@ -85,3 +85,11 @@ def test_the_gradient_of_a_weight_comes_first_and_is_returned_after_the_last_rea
     _, product_dw, product_dx = ops_of(session.graph, 'MatMul')
     assert dx.op is product_dx and product_dw in ancestors(product_dx)
     assert {product_dw, product_dx} <= ancestors(dw.op) and product_dx in ancestors(db.op)
+
+
+def test_gelu_of_large_numbers_does_not_overflow_in_float16(tf, session, compiled):
+    from network import layers
+    x = np.array([-4000, -300, -9, -1, 0, 1, 9, 300, 60_000], np.float16)
+    y, dx = session.run([layers.gelu(tf.constant(x)), layers.gelu_gradient(tf.constant(np.ones_like(x)), tf.constant(x))])
+    np.testing.assert_allclose(y, reference.gelu(np.float64(x)), rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(dx, reference.gelu_backward(1, np.float64(x)), rtol=1e-2, atol=1e-3)

@@ -187,8 +187,8 @@ def test_the_session_is_created_before_the_network(tf, model_directory, monkeypa
         made.append('network')
         raise Made      # the rest takes long
 
-    session = tf.Session
-    monkeypatch.setattr(generator.tf, 'Session', lambda **kwargs: made.append('session') or session(**kwargs))
+    session = generator.open_session
+    monkeypatch.setattr(generator, 'open_session', lambda *args: made.append('session') or session(*args))
     monkeypatch.setattr(generator, 'ShardedNetwork', network)
     with pytest.raises(Made):
         generator.Generator(str(model_directory))

@@ -27,7 +27,7 @@ def test_a_state_is_read_as_it_was_written(prefix):
 def test_a_new_run():
     assert vars(RunState()) == {'step': 0, 'tokens': 0, 'average': [0.0, 0.0], 'generators': {}, 'validated': -1, 'sampled': -1,
                                 'best_loss': None, 'best_step': -1, 'not_better': 0, 'warned': False, 'first_loss': None,
-                                'far_off': 0}
+                                'far_off': 0, 'loss_scale': 32768, 'good_steps': 0, 'skipped': 0}
 
 
 def test_a_changed_number_is_damage(prefix, tmp_path):

@@ -74,6 +74,13 @@ def test_workers_on_this_machine_share_it_and_draw_for_each_other(check):
         check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'], worker_count=3)
 
 
+def test_float16_needs_all_gradients_together_as_clipping_does():
+    step = memory.Step(MEDIUM, memory_saving_gradients=True)
+    whole, half = (total(dataclasses.replace(step, precision=precision)) for precision in ('bfloat16', 'float16'))
+    assert whole == total(step) < half == total(dataclasses.replace(step, clip_norm=1))
+    assert '--clip_norm 0' not in dict(memory.remedies(dataclasses.replace(step, clip_norm=1, precision='float16')))
+
+
 def test_the_page_about_large_models_has_the_formula_s_figures():
     with open(os.path.join(ROOT, 'docs/large-models.md'), encoding='utf-8') as file:
         page = file.read()

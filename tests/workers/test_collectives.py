@@ -1,5 +1,6 @@
 """Real workers over loopback: their sums, their training compared with one process, and how they exit."""
 
+import dataclasses
 import json
 import signal
 import socket
@@ -14,6 +15,7 @@ from command.errors import UserError
 from conftest import SMALL_RUN
 from fake_cluster import FakeCluster, fake_workers
 from graph_walk import ancestors, ops_of
+from storage import run_state
 
 TRAIN = ('--learning_rate', 0.003, '--sample_every', 0, '--save_every', 0, '--seed', 5)
 SMALL = (*TRAIN, *SMALL_RUN)
@@ -162,6 +164,25 @@ def test_gradients_in_bfloat16_are_nearly_the_same(train, home):
     assert several[0] == pytest.approx(one[0], rel=1e-6)        # the loss itself is not rounded
     assert several == pytest.approx(one, rel=0.01)
     assert several != pytest.approx(one, rel=1e-6)
+
+
+def test_all_workers_skip_a_step_that_overflows_in_float16(tf, home):
+    flags, run = (*ADAM, '--precision', 'float16'), home / 'checkpoint/run1'
+
+    def continue_with(scale, step):
+        """Makes a step with this scale; returns the weights after it, and the state."""
+        state = run_state.read(str(run / f'model-{step - 1}'))
+        run_state.write(str(run / f'model-{step - 1}'), dataclasses.replace(state, loss_scale=scale))
+        train_together(home, 2, *flags, '--max_steps', step)
+        return variables(tf, home, 'run1'), run_state.read(str(run / f'model-{step}'))
+    train_together(home, 2, *flags, '--max_steps', 1)
+    before = variables(tf, home, 'run1')
+    after, state = continue_with(2.0 ** 60, 2)
+    assert all((after[name] == value).all() for name, value in before.items())
+    assert (state.loss_scale, state.skipped, state.good_steps) == (2 ** 59, 1, 0)
+    after, state = continue_with(2.0 ** 10, 3)
+    assert all((after[name] != value).any() for name, value in before.items())
+    assert (state.loss_scale, state.skipped, state.good_steps) == (2 ** 10, 1, 1)
 
 
 def test_settings_that_differ_name_the_flag_and_the_worker(home):
