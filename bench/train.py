@@ -25,7 +25,7 @@ import time
 
 LAUNCH = time.time()
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, '..', 'src'), HERE]
+sys.path.insert(0, os.path.join(HERE, '..', 'src'))
 
 MEDIUM = {'n_embd': 1024, 'n_head': 16, 'n_layer': 24}
 # group: {name: (kind, what differs from the common work)}. The others of a group are compared with its first.
