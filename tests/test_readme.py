@@ -280,7 +280,7 @@ def flags_of(script, *command):
 def flags():
     """Script -> its flags."""
     found = {script: flags_of(script) for script in SCRIPTS if script != 'convert.py'}
-    return found | {'convert.py': flags_of('convert.py', 'to_hf') | flags_of('convert.py', 'from_hf')}
+    return found | {'convert.py': set().union(*(flags_of('convert.py', name) for name in ('to_hf', 'from_hf', 'to_gguf')))}
 
 
 def text_of_pages():
