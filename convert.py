@@ -123,9 +123,9 @@ def to_gguf(args: argparse.Namespace) -> None:
         raise UserError(f'{args.output} exists already: choose another name, or remove it')
     gguf_format.import_gguf()
     source = open_model(find_source(args.source, args.models_dir, args.checkpoint_dir))
-    weights = Weights(source.checkpoint, source.hparams.shapes())
-    gguf_format.write_gguf(args.output, source, map(weights.read, progress_bar(list(source.hparams.shapes()))), args.type)
-    print(f'{args.output}: {os.path.getsize(args.output) / 1e6:.0f} MB, {len(weights.shapes)} weights of {source.checkpoint}')
+    tensors = huggingface.tensors(source.hparams)
+    gguf_format.write_gguf(args.output, source, checkpoint_weights(source.checkpoint, tensors), args.type)
+    print(f'{args.output}: {os.path.getsize(args.output) / 1e6:.0f} MB, {len(tensors)} weights of {source.checkpoint}')
 
 
 def to_peft(source: Model, output: str) -> None:

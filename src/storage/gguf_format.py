@@ -4,6 +4,7 @@ It holds sizes, vocabulary and weights (ggml's docs/gguf.md). Writing one needs 
 TensorFlow is not needed. In GGUF the row of a matrix is an output's weights, where TensorFlow's is an input's.
 """
 
+import contextlib
 import importlib
 import pathlib
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from command import atomic_files
-from command.errors import UserError
+from command.errors import UserError, reason
 from network.hparams import LAYER_NORM_EPSILON
 from storage.model_directory import Model
 from vocabulary.files import read_vocabulary
@@ -39,22 +40,21 @@ def write_gguf(path: str, model: Model, weights: Iterable[np.ndarray], stored_as
     gguf = import_gguf()
     shapes = {name: shape[:0:-1] if len(shape) == 3 else shape for name, shape in model.hparams.shapes().items()}
     types = {name: _type(gguf, name, shape, stored_as) for name, shape in shapes.items()}
-    with atomic_files.replacing(path) as file:
-        writer = gguf.GGUFWriter(file.name, 'gpt2')
-        _add_sizes(gguf, writer, model, stored_as)
-        _add_vocabulary(gguf, writer, model)
-        for name, shape in shapes.items():
-            stored = gguf.quant_shape_to_byte_shape(shape, types[name])
-            writer.add_tensor_info(gguf_name(name), stored, np.dtype(np.uint8), int(np.prod(stored)), types[name])
-        try:
+    try:
+        with atomic_files.replacing(path) as file, contextlib.closing(gguf.GGUFWriter(file.name, 'gpt2')) as writer:
+            _add_sizes(gguf, writer, model, stored_as)
+            _add_vocabulary(gguf, writer, model)
+            for name, shape in shapes.items():
+                stored = gguf.quant_shape_to_byte_shape(shape, types[name])
+                writer.add_tensor_info(gguf_name(name), stored, np.dtype(np.uint8), int(np.prod(stored)), types[name])
             writer.write_header_to_file(pathlib.Path(file.name))
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for (name, shape), w in zip(shapes.items(), weights, strict=True):
+            for name, w in zip(shapes, weights, strict=True):
                 matrix = np.ascontiguousarray(w[0].T) if w.ndim == 3 else w
                 writer.write_tensor_data(gguf.quants.quantize(matrix, types[name]).view(np.uint8))
-        finally:
-            writer.close()
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {reason(error)}') from None
 
 
 def import_gguf():

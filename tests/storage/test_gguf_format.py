@@ -117,6 +117,22 @@ def test_a_file_that_exists_stays(monkeypatch, tmp_path):
     assert (tmp_path / 'mine.gguf').read_text() == 'mine'
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError('196608 requested and 126240 written')        # as numpy says it
+    monkeypatch.setattr(gguf.GGUFWriter, 'write_tensor_data', full)
+    with pytest.raises(UserError, match=r'cannot write .*mine\.gguf: 196608 requested'):
+        convert(monkeypatch, TINY, tmp_path / 'mine.gguf')
+    assert not os.listdir(tmp_path)
+
+
+def test_an_optimizer_s_state_is_left_out_and_not_counted(monkeypatch, special_model, tmp_path, capsys):
+    weights = read_checkpoint(f'{special_model}/model.ckpt')
+    write_checkpoint(f'{special_model}/model.ckpt', weights | {'model/wte/Adam': weights['model/wte']})
+    convert(monkeypatch, special_model, tmp_path / 'mine.gguf')
+    assert f'{len(weights)} weights' in capsys.readouterr().out and len(read(tmp_path / 'mine.gguf')[1]) == len(weights)
+
+
 def test_nothing_is_left_after_a_damaged_weight(monkeypatch, tmp_path):
     def broken(*_):
         raise UserError('damaged')
