@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import types
 
 from command.machine import available_processors
 
@@ -31,7 +32,7 @@ def load_tensorflow(devices: bool = True, several: bool = False) -> None:
         os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')      # nothing
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with _stderr_held_back():
+    with _stderr_held_back(), _without_keras():
         import tensorflow.compat.v1 as tf
         if devices:
             tf.config.list_physical_devices()
@@ -64,6 +65,23 @@ def _stderr_held_back():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextlib.contextmanager
+def _without_keras():
+    """Makes TensorFlow's import skip Keras, most of its modules, which no graph here needs. tf.keras works afterwards.
+
+    TensorFlow imports this one module of Keras by its name, and with it all of Keras and what that looks for.
+    """
+    name = 'keras.src.optimizers'
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = types.ModuleType(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,9 @@ import ast
 import concurrent.futures
 import os
 import signal
+import subprocess
+import sys
+import types
 
 import pytest
 
@@ -124,3 +127,23 @@ def test_float32_is_not_rounded(tf):
     tf.config.experimental.enable_tensor_float_32_execution(True)
     tensorflow_setup.load_tensorflow()
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_keras_is_imported_only_by_those_who_use_it():
+    code = """if True:
+        import sys
+        from command.tensorflow_setup import load_tensorflow
+        load_tensorflow()
+        assert not [name for name in sys.modules if name.partition('.')[0] == 'keras']
+        import tensorflow as tf
+        assert tf.keras.optimizers.Adam.__module__ == 'keras.src.optimizers.adam'
+        """
+    src = os.path.join(layout.ROOT, 'src')
+    subprocess.run([sys.executable, '-c', code], env=os.environ | {'PYTHONPATH': src}, check=True)
+
+
+def test_an_imported_keras_stays(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'keras.src.optimizers', keras := types.ModuleType('keras'))
+    with tensorflow_setup._without_keras():
+        assert sys.modules['keras.src.optimizers'] is keras
+    assert sys.modules['keras.src.optimizers'] is keras
