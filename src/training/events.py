@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
-from tensorboard.plugins.hparams import api, api_pb2, summary
+from tensorboard.plugins.hparams import api_pb2, summary, summary_v2     # not api, which imports Keras
 from tensorboard.summary.v1 import text_pb
 
 from command import atomic_files
@@ -63,7 +63,7 @@ class Events:
     def _write_flags(self, *more) -> None:
         with tf.io.TFRecordWriter(os.path.join(self._directory, FLAGS_FILE)) as writer:
             writer.write(_event(file_version='brain.Event:2'))
-            for each in (api.hparams_pb(self._flags, trial_id=_flag(self._directory)), *more):
+            for each in (summary_v2.hparams_pb(self._flags, trial_id=_flag(self._directory)), *more):
                 writer.write(_event(summary=tf.Summary.FromString(each.SerializeToString())))
 
     def _scalars(self, place: str, step: int, values: dict[str, float]) -> None:
