@@ -281,7 +281,8 @@ def test_an_empty_text_is_said_to_start_a_new_one(page, server):
     server.delay = 0.1
     button(page, 'Generate').click()
     status(page, 'The text is empty: the model begins a new one.')
-    status(page, 'a second')
+    status(page, 'The text was empty, so the model began a new one.')
+    assert server.requests[0]['prompt'] == ''
     assert text(page) == WRITTEN
 
 
