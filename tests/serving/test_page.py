@@ -1,10 +1,16 @@
 """The page in a real browser: headless Chromium, driven by Playwright, by mouse and by keyboard, at two widths."""
 
 import contextlib
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
+from conftest import ROOT
 from fake_completions import STORY, FakeCompletions
 from optional import needs
 
@@ -14,7 +20,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium: apt-ge
 
 PROMPT = 'Once upon a time'
 WRITTEN = ''.join(text for _, text in STORY)
-WIDTHS = {'desktop': (1280, 860), 'phone': (360, 740)}
+WIDTHS = {'desktop': (1280, 860), 'phone': (360, 740), 'picture': (800, 720)}
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +63,7 @@ def opened(window, address, accepted=()):
     page.emulate_media(color_scheme='light')
 
 
-@pytest.fixture(params=WIDTHS)
+@pytest.fixture(params=('desktop', 'phone'))
 def page(request, windows, server):
     with opened(windows(request.param), server.address) as page:
         yield page
@@ -302,11 +308,12 @@ def test_a_full_queue(failing, server):
 
 
 def test_too_long_a_prompt(failing, server):
-    too_long = (400, {'message': 'the prompt has 2000 tokens, the window holds 1024', 'code': 'context_length_exceeded'}, {})
+    error = {'message': 'the prompt has 2000 tokens, the window holds 1024: shorten it', 'code': 'context_length_exceeded'}
+    too_long = (400, error, {})
     server.errors += [too_long, too_long]
     area(failing).fill('word ' * 2000)
     button(failing, 'Generate').click()
-    status(failing, 'The prompt has 2000 tokens, the window holds 1024. Shorten the text')
+    status(failing, 'The prompt has 2000 tokens, the window holds 1024: shorten it. Or let the model')
     button(failing, 'Read only the end').click()
     status(failing, 'The model read the last')
     sent = [body['prompt'] for body in server.requests]
@@ -363,3 +370,53 @@ def test_everything_has_a_name(page):
               ?? e.textContent])''')
     assert [element for element, name in names if not name.strip()] == []
     assert len(names) > 25
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """The address of a serve.py with models/tiny, in a process of its own."""
+    needs('starlette', 'requirements-serve.txt')
+    needs('uvicorn', 'requirements-serve.txt')
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    with open(tmp_path / 'log', 'w+', encoding='utf-8') as log:
+        command = [sys.executable, 'serve.py', '--model_name', 'tiny', '--port', str(port)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            while 'http://' not in (tmp_path / 'log').read_text():
+                assert process.poll() is None, (tmp_path / 'log').read_text()
+                time.sleep(0.1)
+            yield f'http://127.0.0.1:{port}/'
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def test_with_the_server_itself(windows, serving):
+    """With PAGE_PICTURE=FILE, also makes the picture in the README."""
+    with opened(windows('picture'), serving) as page:
+        sync_api.expect(page.get_by_role('heading')).to_have_text('Write, and tiny continues')
+        page.get_by_text('More', exact=True).click()
+        page.get_by_label('Seed').fill('3')
+        page.get_by_text('More', exact=True).click()
+        page.get_by_label('Show surprise').check()
+        prompt = 'KING RICHARD:\nMy lords, I know not what'
+        generate(page, prompt)
+        written = text(page).removeprefix(prompt)
+        assert ''.join(page.locator('.token').all_text_contents()) == written
+        area(page).press('Control+End')
+        for key in ('Tab', 'Home', *['ArrowRight'] * 9, 'ArrowDown', 'ArrowDown'):
+            page.keyboard.press(key)
+        choices = page.locator('#choices li').all_inner_texts()
+        shares = [float(choice.split()[-2]) for choice in choices]
+        assert len(choices) in (5, 6) and shares == sorted(shares, reverse=True) and 1 < sum(shares) <= 100.5
+        if os.environ.get('PAGE_PICTURE'):
+            page.screenshot(path=os.environ['PAGE_PICTURE'])
+        chosen = page.locator(':focus').inner_text().split('\n')[0].replace('␣', ' ').replace('↵', '\n')
+        kept = ''.join(page.locator('.token').all_text_contents()[:9])
+        page.keyboard.press('Enter')
+        status(page, 'a second')
+        assert text(page).startswith(prompt + kept + chosen)
+        assert text(page) != prompt + written
+        button(page, 'Undo').click()
+        assert text(page) == prompt + written
