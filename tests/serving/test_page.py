@@ -26,6 +26,7 @@ WIDTHS = {'desktop': (1280, 860), 'phone': (360, 740), 'picture': (800, 720)}
 @pytest.fixture(scope='module')
 def windows():
     """Width -> a page of a browser, and what went wrong on it; made once, as each takes a while."""
+    sync_api.expect.set_options(timeout=60_000)      # of a busy machine
     with sync_api.sync_playwright() as playwright:
         # Without a sandbox, which Chromium refuses to root, and containers often lack; it only opens the page of this test.
         browser, made = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']), {}
