@@ -3,12 +3,8 @@
 Run as a program, it serves the page at the port that is given: fake_completions.py 8000.
 """
 
-import base64
-import hashlib
 import json
 import math
-import os
-import re
 import sys
 import threading
 import time
@@ -16,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from layout import SRC
 
-PAGE = os.path.join(SRC, 'serving', 'page.html')
+sys.path.insert(0, SRC)     # for a start as a program
+
+from serving.page import read_page
+
 # What it writes: (spelling of the token, the text that comes with it).
 STORY = [(' there', ' there'), (' was', ' was'), (' a', ' a'), (' <img', ' <img'), (' src=x', ' src=x'),
          (' onerror=', ' onerror='), ('alert', 'alert'), ('(1)>', '(1)>'), (' &amp;', ' &amp;'), (' caf', ' caf'),
@@ -51,9 +50,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == '/':
-            with open(PAGE, encoding='utf-8') as file:
-                page = file.read()
-            self.answer(200, page.encode(), 'text/html; charset=utf-8', {'Content-Security-Policy': policy(page)})
+            page = read_page()
+            self.answer(200, page.content, 'text/html; charset=utf-8', {'Content-Security-Policy': page.policy})
         elif self.allowed():
             self.answer(200, json.dumps({'object': 'list', 'data': [{'id': 'fake', 'object': 'model'}]}).encode())
 
@@ -108,16 +106,6 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-
-
-def policy(page: str) -> str:
-    """The Content-Security-Policy of the page: its own script and style, and requests to this server."""
-    hashes = {}
-    for name in ('script', 'style'):
-        block = re.search(f'<{name}>(.*?)</{name}>', page, re.DOTALL)[1]
-        hashes[name] = base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
-    return (f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
-            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from optional import HUGGINGFACE
 
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
 SAMPLING = ('src/generate_unconditional_samples.py', 'src/interactive_conditional_samples.py')
-SCRIPTS = ('train.py', 'encode.py', 'create_model.py', 'download_model.py', 'evaluate.py', 'convert.py', *SAMPLING)
+SCRIPTS = ('train.py', 'encode.py', 'create_model.py', 'download_model.py', 'evaluate.py', 'convert.py', 'serve.py', *SAMPLING)
 LANGUAGES = ('sh', 'python', 'console', 'text', 'toml', 'bibtex', 'yaml', 'bash')       # the last two: for clusters
 
 NOT_RUN = {
