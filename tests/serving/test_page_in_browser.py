@@ -159,6 +159,9 @@ def test_an_alternative_chosen_with_the_mouse(page, server):
     status(page, 'a second')
     assert server.requests[1]['prompt'] == f'{PROMPT} there was never'
     assert text(page) == f'{PROMPT} there was never{WRITTEN}'
+    hover(page, ' was')
+    page.mouse.move(2, 2)
+    sync_api.expect(popup).to_be_hidden()
     button(page, 'Undo').click()
     assert text(page) == PROMPT + WRITTEN
     sync_api.expect(popup).to_be_hidden()
@@ -303,7 +306,7 @@ def test_a_full_queue(failing, server):
     server.errors.append((503, {'message': 'the queue is full', 'type': 'server_error'}, {'Retry-After': '3'}))
     area(failing).fill(PROMPT)
     button(failing, 'Generate').click()
-    status(failing, 'The server is busy with other texts. Generate again in 3 seconds.')
+    status(failing, 'The queue is full. Press Generate again in 3 seconds.')
     assert text(failing) == PROMPT
     sync_api.expect(button(failing, 'Undo')).to_be_disabled()
 
