@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from conftest import TEXT
 from optional import HUGGINGFACE, SERVE, needs
 from served_model import NAME
 
@@ -53,30 +54,42 @@ def test_the_openai_client_understands_errors(openai):
 
 @pytest.fixture
 def lm_eval(running, tmp_path, monkeypatch, settings_directory):
-    """lm_eval(task, documents) -> for each document what it computed with the server."""
-    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    monkeypatch.setenv('HF_DATASETS_OFFLINE', '1')
+    """lm_eval({task: (its settings, documents)}) -> for each task what it computed of each document, and its figures."""
+    for name in ('HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE'):
+        monkeypatch.setenv(name, '1')
     monkeypatch.setenv('HF_HOME', str(tmp_path / 'cache'))
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    for name in ('transformers', 'tenacity', 'aiohttp'):        # lm-eval[api]
+        needs(name, HUGGINGFACE)
     module = needs('lm_eval', HUGGINGFACE)
-    needs('transformers', HUGGINGFACE)
     from storage.huggingface_tokenizer import write_tokenizer
     n_ctx = running.generator.hparams.n_ctx
     (tmp_path / 'tokenizer').mkdir()
     write_tokenizer(str(tmp_path / 'tokenizer'), str(settings_directory), n_ctx, running.generator.encoder)
 
-    def run(task, documents):
-        data = tmp_path / 'data.json'
-        data.write_text(''.join(json.dumps(document) + '\n' for document in documents))
-        config = {'task': 'local', 'dataset_path': 'json', 'dataset_kwargs': {'data_files': {'test': str(data)}},
-                  'test_split': 'test', **task}
+    def run(tasks):
+        configs = []
+        for name, (settings, documents) in tasks.items():
+            (tmp_path / f'{name}.json').write_text(''.join(json.dumps(document) + '\n' for document in documents))
+            configs.append({'task': name, 'dataset_path': 'json', 'test_split': 'test',
+                            'dataset_kwargs': {'data_files': {'test': str(tmp_path / f'{name}.json')}}, **settings})
         results = module.simple_evaluate(
             'local-completions', {'model': NAME, 'base_url': f'{running.url}/v1/completions', 'max_length': n_ctx,
                                   'tokenizer': str(tmp_path / 'tokenizer'), 'num_concurrent': 2, 'max_retries': 1},
-            tasks=[config], bootstrap_iters=0)
-        samples = sorted(results['samples']['local'], key=lambda sample: sample['doc_id'])
-        return [sample['filtered_resps'][0] for sample in samples], results['results']['local']
+            tasks=configs, bootstrap_iters=0)
+        samples = {name: sorted(results['samples'][name], key=lambda sample: sample['doc_id']) for name in tasks}
+        return {name: ([sample['filtered_resps'][0] for sample in samples[name]], results['results'][name]) for name in tasks}
     return run
+
+
+def greedy_token(generator):
+    """A context, and the most likely token after it, such that both together are encoded as their tokens."""
+    encode, decode = generator.encoder.encode, generator.encoder.decode
+    for context in TEXT.split():
+        [[token, *_]] = [text.ids for text in generator.generate(context, temperature=0, length=1, logprobs=0)]
+        if encode(context + decode([token])) == [*encode(context), token]:
+            return context, decode([token])
+    raise AssertionError('no such context')
 
 
 def test_lm_eval_computes_what_evaluate_does(lm_eval, running):
@@ -86,25 +99,22 @@ def test_lm_eval_computes_what_evaluate_does(lm_eval, running):
     chunks = [np.array([generator.encoder.end_of_text, *generator.encoder.encode(text)]) for text in TEXTS]
     expected = [score.log_probabilities.sum() for score in generator.scores(chunks, length=length, stride=length, batch_size=1)]
     assert max(map(len, chunks)) > 2 * length
-    found, figures = lm_eval({'output_type': 'loglikelihood_rolling', 'doc_to_text': '', 'doc_to_target': '{{text}}',
-                              'metric_list': [{'metric': 'byte_perplexity'}]}, [{'text': text} for text in TEXTS])
-    assert found == [pytest.approx(value, abs=1e-4 * len(chunk)) for value, chunk in zip(expected, chunks)]
+    pairs = [('the quick', ' brown fox'), ('the', ' z'), greedy_token(generator)]
+    found = lm_eval({
+        'rolling': ({'output_type': 'loglikelihood_rolling', 'doc_to_text': '', 'doc_to_target': '{{text}}',
+                     'metric_list': [{'metric': 'byte_perplexity'}]}, [{'text': text} for text in TEXTS]),
+        'pairs': ({'output_type': 'loglikelihood', 'doc_to_text': '{{context}}', 'doc_to_target': '{{target}}',
+                   'target_delimiter': '', 'metric_list': [{'metric': 'acc'}]},
+                  [{'context': context, 'target': target} for context, target in pairs])})
+    values, figures = found['rolling']
+    assert values == [pytest.approx(value, abs=1e-4 * len(chunk)) for value, chunk in zip(expected, chunks)]
     n_bytes = sum(len(text.encode()) for text in TEXTS)
     assert figures['byte_perplexity,none'] == pytest.approx(math.exp(-sum(expected) / n_bytes), rel=1e-4)
-
-
-def test_lm_eval_computes_the_loglikelihood_of_a_continuation(lm_eval, running):
-    generator = running.generator
-    [greedy] = generator.generate('the', temperature=0, length=3)
-    pairs = [('the quick', ' brown fox'), ('the', ' z'), ('the', greedy)]
-    found, _ = lm_eval({'output_type': 'loglikelihood', 'doc_to_text': '{{context}}', 'doc_to_target': '{{target}}',
-                        'target_delimiter': '', 'metric_list': [{'metric': 'acc'}]},
-                       [{'context': context, 'target': target} for context, target in pairs])
-    for (context, target), (value, is_greedy) in zip(pairs, found, strict=True):
+    for (context, target), (value, is_greedy) in zip(pairs, found['pairs'][0], strict=True):
         tokens, n = np.array(generator.encoder.encode(context + target)), len(generator.encoder.encode(context))
         [score] = generator.scores([tokens], length=32, stride=32, batch_size=1)
         assert value == pytest.approx(score.log_probabilities[n - 1:].sum(), abs=1e-4)
-        assert is_greedy == (target == greedy)
+        assert is_greedy == ((context, target) == pairs[-1])
 
 
 @pytest.mark.parametrize('mode', ['POSITIVE', 'NEGATIVE'])
