@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serves a model: a local page, and an API for clients of OpenAI's completions."""
+"""Serves a model: a page, and an API for clients of OpenAI's completions."""
 
 import os
 import sys

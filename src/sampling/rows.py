@@ -1,4 +1,4 @@
-"""Which row of a batch each text has, as texts join and leave between steps."""
+"""Which row of a batch each text has, as texts join and leave it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Who may reach the server: no web page of another site, and only holders of the token."""
+"""Who may reach the server: no page of another site, only token holders."""
 
 import hmac
 import ipaddress

@@ -1,4 +1,4 @@
-"""One thread that runs the model; requests join and leave its batch between steps."""
+"""A thread that runs the model; requests share its batch, step by step."""
 
 import collections
 import math

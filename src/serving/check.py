@@ -1,4 +1,4 @@
-"""Checks JSON against the part of JSON Schema in which schema.py describes it."""
+"""Checks JSON against the part of JSON Schema that schema.py uses."""
 
 import math
 

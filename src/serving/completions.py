@@ -1,4 +1,4 @@
-"""From what a batcher delivers to the answer to a request for completions, complete or in parts."""
+"""From what a batcher delivers to an answer, complete or in parts."""
 
 import codecs
 import time

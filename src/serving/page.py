@@ -1,4 +1,4 @@
-"""The page, and the policy under which a browser shows it: nothing but its own scripts and styles."""
+"""The page, and the policy by which browsers run only its own script."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""From the JSON of a request for completions to its settings, or an error that names the field."""
+"""From the JSON of a request to its settings, or an error that names it."""
 
 import json
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API: what a request may hold, and what an answer does."""
+"""The OpenAPI document: what a request may hold, and what an answer does."""
 
 import dataclasses
 

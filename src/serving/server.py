@@ -1,4 +1,4 @@
-"""Listens at an address, and runs the application and its batcher until a signal stops them."""
+"""Runs the application and its batcher at an address, until a signal."""
 
 import contextlib
 import signal
