@@ -25,11 +25,11 @@ class FakeEncoder:
 
 
 class FakeGenerator:
-    """batches: for each step the texts that got a token, as they were before it. fault: raised by the next step."""
+    """batches: for each step the texts that got a token, as they were before it. rows: its Rows. fault: raised by the next."""
 
     def __init__(self, n_ctx=16):
         self.hparams, self.encoder = types.SimpleNamespace(n_ctx=n_ctx), FakeEncoder()
-        self.batches, self.scored, self.fault = [], [], None
+        self.batches, self.rows, self.scored, self.fault = [], [], [], None
 
     def continuation(self, prompt, settings, seed, logprobs=None):
         tokens = self.encoder.encode_with_special(prompt) if isinstance(prompt, str) else prompt
@@ -37,6 +37,7 @@ class FakeGenerator:
 
     def step(self, rows):
         """New texts first, then all, as Generator does."""
+        self.rows.append(rows)
         fault, self.fault = self.fault, None
         if fault:
             raise fault

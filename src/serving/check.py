@@ -55,7 +55,9 @@ def _checked_number(value: object, schema: dict) -> int | float:
 
 
 def in_words(schema: dict) -> str:
-    """{'type': 'integer', 'minimum': 0, 'maximum': 5} -> 'a whole number from 0 to 5'"""
+    """{'type': 'integer', 'minimum': 0, 'maximum': 5} -> 'a whole number from 0 to 5'; or the schema's own title."""
+    if 'title' in schema:
+        return schema['title']
     if 'anyOf' in schema:
         return ' or '.join(in_words(choice) for choice in schema['anyOf'])
     kind = schema['type']

@@ -38,7 +38,9 @@ def fields(limits: Limits) -> dict[str, dict]:
     return {
         'model': null_or(text, description='The name of the model that is served, which /v1/models gives.'),
         'prompt': null_or({'anyOf': [
-            text, ids, *({'type': 'array', 'minItems': 1, 'maxItems': limits.texts, 'items': each} for each in (text, ids))]},
+            text, ids, *({'type': 'array', 'minItems': 1, 'maxItems': limits.texts, 'items': each} for each in (text, ids))],
+            'title': f'a text, its token ids (0 to {limits.n_vocab - 1}), or a list of at most {limits.texts} texts or of their '
+                     'lists of ids'},
             description='A text or several, or their token ids; null, or an empty text, begins a document.'),
         'max_tokens': null_or(whole(0, limits.max_tokens), default=16),
         'temperature': null_or(real(0, 2), default=1, description='0 takes the most likely token.'),

@@ -118,6 +118,7 @@ def test_a_fault_ends_the_requests_that_ran_and_no_other(generator, fault, capsy
     while FINISHED not in waiting.events:
         batcher.turn()
     assert waiting.texts() == {0: 'qrs'}
+    assert generator.rows[2] is not generator.rows[1]       # what the cache holds is not known
     assert ('a fault' in capsys.readouterr().err) == isinstance(fault, RuntimeError)
 
 

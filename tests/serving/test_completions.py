@@ -149,7 +149,7 @@ def test_the_settings():
 
 
 @pytest.mark.parametrize(('content', 'status', 'param', 'words'), [
-    ({'prompt': 5}, 400, 'prompt', 'prompt must be a string or'),
+    ({'prompt': 5}, 400, 'prompt', 'prompt must be a text, its token ids'),
     ({'prompt': []}, 400, 'prompt', 'must be'),
     ({'prompt': [[]]}, 400, 'prompt', 'must be'),
     ({'prompt': ['a', 1]}, 400, 'prompt', 'must be'),
@@ -157,7 +157,7 @@ def test_the_settings():
     ({'prompt': [EOT + 1]}, 400, 'prompt', f'0 to {EOT}'),
     ({'prompt': 'a' * 17}, 400, 'prompt', "17 tokens, the model's window holds 16"),
     ({'prompt': [[0] * 18]}, 400, 'prompt', "18 tokens, the model's window holds 16"),
-    ({'prompt': ['a'] * 5}, 400, 'prompt', 'at most 4'),
+    ({'prompt': ['a'] * 5}, 400, 'prompt', 'at most 4 texts'),
     ({'prompt': ['a'] * 3, 'n': 2}, 400, 'n', '6 texts, 4 are allowed'),
     ({'max_tokens': 21}, 400, 'max_tokens', 'max_tokens must be a whole number from 0 to 20 or null, not 21'),
     ({'max_tokens': True}, 400, 'max_tokens', 'not true'),
