@@ -398,7 +398,7 @@ def serving(tmp_path):
 
 def test_with_the_server_itself(windows, serving):
     """With PAGE_PICTURE=FILE, also makes the picture in the README."""
-    with opened(windows('picture'), serving) as page:
+    with opened(windows('picture'), serving, accepted=['status of 400']) as page:
         sync_api.expect(page.get_by_role('heading')).to_have_text('Write, and tiny continues')
         page.get_by_text('More', exact=True).click()
         page.get_by_label('Seed').fill('3')
@@ -425,3 +425,8 @@ def test_with_the_server_itself(windows, serving):
         assert text(page) != prompt + written
         button(page, 'Undo').click()
         assert text(page) == prompt + written
+        page.get_by_role('slider', name='Length').fill('5')
+        area(page).fill('Long ago. ' * 200)
+        button(page, 'Generate').click()
+        button(page, 'Read only the end').click()
+        status(page, '5 tokens. The model read the last')
