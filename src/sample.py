@@ -1,7 +1,5 @@
 """Sampling: truncated distributions, and the loop that draws tokens."""
 
-import math
-
 import tensorflow.compat.v1 as tf
 
 import model
@@ -50,9 +48,15 @@ def penalize(logits, history, penalty):  # [batch, n_vocab], [batch, any] int32 
     return tf.where(counts > 0, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def ban(logits, pairs):  # [batch, n_vocab], [any, 2] int32 -> [batch, n_vocab]
-    """Gives the probability 0 to tokens. pairs: (row, token)."""
-    return tf.tensor_scatter_nd_update(logits, pairs, tf.fill(tf.shape(pairs)[:1], -math.inf))
+def change(logits, pairs, amounts):  # [batch, n_vocab], [any, 2] int32, [any] -> [batch, n_vocab]
+    """Adds an amount to the logit of each pair (row, token); -inf bans the token."""
+    return tf.tensor_scatter_nd_add(logits, pairs, amounts)
+
+
+def most_likely(logits, count, tokens=None):  # [batch, n_vocab], scalar -> [batch, count] int32, [batch, count]
+    """The most likely tokens, of the first `tokens` ids if given, the first one most so, and their log-probabilities in nats."""
+    best = tf.nn.top_k(logits[:, :tokens], count)
+    return [best.indices, best.values - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)]
 
 
 def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], scalars -> [batch] int32

@@ -7,12 +7,12 @@ import re
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SRC = os.path.join(ROOT, 'src')
 # In the order in which data flows. A file imports from its own room and from rooms above it.
-ROOMS = ('command', 'vocabulary', 'corpus', 'network', 'storage', 'workers', 'sampling', 'training', 'evaluation')
+ROOMS = ('command', 'vocabulary', 'corpus', 'network', 'storage', 'workers', 'sampling', 'training', 'evaluation', 'serving')
 # Files at the front of src, whose names people know, and the room that each belongs to.
 FRONT = {'runtime': 'command', 'encoder': 'vocabulary', 'load_dataset': 'corpus', 'model': 'network', 'sample': 'network',
          'accumulate': 'network', 'memory_saving_gradients': 'network', 'generator': 'sampling',
          'interactive_conditional_samples': 'sampling', 'generate_unconditional_samples': 'sampling'}
-SCRIPTS = ('train', 'encode', 'download_model', 'create_model', 'evaluate', 'convert')
+SCRIPTS = ('train', 'encode', 'download_model', 'create_model', 'evaluate', 'convert', 'serve')
 BEGIN, END = '<!-- layout: written by tests/layout.py -->\n', '<!-- end of layout -->\n'
 
 

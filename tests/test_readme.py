@@ -30,8 +30,9 @@ from optional import HUGGINGFACE
 
 PAGES = ['README.md', *sorted(os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
 SAMPLING = ('src/generate_unconditional_samples.py', 'src/interactive_conditional_samples.py')
-SCRIPTS = ('train.py', 'encode.py', 'create_model.py', 'download_model.py', 'evaluate.py', 'convert.py', *SAMPLING)
-LANGUAGES = ('sh', 'python', 'console', 'text', 'toml', 'bibtex', 'yaml', 'bash')       # the last two: for clusters
+SCRIPTS = ('train.py', 'encode.py', 'create_model.py', 'download_model.py', 'evaluate.py', 'convert.py', 'serve.py', *SAMPLING)
+# yaml and bash: for clusters; py: Python that needs a server, and is not run.
+LANGUAGES = ('sh', 'python', 'console', 'text', 'toml', 'bibtex', 'yaml', 'bash', 'py')
 
 NOT_RUN = {
     'python3 -m venv .venv': 'sets up an environment, as .ci/run does',
@@ -42,6 +43,11 @@ NOT_RUN = {
     'source .venv/bin/activate': 'is for the environment, which is this one',
     './download_model.py 117M': 'needs the network; the test has a stand-in for the model',
     'tensorboard --logdir checkpoint': 'goes on until Ctrl-C',
+    'pip install -q -r requirements-serve.txt': 'sets up an environment, as .ci/run does',
+    ("curl -s http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d "
+     '\'{"prompt": "ROMEO:", "max_tokens": 40, "seed": 1}\''): 'needs a server; tests/serving has one',
+    ('lm_eval --model local-completions --model_args model=tiny,base_url=http://127.0.0.1:8000/v1/completions,tokenizer=tiny-hf,'
+     'max_length=128,num_concurrent=8 --tasks mine.yaml'): 'needs a server; tests/serving/test_clients.py does the same',
 }
 # What a block names -> what must be installed to run it.
 OPTIONAL = {'safetensors': 'safetensors', 'transformers': 'transformers', 'import PeftModel': 'peft', 'to_gguf': 'gguf',
@@ -53,6 +59,9 @@ PARSED = {
     ('./train.py --model_name tiny --dataset docs/example/alice.txt --val_split 0.1 --val_every 20 --batch_size 16 '
      '--learning_rate 0.0005 --max_steps 400 --sample_every 0 --seed 1 --run_name slower'),
     './evaluate.py --model_name 124M --dataset test.txt',
+    # These go on until Ctrl-C; test_serve does so.
+    './serve.py --model_name tiny',
+    './serve.py --model_name tiny --host 0.0.0.0 --token "$(openssl rand -hex 16)"',
     # These start, or wait for, processes of their own; test_distributed and test_local_workers do so.
     './train.py --dataset corpus.txt --workers 10.0.0.1:2222,10.0.0.2:2222 --worker_index 0',
     './train.py --dataset corpus.txt --workers 10.0.0.1:2222,10.0.0.2:2222 --worker_index 1',
@@ -296,6 +305,7 @@ def test_every_flag_is_documented(script, flags):
 
 def test_every_flag_in_the_pages_is_one(flags):
     known = set().union(*flags.values()) | {'--help', '--logdir', '--nostop_at_eot', '--batch'}     # --batch: abbreviated
+    known |= {'--model', '--model_args', '--tasks'}     # of lm_eval
     for page, text in text_of_pages().items():
         assert {flag for flag in re.findall(r'(?<![\w-])--[a-z][\w-]*', text) if flag not in known} == set(), page
 

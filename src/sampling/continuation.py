@@ -1,8 +1,11 @@
 """A text that grows token by token: what can be shown, and when it ends."""
 
 import codecs
+import collections
 import dataclasses
+import math
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from network.quantize import TYPES
 from sampling.bans import Bans, banned_sequences
 
 MOST = 2 ** 31 - 1              # the largest int32, in which TensorFlow counts
+MOST_PENALTY = 100              # that is subtracted from a logit: e^100 times less likely
 SMALLEST, LARGEST = 1e-12, 1e12     # of numbers that logits are multiplied or divided by: float32 then never overflows
 
 
@@ -20,8 +24,9 @@ class SamplingSettings:
     """How to continue a text. Raises UserError for an invalid value.
 
     length: most tokens to write; half of the model's window if None. temperature, top_k, top_p: see sample.next_token;
-    repetition_penalty: see sample.penalize. no_repeat_ngram: no sequence of so many tokens occurs twice, 0 for no limit;
-    banned_words: words or phrases whose tokens do not occur; see sampling.bans. stop: strings that end a text.
+    repetition_penalty: see sample.penalize. presence_penalty: is subtracted from the logit of each token that was drawn before;
+    frequency_penalty: is subtracted as often as it was drawn. no_repeat_ngram: no sequence of so many tokens occurs twice, 0
+    for no limit; banned_words: words or phrases whose tokens do not occur; see sampling.bans. stop: strings that end a text.
     stop_at_eot: the end-of-text token ends it, too. truncate: leave out the string or token that ended the text.
     include_prompt: begin with the prompt.
     """
@@ -30,6 +35,8 @@ class SamplingSettings:
     top_k: int = 0
     top_p: float = 0.0
     repetition_penalty: float = 1
+    presence_penalty: float = 0
+    frequency_penalty: float = 0
     no_repeat_ngram: int = 0
     banned_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
@@ -47,6 +54,10 @@ class SamplingSettings:
         check_number('repetition_penalty', self.repetition_penalty)
         if not self.repetition_penalty:
             raise UserError('repetition_penalty must be more than 0; 1 means no penalty')
+        for name in ('presence_penalty', 'frequency_penalty'):
+            value = getattr(self, name)
+            if not is_number(value) or not -MOST_PENALTY <= value <= MOST_PENALTY:
+                raise UserError(f'{name} must be a number from -{MOST_PENALTY} to {MOST_PENALTY}, not {value!r}')
         for name in ('banned_words', 'stop'):
             if not isinstance(texts := getattr(self, name), (tuple, list)):
                 raise UserError(f'{name} must be a tuple of strings, not {texts!r}')
@@ -55,6 +66,11 @@ class SamplingSettings:
         for name in ('stop_at_eot', 'truncate', 'include_prompt'):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f'{name} must be True or False, not {getattr(self, name)!r}')
+
+    @property
+    def distribution(self) -> tuple:
+        """The settings that all rows of one draw have in common."""
+        return self.temperature, self.top_k, self.top_p, self.repetition_penalty
 
 
 def check_weights(value: object) -> None:
@@ -71,49 +87,65 @@ def check_whole_number(name: str, value: object, least: int, most: float = MOST)
         raise UserError(f'{name} must be at most {most}')
 
 
+def is_number(value: object) -> bool:
+    return isinstance(value, (numbers.Integral, float, np.floating)) and not isinstance(value, bool)
+
+
 def check_number(name: str, value: object, most: float | None = None) -> None:
     """Raises UserError unless the value is 0, or a number from SMALLEST to `most`, or to LARGEST without it."""
-    is_number = isinstance(value, (numbers.Integral, float, np.floating)) and not isinstance(value, bool)
-    if not is_number or not (0 <= value if most is None else 0 <= value <= most):
+    if not is_number(value) or not (0 <= value if most is None else 0 <= value <= most):
         raise UserError(f'{name} must be a number, 0 {"or more" if most is None else f"to {most}"}, not {value!r}')
     if value and not SMALLEST <= value <= LARGEST:
         raise UserError(f'{name} must not be so close to 0, or so large: {SMALLEST:g} to {LARGEST:g}')
 
 
-def prompt_tokens(prompt: str, encoder: Encoder, n_ctx: int, source: str = 'the prompt') -> list[int]:
-    """The token ids of a prompt, in which a literal END_OF_TEXT is its one token; '' is that token too.
+def prompt_tokens(prompt: str | Sequence[int], encoder: Encoder, n_ctx: int, source: str = 'the prompt') -> list[int]:
+    """The token ids of a prompt, in which a literal END_OF_TEXT is its one token; '' is that token too. Ids stay as they are.
 
-    Raises UserError if it is not a string, or longer than the model's window of n_ctx. source: how messages begin.
+    Raises UserError if it is neither a string nor ids, or longer than the model's window of n_ctx. source: how messages begin.
     """
-    if not isinstance(prompt, str):
+    if isinstance(prompt, str):
+        tokens = encoder.encode_with_special(prompt) or [encoder.end_of_text]
+    elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
+        tokens = list(prompt)
+        for token in tokens:
+            check_whole_number(f'each token of {source}', token, 0, encoder.n_vocab - 1)
+        if not tokens:
+            raise UserError(f'{source} has no tokens')
+    else:
         raise UserError(f'{source} must be a string, not {prompt!r}')
-    tokens = encoder.encode_with_special(prompt) or [encoder.end_of_text]
     if len(tokens) > n_ctx:
         raise UserError(f"{source} has {len(tokens)} tokens, the model's window holds {n_ctx}: give a shorter one")
     return tokens
 
 
 class Continuation:
-    """A text that continues `context`, the token ids of `prompt`.
+    """A text that continues `context`, the token ids of `prompt`, which is a text or those ids.
 
-    ids: the tokens drawn. text: their text, as the settings want it. log_probability: of the tokens drawn, in nats,
-    before temperature and truncation. stop_reason: 'length', 'eot' or 'stop'; None until the text ends. seed: numbers
-    that decide the random draws; random if the first is None. random: gives one number for each token, so that the text
-    does not depend on the others in its batch.
+    ids: the tokens drawn. text: their text, as the settings want it; it begins with a character that the prompt's ids leave
+    incomplete. log_probability: of the tokens drawn, in nats, before temperature and truncation. stop_reason: 'length',
+    'eot' or 'stop'; None until the text ends. seed: numbers that decide the random draws; random if the first is None.
+    random: gives one number for each token, so that the text does not depend on the others in its batch.
+
+    With logprobs, for each token its entry in log_probabilities, in alternatives (so many (token, log-probability), the most
+    likely first) and in offsets: the characters of `text` before it, or before the character that it is a part of.
     """
 
-    def __init__(self, prompt: str, context: list[int], settings: SamplingSettings, seed: list, encoder: Encoder,
-                 default_length: int):
-        self.prompt, self.settings, self.seed = prompt, settings, seed
+    def __init__(self, prompt: str | list[int], context: list[int], settings: SamplingSettings, seed: list, encoder: Encoder,
+                 default_length: int, logprobs: int | None = None):
+        self.prompt, self.settings, self.seed, self.logprobs = prompt, settings, seed, logprobs
         self.random = np.random.default_rng(None if seed[0] is None else seed)
         self._length = settings.length or default_length
         self.tokens, self.window_start = list(context), 0       # the model reads tokens[window_start:]
         self.ids, self.log_probability, self.stop_reason = [], 0.0, None
-        self.text = prompt if settings.include_prompt else ''
+        self.log_probabilities, self.alternatives, self.offsets = [], [], []
+        self._encoder, self._utf8 = encoder, codecs.getincrementaldecoder('utf-8')('replace')
+        shown = prompt if isinstance(prompt, str) else self._utf8.decode(encoder.decode_bytes(context))
+        self.text = shown if settings.include_prompt else ''
         self.cached = False     # whether the cache holds the window except its last token
         sequences = banned_sequences(encoder, settings.banned_words)
         self._bans = Bans(sequences, settings.no_repeat_ngram) if sequences or settings.no_repeat_ngram else None
-        self._encoder, self._utf8 = encoder, codecs.getincrementaldecoder('utf-8')('replace')
+        self._counts = collections.Counter()    # of the tokens drawn, if there is a penalty for them
         self._prompt_end = len(self.text)       # stops are searched for after it
         self._shown = 0
 
@@ -127,11 +159,23 @@ class Continuation:
         banned = self._bans.next(self.tokens) if self._bans else set()
         return banned if len(banned) < self._encoder.n_vocab else set()
 
-    def add(self, token: int, log_probability: float) -> None:
+    def changed_logits(self) -> dict[int, float]:
+        """What is added to the logits of tokens: minus their penalties, and -inf for those that are banned."""
+        settings = self.settings
+        changes = {token: -settings.presence_penalty - settings.frequency_penalty * n for token, n in self._counts.items()}
+        return changes | dict.fromkeys(self.banned_tokens(), -math.inf)
+
+    def add(self, token: int, log_probability: float, alternatives: list[tuple[int, float]] | None = None) -> None:
         """Adds a token, and sets stop_reason if the text ends with it."""
         self.tokens.append(token)
         self.ids.append(token)
         self.log_probability += log_probability
+        if self.logprobs is not None:
+            self.log_probabilities.append(log_probability)
+            self.alternatives.append(alternatives)
+            self.offsets.append(len(self.text))
+        if self.settings.presence_penalty or self.settings.frequency_penalty:
+            self._counts[token] += 1
         settings = self.settings
         if token == self._encoder.end_of_text and settings.stop_at_eot:
             self.stop_reason = 'eot'

@@ -138,22 +138,28 @@ class ShardedNetwork:
         programs = _Programs(self._hparams.head_size, [-1, 1], self.program)
         return self._logits(programs, *self._stream(tokens, positions, programs, extend))
 
-    def _log_probabilities(self, programs, stream, columns, labels):  # [m] int32, [m] int32 -> [m] float32
-        """In nats, of each label after the token of its column, an index in the flattened tokens that were read.
+    def _log_probabilities(self, programs, stream, columns, labels, count=None, n_vocab=None):
+        """In nats, of each label [m] int32 after the token of its column [m] int32, an index in the flattened tokens: [m].
 
-        For all n_vocab tokens, as in training. Only block_sizes.HEAD_ROWS rows of logits exist at a time.
+        For all n_vocab tokens, as in training. With a count, a list of these and the most likely of the first n_vocab tokens
+        (see sample.most_likely). Only block_sizes.HEAD_ROWS rows of logits exist at a time.
         """
         size, step = tf.size(columns), block_sizes.HEAD_ROWS
-        parts = tf.TensorArray(tf.float32, (size + step - 1) // step, infer_shape=False, element_shape=[None])
+        kinds = [(tf.float32, [None])] + ([] if count is None else [(tf.int32, [None, None]), (tf.float32, [None, None])])
+        parts = [tf.TensorArray(dtype, (size + step - 1) // step, infer_shape=False, element_shape=shape)
+                 for dtype, shape in kinds]
 
         def body(number, parts):
             some = slice(number * step, (number + 1) * step)
             logits = self._logits(programs, *(tf.gather(x, columns[some], axis=1) for x in stream))
-            return number + 1, parts.write(number, sample.log_probability(logits, labels[some]))
+            values = [sample.log_probability(logits, labels[some])]
+            if count is not None:
+                values += sample.most_likely(logits, count, n_vocab)
+            return number + 1, [part.write(number, value) for part, value in zip(parts, values)]
 
         _, parts = tf.while_loop(lambda number, _: number * step < size, body, [0, parts], parallel_iterations=1,
                                  back_prop=False)
-        return parts.concat()
+        return [part.concat() for part in parts]
 
     def _stream(self, tokens, positions, programs, extend) -> list:
         """The residual stream before the last mlp is added, and the shards' parts of that mlp: all [features, columns].

@@ -10,7 +10,7 @@ import pytest
 from command import missing_packages
 from conftest import ROOT, one_line_error
 
-SCRIPTS = ['train.py', 'encode.py', 'download_model.py', 'create_model.py', 'evaluate.py', 'convert.py',
+SCRIPTS = ['train.py', 'encode.py', 'download_model.py', 'create_model.py', 'evaluate.py', 'convert.py', 'serve.py',
            'src/interactive_conditional_samples.py', 'src/generate_unconditional_samples.py']
 
 

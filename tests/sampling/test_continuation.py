@@ -11,7 +11,7 @@ EOT = len(TOKENS) - 1
 
 class Bytes:
     """An encoder of a few tokens."""
-    end_of_text = EOT
+    end_of_text, n_vocab = EOT, len(TOKENS)
 
     def decode_bytes(self, ids):
         return b''.join(token.encode() if isinstance(token, str) else token for token in (TOKENS[id] for id in ids))
@@ -105,7 +105,32 @@ def test_a_window_that_overflows_keeps_its_last_half():
     assert (text.window_start, text.cached, text.tokens[text.window_start:]) == (5, False, [0, 0, 1, 2])
 
 
+def test_a_character_that_the_ids_of_a_prompt_begin_is_the_first_of_the_text():
+    for include_prompt, expected in ((False, 'é'), (True, 'aé')):
+        text = Continuation([0, 5], [0, 5], SamplingSettings(length=1, include_prompt=include_prompt), [1, 0], Bytes(), 100)
+        text.add(6, -0.5)
+        assert text.text == expected
+
+
+def test_tokens_with_alternatives_begin_at_an_offset_of_the_text():
+    text = Continuation('p', [0], SamplingSettings(length=4), [1, 0], Bytes(), 100, logprobs=1)
+    for token in (3, 5, 6, 1):
+        text.add(token, -token, [(token, -token)])
+    assert (text.text, text.offsets, text.log_probabilities) == ('abcéb', [0, 3, 3, 4], [-3, -5, -6, -1])
+    assert text.alternatives == [[(3, -3)], [(5, -5)], [(6, -6)], [(1, -1)]]
+
+
+def test_penalties_count_what_was_drawn():
+    text = Continuation('p', [2], SamplingSettings(presence_penalty=0.5, frequency_penalty=2), [1, 0], Bytes(), 100)
+    assert text.changed_logits() == {}
+    for token in (0, 1, 0):
+        text.add(token, -1)
+    assert text.changed_logits() == {0: -4.5, 1: -2.5}
+
+
 @pytest.mark.parametrize(('settings', 'words'), [
+    ({'presence_penalty': float('nan')}, 'presence_penalty must be a number from -100 to 100, not nan'),
+    ({'frequency_penalty': '1'}, "frequency_penalty must be a number from -100 to 100, not '1'"),
     ({'length': 0}, 'length must be a whole number, 1 or more, not 0'),
     ({'top_k': True}, 'top_k must be a whole number, 0 or more, not True'),
     ({'temperature': -1}, 'temperature must be a number, 0 or more, not -1'),

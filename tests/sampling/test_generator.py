@@ -168,7 +168,7 @@ def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
 
     [expected] = generator.generate(['the'], length=5, seed=1)
     monkeypatch.setattr(generator._session, 'run', interrupted)
-    monkeypatch.setattr(generator, '_decode_call', None)        # the one that is there has the real run
+    monkeypatch.setattr(generator, '_decode_calls', {})         # those that are there have the real run
     with pytest.raises(KeyboardInterrupt):
         generator.generate(['the'], length=5, seed=1)
     assert len(ended) == number
@@ -442,3 +442,132 @@ def test_too_little_memory_for_scores_is_one_line(generator, tf, monkeypatch):
     monkeypatch.setattr(generator._session, 'run', run)
     with pytest.raises(UserError, match='out of memory with batch_size 3 and windows of 32 tokens'):
         generator.score('x', batch_size=3)
+
+
+MIXED = [{'temperature': 0}, {'top_k': 5}, {'temperature': 1.4}, {'top_p': 0.8, 'repetition_penalty': 1.3}, {'top_k': 5}]
+
+
+def mixed_texts(generator, logprobs=(None,) * 5):
+    from sampling.continuation import SamplingSettings
+    return [generator.continuation(prompt, SamplingSettings(length=40, stop_at_eot=False, **settings), [3, i], count)
+            for i, (prompt, settings, count) in enumerate(zip(PROMPTS, MIXED, logprobs, strict=True))]
+
+
+def test_rows_with_different_settings_equal_those_sampled_alone(generator, capacity):
+    alone = [text.ids for text in generator.finish(mixed_texts(generator), 1)]
+    assert len(set(map(tuple, alone))) == 5
+    for batch_size, logprobs in ((2, (None,) * 5), (5, (3, None, 0, 5, None))):
+        texts = mixed_texts(generator, logprobs)
+        assert [text.ids for text in generator.finish(texts, batch_size)] == alone
+        assert [len(text.alternatives) for text in texts] == [0 if count is None else 40 for count in logprobs]
+
+
+def test_texts_join_and_leave_between_steps_and_no_other_is_read_again(generator, capacity, monkeypatch):
+    from sampling.continuation import SamplingSettings
+    from sampling.rows import Rows
+    alone = [text.ids for text in generator.finish(mixed_texts(generator), 1)]
+    read, run = [], generator._session.run
+
+    def noted(fetches, feed_dict):
+        if generator._lengths in feed_dict:
+            read.append(feed_dict[generator._lengths])
+        return run(fetches, feed_dict)
+    monkeypatch.setattr(generator._session, 'run', noted)
+    rows, texts = Rows(8), mixed_texts(generator)
+    left = generator.continuation('dog', SamplingSettings(length=99), [1, 0])
+    rows.join(left)
+    for text in texts:
+        generator.step(rows)
+        rows.join(text)
+    generator.step(rows)
+    assert read == [[len(text.tokens) - len(text.ids)] for text in [left, *texts]]
+    rows.leave(left)
+    while rows:
+        for text in generator.step(rows):
+            if text.stop_reason:
+                rows.leave(text)
+    assert [text.ids for text in texts] == alone and len(left.ids) < 8
+
+
+def test_the_cache_shrinks_when_all_texts_are_short_again(generator, monkeypatch):
+    import generator as module
+    from sampling.continuation import SamplingSettings
+    monkeypatch.setattr(module, 'CAPACITY_STEP', 4)
+    expected = generator.generate(['the', 'dog'], length=12, seed=1, stop_at_eot=False)
+    texts = [generator.continuation(prompt, SamplingSettings(length=length, stop_at_eot=False), [1, i, 0])
+             for i, (prompt, length) in enumerate((('the', 12), ('dog', 12)))]
+    long = generator.continuation('the quick brown fox', SamplingSettings(length=20, stop_at_eot=False), [2, 0])
+    capacities = [generator._capacity for _ in generator.steps([long, *texts], 1)]
+    assert max(capacities) >= 16 and capacities[len(long.ids)] == 4
+    assert [text.text for text in texts] == expected
+
+
+def test_alternatives_are_the_oracle_s(generator, oracle):
+    texts = generator.generate(PROMPTS, length=6, seed=1, temperature=0.7, repetition_penalty=2, logprobs=4)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        tokens = generator.encoder.encode(prompt)
+        for token, log_probability, alternatives in zip(text.ids, text.log_probabilities, text.alternatives, strict=True):
+            expected = reference.log_softmax(oracle(tokens))
+            best = np.argsort(-expected, kind='stable')[:4]
+            assert [id for id, _ in alternatives] == best.tolist()
+            np.testing.assert_allclose([value for _, value in alternatives], expected[best], atol=1e-4)
+            assert log_probability == pytest.approx(expected[token], abs=1e-4)
+            tokens.append(token)
+    assert [text.text for text in texts] == generator.generate(PROMPTS, length=6, seed=1, temperature=0.7, repetition_penalty=2)
+
+
+def test_the_offsets_of_tokens_in_their_text(generator):
+    [text] = generator.generate('é☃', length=60, seed=2, temperature=3, logprobs=0, stop_at_eot=False)
+    assert text.alternatives == [[]] * 60
+    decode = generator.encoder.decode
+    for i, offset in enumerate(text.offsets):
+        assert decode(text.ids[:i]).startswith(text.text[:offset])
+    assert len(set(text.offsets)) < 60 and '\ufffd' in text.text      # bytes that are not characters
+
+
+def test_alternatives_of_scores_are_the_oracle_s(generator, oracle):
+    [plain], [score] = (generator.score('the quick fox', logprobs=count) for count in (None, 3))
+    assert plain.alternatives is None
+    np.testing.assert_allclose(score.log_probabilities, plain.log_probabilities, atol=1e-6)
+    chunk = [generator.encoder.end_of_text, *score.tokens.tolist()]
+    for i, alternatives in enumerate(score.alternatives, start=1):
+        expected = reference.log_softmax(oracle(chunk[:i]))
+        best = np.argsort(-expected, kind='stable')[:3]
+        assert [id for id, _ in alternatives] == best.tolist()
+        np.testing.assert_allclose([value for _, value in alternatives], expected[best], atol=1e-4)
+    assert len(score.alternatives) == len(score.tokens)
+    assert [len(each.alternatives) for each in generator.score(['', 'the fox'], logprobs=0)] == [
+        0, len(generator.encoder.encode('the fox'))]
+
+
+@pytest.mark.parametrize(('presence', 'frequency'), [(1.5, 0), (0, 0.8), (-2, 0.5)])
+def test_penalties_of_what_was_drawn_are_the_oracle_s(generator, oracle, presence, frequency):
+    settings = {'temperature': 0, 'length': 50, 'stop_at_eot': False}
+    rows = ids_of(generator, PROMPTS[:3], 3, **settings, presence_penalty=presence, frequency_penalty=frequency)
+    for prompt, ids in zip(PROMPTS, rows):
+        start = generator.encoder.encode(prompt)
+        n = len(start)
+
+        def penalized(logits, tokens, n=n):
+            counts = np.bincount(tokens[n:], minlength=len(logits))
+            return logits - presence * (counts > 0) - frequency * counts
+        assert ids == greedy(oracle, start, 50, 32, penalized), prompt
+    assert rows != ids_of(generator, PROMPTS[:3], 3, **settings)
+
+
+def test_a_prompt_of_token_ids(generator):
+    from sampling.continuation import SamplingSettings
+    ids = generator.encoder.encode('the fox')
+    texts = [generator.continuation(prompt, SamplingSettings(length=9), [1, 0, 0]) for prompt in ('the fox', ids)]
+    assert len({text.text for text in generator.finish(texts, 2)}) == 1
+    assert generator.generate([ids], length=9, seed=1) == [texts[0].text]
+    with pytest.raises(UserError, match='the prompt has 33 tokens, the model.s window holds 32'):
+        generator.generate([[1] * 33])
+    with pytest.raises(UserError, match='each token of the prompt must be at most'):
+        generator.generate([[generator.encoder.n_vocab]])
+    with pytest.raises(UserError, match='the prompt has no tokens'):
+        generator.generate([[]])
+    with pytest.raises(TypeError, match='no argument .logprobs.'):
+        generator.stream('the', logprobs=1)
+    with pytest.raises(UserError, match='logprobs must be a whole number, 0 or more, not -1'):
+        generator.generate('the', logprobs=-1)

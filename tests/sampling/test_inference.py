@@ -91,8 +91,14 @@ def test_log_probabilities_equal_the_oracle_s(tf, session, params, directory, mo
     tokens = np.array([PROMPTS[0], [7, 3, 0, 0, 0]])
     _, _, score = network.prefill(tf.constant(tokens), tf.constant([5, 2]), tf.constant([0, 1]))
     columns, labels = [4, 0, 2, 5, 6, 5], [36, 1, 0, 3, 18, 7]
-    expected = reference.log_softmax(reference.gpt2(tokens, params, HPARAMS)).reshape(10, -1)[columns, labels]
-    np.testing.assert_allclose(session.run(score(tf.constant(columns), tf.constant(labels))), expected, atol=1e-4)
+    logits = reference.log_softmax(reference.gpt2(tokens, params, HPARAMS)).reshape(10, -1)[columns]
+    columns, labels = tf.constant(columns), tf.constant(labels)
+    [found] = session.run(score(columns, labels))
+    np.testing.assert_allclose(found, logits[range(6), [36, 1, 0, 3, 18, 7]], atol=1e-4)
+    found, ids, best = session.run(score(columns, labels, tf.constant(3), 30))      # alternatives among the first 30 tokens
+    np.testing.assert_allclose(found, logits[range(6), [36, 1, 0, 3, 18, 7]], atol=1e-4)
+    assert ids.tolist() == np.argsort(-logits[:, :30], axis=1)[:, :3].tolist()
+    np.testing.assert_allclose(best, np.take_along_axis(logits, ids, axis=1), atol=1e-4)
 
 
 def test_only_large_networks_are_compiled_and_only_on_cpus(tf, session, monkeypatch):

@@ -1,0 +1,1 @@
+"""One model behind an HTTP API and a local page."""
