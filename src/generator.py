@@ -33,7 +33,7 @@ class Generator:
 
     model: a model or run directory, a checkpoint in one ('checkpoint/run1/best'), or an opened model. weights: 'float32',
     'bfloat16' or 'int8': as what the matrices are in memory; fewer bytes are read faster, and rounded. Raises UserError for a
-    directory without a complete model, or other weights.
+    directory without a complete model, or other weights; its methods also if memory runs out.
 
     Several threads may use it. `generate` makes other threads wait until its texts are complete; `stream`, `finish` and
     `steps` wait only for one token, and calls that take turns read their texts again at each turn, which is slow. One
@@ -51,7 +51,12 @@ class Generator:
             network = ShardedNetwork(self.hparams, shards, stored_as=weights)
             self._cache = network.cache
             self._build(network)
-            network.load(self._session, model.checkpoint)
+            try:
+                network.load(self._session, model.checkpoint)
+            except tf.errors.ResourceExhaustedError:
+                smaller = {'float32': 'bfloat16 or int8', 'bfloat16': 'int8'}.get(weights)
+                raise UserError(f'out of memory for the weights of {model.checkpoint} in {weights}: use '
+                                f'{f"{smaller}, or " if smaller else ""}a smaller model') from None
         graph.finalize()
         self._decode_call = None
         self._lock = threading.RLock()  # held while the cache is used; a thread that has it may take it again
@@ -117,13 +122,25 @@ class Generator:
         rows = list(itertools.islice(source, batch_size))
         while any(rows):
             with self._lock:    # never while suspended at `yield`, where a call may be abandoned
-                rows, active, drawn = self._draw_next(rows, this_call)
+                try:
+                    rows, active, drawn = self._draw_next(rows, this_call)
+                except tf.errors.ResourceExhaustedError:
+                    raise self._out_of_memory(rows) from None
             for row, token, log_probability in zip(active, *drawn):
                 text = rows[row]
                 text.add(int(token), float(log_probability))
                 if text.stop_reason:
                     rows[row] = next(source, None)
                 yield text
+
+    def _out_of_memory(self, rows: list) -> UserError:
+        """The error for texts that do not fit. Empties the cache, of which a part may have been resized."""
+        self._cache_owner = None
+        self._session.run(self._cache.initializer)
+        longest = max(len(text.tokens) - text.window_start for text in rows if text)
+        smaller = 'a smaller batch_size or length' if len(rows) > 1 else 'a smaller length'
+        return UserError(f'out of memory with batch_size {len(rows)} and texts of up to {longest} tokens: give {smaller}, or '
+                         'weights of fewer bytes (bfloat16, int8)')
 
     def _draw_next(self, rows: list, call: object) -> tuple[list, list, list]:
         """Draws a token for each uncached row, or, if there is none, for all.

@@ -141,9 +141,9 @@ class ShardedNetwork:
     def _log_probabilities(self, programs, stream, columns, labels):  # [m] int32, [m] int32 -> [m] float32
         """In nats, of each label after the token of its column, an index in the flattened tokens that were read.
 
-        For all n_vocab tokens, as in training. Only block_sizes.HEAD_ROWS rows of logits exist at a time.
+        For all n_vocab tokens, as in training. Only block_sizes.head_rows of logits exist at a time.
         """
-        size, step = tf.size(columns), block_sizes.HEAD_ROWS
+        size, step = tf.size(columns), block_sizes.head_rows(block_sizes.gpu(), self._hparams.n_vocab)
         parts = tf.TensorArray(tf.float32, (size + step - 1) // step, infer_shape=False, element_shape=[None])
 
         def body(number, parts):

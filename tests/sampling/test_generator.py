@@ -442,3 +442,37 @@ def test_too_little_memory_for_scores_is_one_line(generator, tf, monkeypatch):
     monkeypatch.setattr(generator._session, 'run', run)
     with pytest.raises(UserError, match='out of memory with batch_size 3 and windows of 32 tokens'):
         generator.score('x', batch_size=3)
+
+
+@pytest.mark.parametrize(('batch_size', 'advice'), [(2, 'a smaller batch_size or length'), (1, 'a smaller length')])
+def test_too_little_memory_for_texts_is_one_line_and_the_next_texts_are_right(generator, tf, monkeypatch, batch_size, advice):
+    """Memory runs out where the cache grows, when a part of it has grown already."""
+    from command.errors import UserError
+    expected = generator.generate(['the', 'dog'], seed=1, length=4, batch_size=batch_size)
+    run, resize = generator._session.run, generator._cache.resize
+
+    def fail(fetches, *arguments):
+        if fetches is resize:
+            some = resize.control_inputs[0].control_inputs[:1]
+            run(some, *arguments)
+            raise tf.errors.ResourceExhaustedError(None, None, 'OOM')
+        return run(fetches, *arguments)
+    monkeypatch.setattr(generator._session, 'run', fail)
+    with pytest.raises(UserError, match=f'out of memory with batch_size {batch_size} and texts of up to 1 tokens: give {advice}, '
+                                        'or weights of fewer bytes'):
+        generator.generate(['a', 'a'], length=4, batch_size=batch_size)
+    monkeypatch.undo()
+    assert generator.generate(['the', 'dog'], seed=1, length=4, batch_size=batch_size) == expected
+
+
+@pytest.mark.parametrize(('weights', 'advice'), [
+    ('float32', 'bfloat16 or int8, or a smaller model'), ('int8', 'a smaller model')])
+def test_too_little_memory_for_weights_is_one_line(tf, model_directory, monkeypatch, weights, advice):
+    import generator
+    from command.errors import UserError
+
+    def fail(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM')
+    monkeypatch.setattr(generator.ShardedNetwork, 'load', fail)
+    with pytest.raises(UserError, match=f'^out of memory for the weights of .*/model.ckpt in {weights}: use {advice}$'):
+        generator.Generator(str(model_directory), weights)
