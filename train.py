@@ -29,7 +29,7 @@ from command.flags import (
     positive_float,
     positive_int,
 )
-from command.machine import available_memory
+from command.machine import available_memory, gpu_memory
 from command.models import CHECKPOINT_DIR, SAMPLE_DIR
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags
 from network.quantize import TYPES
@@ -140,6 +140,9 @@ def add_machine_flags(group) -> None:
     group.add_argument('--precision', choices=['float32', 'tf32', 'bfloat16', 'float16'], default='float32',
                        help='number format of matrix multiplications; tf32 and bfloat16 are for GPUs that support them (compute '
                             'capability 8.0), float16 is for older ones too: it scales the loss, and skips steps that overflow')
+    group.add_argument('--xla', action=argparse.BooleanOptionalAction, default=None,
+                       help='have XLA compile what is computed number by number, such as GELU: fewer and larger operations '
+                            '(default: on for a CPU without --memory_saving_gradients, else off; not measured on a GPU)')
 
 
 def add_run_flags(group) -> None:
@@ -170,6 +173,9 @@ def add_run_flags(group) -> None:
     group.add_argument('--measure_steps', metavar='N', type=non_negative_int, default=0,
                        help='with --dry_run: also make N steps, without writing anything, and print how long the run takes; '
                             '0: none')
+    group.add_argument('--gpu_memory', metavar='GB', type=non_negative_float,
+                       help='with --dry_run: plan for a GPU of so much memory; 0: for the CPU (default: for the GPU that the '
+                            'driver lists, if there is one)')
 
 
 temperature = number(float, f'0, or a number from {SMALLEST:g} to {LARGEST:g}',
@@ -231,6 +237,8 @@ def add_worker_flags(group) -> None:
     group.add_argument('--slurm', action='store_true', help='the workers are the tasks of this SLURM job step')
     group.add_argument('--reduce_precision', choices=['float32', 'bfloat16'], default='float32',
                        help='number format of gradients sent between workers; bfloat16 halves the traffic')
+    group.add_argument('--no_nccl', action='store_true',
+                       help='do not let NCCL sum the gradients, which it does if each worker has a GPU of its own')
     group.add_argument('--dist_timeout', metavar='SECONDS', type=positive_float, default=600.0,
                        help='give up when a worker is silent for so long, which must be more than saving and sampling take')
     group.add_argument('--dist_startup_timeout', metavar='SECONDS', type=positive_float, default=600.0,
@@ -243,7 +251,8 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
     from training import loop
     from workers.collectives import Workers
     settings = job.settings
-    workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout)
+    workers = Workers(cluster, timeout=settings.dist_timeout, startup_timeout=settings.dist_startup_timeout,
+                      nccl=not settings.no_nccl)
     with workers.connected():
         if workers.count > 1:
             job.agree(workers.gather)
@@ -257,11 +266,18 @@ def train(job: Job, cluster: Cluster, advise: bool) -> None:
 def load_late(job: Job, several: bool) -> None:
     """Imports TensorFlow, which takes seconds that a mistake in the flags should not cost, and prints what it computes on."""
     print('Loading TensorFlow', flush=True)
-    from command.device import device, lacking, unused_gpu
+    from command.device import check_xla, device, lacking, unused_gpu
     from command.tensorflow_setup import load_tensorflow
     load_tensorflow(several=several)
     precision = job.settings.precision
     print('\n'.join(filter(None, [device(precision), lacking(precision), unused_gpu()])), flush=True)
+    if job.settings.xla:
+        check_xla()
+
+
+def planned_gpu(args: argparse.Namespace) -> int | None:
+    """Bytes of the GPU that --dry_run plans for; None if it is the CPU."""
+    return gpu_memory() if args.gpu_memory is None else round(args.gpu_memory * 1e9) or None
 
 
 def print_time(job: Job) -> None:
@@ -308,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(line)
         job = prepare(args, cluster)
         if args.dry_run:
-            print(plan(job, memory), flush=True)
+            print(plan(job, memory, planned_gpu(args)), flush=True)
             if args.measure_steps:
                 print_time(job)
             return

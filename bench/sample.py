@@ -24,7 +24,7 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, '..', 'src'), HERE]
+sys.path.insert(0, os.path.join(HERE, '..', 'src'))
 
 from network.hparams import default_hparams
 
@@ -37,10 +37,12 @@ START = HPARAMS.n_vocab - 1
 
 class Numbers:
     """A stand-in for an encoder where only ids matter."""
-    n_vocab, end_of_text = HPARAMS.n_vocab, START
+
+    def __init__(self, hparams):
+        self.n_vocab, self.end_of_text = hparams.n_vocab, hparams.n_vocab - 1
 
     def encode(self, _) -> list[int]:
-        return [START]
+        return [self.end_of_text]
 
     encode_with_special = encode
 
@@ -48,7 +50,7 @@ class Numbers:
         return b'.' * len(ids)
 
 
-def make_model(directory):
+def make_model(directory, hparams=HPARAMS):
     """Writes a checkpoint of random weights."""
     from command import tensorflow_setup
     tensorflow_setup.load_tensorflow()
@@ -57,7 +59,7 @@ def make_model(directory):
     import model
     from storage import saver
     with tf.Session() as session:
-        model.model(HPARAMS, tf.placeholder(tf.int32, [None, None]))
+        model.model(hparams, tf.placeholder(tf.int32, [None, None]))
         session.run(tf.global_variables_initializer())
         saver.save_model(session, directory)
 
@@ -65,12 +67,17 @@ def make_model(directory):
 def ours(directory, weights='float32'):
     # In a process of its own, whose memory and threads do not count here.
     subprocess.run([sys.executable, os.path.abspath(__file__), '--make_model', directory], check=True)
+    return writer(directory, weights)
+
+
+def writer(directory, weights='float32', hparams=HPARAMS):
+    """A function that writes texts with the model of a directory, and returns the times of their tokens."""
     from command import tensorflow_setup
     tensorflow_setup.load_tensorflow()
     from generator import Generator
     from sampling.continuation import SamplingSettings
     from storage.model_directory import Model
-    generator = Generator(Model(directory, HPARAMS, Numbers(), os.path.join(directory, 'model.ckpt')), weights)
+    generator = Generator(Model(directory, hparams, Numbers(hparams), os.path.join(directory, 'model.ckpt')), weights)
 
     def write(batch, length):
         settings = SamplingSettings(length=length, top_k=TOP_K, stop_at_eot=False)
@@ -102,12 +109,15 @@ def loop_2019(_):
     return write
 
 
-def hugging_face(_):
+def hugging_face(_, hparams=HPARAMS):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.generation.streamers import BaseStreamer
     torch.set_num_threads(os.cpu_count())
-    network = GPT2LMHeadModel(GPT2Config(attn_implementation='sdpa')).eval()
+    device, start_id = 'cuda' if torch.cuda.is_available() else 'cpu', hparams.n_vocab - 1
+    config = GPT2Config(vocab_size=hparams.n_vocab, n_positions=hparams.n_ctx, n_embd=hparams.n_embd, n_head=hparams.n_head,
+                        n_layer=hparams.n_layer, attn_implementation='sdpa', bos_token_id=start_id, eos_token_id=start_id)
+    network = GPT2LMHeadModel(config).to(device).eval()
 
     class Times(BaseStreamer):
         def put(self, _):
@@ -121,9 +131,10 @@ def hugging_face(_):
         streamer.times = []     # the prompt comes first
         start = time.time()
         with torch.inference_mode():
-            tokens = network.generate(torch.full([batch, 1], START), attention_mask=torch.ones([batch, 1]),
+            tokens = network.generate(torch.full([batch, 1], start_id, device=device),
+                                      attention_mask=torch.ones([batch, 1], device=device),
                                       do_sample=True, top_k=TOP_K, min_new_tokens=length, max_new_tokens=length,
-                                      eos_token_id=None, pad_token_id=START, streamer=streamer if batch == 1 else None)
+                                      eos_token_id=None, pad_token_id=start_id, streamer=streamer if batch == 1 else None)
         assert tokens.shape == (batch, 1 + length)
         return [start, *streamer.times[1:-1], time.time()]
     return write

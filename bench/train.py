@@ -13,7 +13,6 @@ group fits in 20 GB of memory.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -67,6 +66,7 @@ GROUPS = {
 }
 ROOF, ROOF_SIZE, ROOF_TIMES = 'roof', 3072, 4
 WARMUP = 2
+LOSS_SCALE = 1024.0     # of float16
 
 
 def sizes(work: dict) -> dict:
@@ -98,11 +98,17 @@ def tensorflow_step(work: dict, build):
     config = tensorflow_setup.session_config() if work['kind'] == 'ours' else tf.ConfigProto()
     session = tf.Session(config=config)
     initialize(session)
-    rng = np.random.default_rng(0)
-    return lambda: step(session, {tokens: rng.integers(50257, size=tokens.shape)})
+    rng, n_vocab = np.random.default_rng(0), sizes(work)['n_vocab']
+
+    def run():
+        return step(session, {tokens: rng.integers(n_vocab, size=tokens.shape)})
+    run.close = session.close
+    return run
 
 
 def ours(work: dict):
+    precision = work.get('precision', 'float32')
+
     def build(tf, tokens):
         import model
         from network import gradients
@@ -111,12 +117,15 @@ def ours(work: dict):
         from training import optimizer
         recompute, rank = work.get('recompute', False), work.get('lora_rank')
         lora = Lora(rank, 2 * rank, work.get('base_weights', 'float32')) if rank else None
-        with contextlib.nullcontext() if recompute else gradients.compiling():
-            output = model.model(model.HParams(**sizes(work)), tokens, lora=lora)
+        tf.config.experimental.enable_tensor_float_32_execution(precision == 'tf32')
+        dtype = tf.float32 if precision == 'tf32' else tf.as_dtype(precision)
+        scale = tf.placeholder(tf.float32, []) if precision == 'float16' else None
+        with gradients.compiling(work.get('xla', False if recompute else None)):
+            output = model.model(model.HParams(**sizes(work)), tokens, dtype=dtype, lora=lora)
             weights = tf.global_variables()
             trained = [weight for weight in weights if not lora or is_factor(weight.op.name)]
-            loss = model.loss(output, tokens, wte_gradient=lora is None)
-            step = optimizer.TrainStep(loss, trained, memory_saving=recompute)
+            loss = model.loss(output, tokens, wte_gradient=lora is None, scale=scale)
+            step = optimizer.TrainStep(loss, trained, memory_saving=recompute, scale=scale)
 
         def initialize(session):
             if lora:
@@ -125,7 +134,7 @@ def ours(work: dict):
                 for variable in weights:    # one by one, as from a file: drawn together, they fragment the memory
                     session.run(variable.initializer)
             step.initialize(session)
-        return lambda session, feed: step.run(session, [feed], 2e-5), initialize
+        return lambda session, feed: step.run(session, [feed], 2e-5, scale=LOSS_SCALE), initialize
     return tensorflow_step(work, build)
 
 
@@ -170,11 +179,13 @@ def torch(work: dict):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
     torch.set_num_threads(os.cpu_count())
-    size = sizes(work)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    size, precision = sizes(work), work.get('precision', 'float32')
+    torch.set_float32_matmul_precision('highest' if precision == 'float32' else 'high')
     config = GPT2Config(vocab_size=size['n_vocab'], n_positions=size['n_ctx'], n_embd=size['n_embd'],
                         n_head=size['n_head'], n_layer=size['n_layer'], attn_implementation='sdpa', resid_pdrop=0.0,
                         embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False)
-    network = GPT2LMHeadModel(config).train()
+    network = GPT2LMHeadModel(config).to(device).train()
     if work.get('recompute'):
         network.gradient_checkpointing_enable()
         network.enable_input_require_grads()    # else frozen weights leave a checkpoint nothing to pass a gradient to
@@ -185,11 +196,18 @@ def torch(work: dict):
     optimizer = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr=2e-5)
     run = torch.compile(network) if work.get('compile') else network
 
+    scaler = torch.amp.GradScaler(device, enabled=precision == 'float16')
+
     def step():
-        tokens = torch.randint(50257, (work['batch'], work['sequence']))
+        tokens = torch.randint(size['n_vocab'], (work['batch'], work['sequence']), device=device)
         optimizer.zero_grad(set_to_none=True)
-        run(input_ids=tokens, labels=tokens).loss.backward()
-        optimizer.step()
+        with torch.autocast(device, getattr(torch, precision, None), enabled=precision in ('bfloat16', 'float16')):
+            loss = run(input_ids=tokens, labels=tokens).loss
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if device == 'cuda':
+            torch.cuda.synchronize()
     return step
 
 

@@ -43,7 +43,7 @@ class Generator:
 
     model: a model or run directory, a checkpoint in one ('checkpoint/run1/best'), or an opened model. weights: 'float32',
     'bfloat16' or 'int8': as what the matrices are in memory; fewer bytes are read faster, and rounded. Raises UserError for a
-    directory without a complete model, or other weights.
+    directory without a complete model, or other weights; its methods also if memory runs out.
 
     Several threads may use it. `generate` makes other threads wait until its texts are complete; `stream`, `finish` and
     `steps` wait only for one token, and calls that take turns read their texts again at each turn, which is slow. One
@@ -61,7 +61,12 @@ class Generator:
             network = ShardedNetwork(self.hparams, shards, stored_as=weights)
             self._cache = network.cache
             self._build(network)
-            network.load(self._session, model.checkpoint)
+            try:
+                network.load(self._session, model.checkpoint)
+            except tf.errors.ResourceExhaustedError:
+                smaller = {'float32': 'bfloat16 or int8', 'bfloat16': 'int8'}.get(weights)
+                raise UserError(f'out of memory for the weights of {model.checkpoint} in {weights}: use '
+                                f'{f"{smaller}, or " if smaller else ""}a smaller model') from None
         graph.finalize()
         self._decode_calls = {}         # fetches -> the callable that runs them
         self._lock = threading.RLock()  # held while the cache is used; a thread that has it may take it again
@@ -150,17 +155,24 @@ class Generator:
         has its own settings. There must be a text.
         """
         with self._lock:    # never while suspended at `yield`, where a call may be abandoned
-            if self._cache_owner is not rows:       # at the beginning, or because another call used the cache
-                self._cache_owner, self._cache_rows, self._capacity = rows, 0, 0
-                for text in rows:
-                    text.cached = False
-            for text in rows:
-                text.slide(self.hparams.n_ctx)
-            self._fit_cache(rows)
-            drawn = self._read_prompts(rows) or self._read_last_tokens(rows)
+            try:
+                drawn = self._next_tokens(rows)
+            except tf.errors.ResourceExhaustedError:
+                raise self._out_of_memory(rows) from None
         for text, token, log_probability, alternatives in drawn:
             text.add(token, log_probability, alternatives)
         return [text for text, *_ in drawn]
+
+    def _next_tokens(self, rows: Rows) -> list:
+        """Draws a token for each text that is not in the cache, or for all (see _draw_from)."""
+        if self._cache_owner is not rows:       # at the beginning, or because another call used the cache
+            self._cache_owner, self._cache_rows, self._capacity = rows, 0, 0
+            for text in rows:
+                text.cached = False
+        for text in rows:
+            text.slide(self.hparams.n_ctx)
+        self._fit_cache(rows)
+        return self._read_prompts(rows) or self._read_last_tokens(rows)
 
     def _fit_cache(self, rows: Rows) -> None:
         """Resizes the cache to the number of rows, and to the longest window unless it would shrink by less than half."""
@@ -174,6 +186,16 @@ class Generator:
                 self._session.run(self._cache.resize, {self._cache.kept_rows: kept,
                                                        self._cache.new_size: [len(rows.texts), capacity]})
             self._cache_rows, self._capacity = len(rows.texts), capacity
+
+    def _out_of_memory(self, rows: Rows) -> UserError:
+        """The error for texts that do not fit. Empties the cache, of which a part may have been resized."""
+        self._cache_owner = None
+        self._session.run(self._cache.initializer)
+        texts = list(rows)
+        longest = max(len(text.tokens) - text.window_start for text in texts)
+        smaller = 'a smaller batch_size or length' if len(texts) > 1 else 'a smaller length'
+        return UserError(f'out of memory with batch_size {len(texts)} and texts of up to {longest} tokens: give {smaller}, or '
+                         'weights of fewer bytes (bfloat16, int8)')
 
     def _build(self, network: ShardedNetwork) -> None:
         self._tokens = tf.placeholder(tf.int32, [None, None])

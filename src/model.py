@@ -119,7 +119,7 @@ def model(hparams: HParams, X, past=None, scope='model', reuse=tf.AUTO_REUSE, dt
         if isinstance(past, tf.Tensor):
             past = TensorPast(past, sequence)
         h = drop(embed(X, sequence, past, wte=wte, wpe=wpe), dropout)
-        masks = block_masks(sequence) if past is None else [past.mask]
+        masks = block_masks(batch, hparams.n_head, sequence) if past is None else [past.mask]
         presents = []
         for layer in range(hparams.n_layer):
             h, present = transformer_block(h, layer, past=past, masks=masks, hparams=hparams, dtype=dtype,

@@ -58,6 +58,16 @@ def test_training(parse, flags):
     check(training_graph(parse, *flags.split()))
 
 
+@pytest.mark.parametrize(('flags', 'compiled'), [([], False), (['--xla', '--memory_saving_gradients'], True)])
+def test_xla_is_for_whoever_asks_for_it(parse, monkeypatch, flags, compiled):
+    from graph_walk import compiled_calls
+    from network import gradients
+    monkeypatch.setattr(gradients, 'COMPILED_SIZE', 1)
+    graph = training_graph(parse, '--sample_every', 0, '--optimizer', 'sgd', *flags)
+    assert any(compiled_calls(graph)) == compiled
+    check(graph)
+
+
 def test_several_workers(tf, parse):
     workers = fake_workers(FakeCluster(2, 1))
     graph = training_graph(parse, '--optimizer', 'sgd', '--reduce_precision', 'bfloat16', workers=workers)

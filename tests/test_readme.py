@@ -39,6 +39,8 @@ NOT_RUN = {
     '.venv/bin/pip install -q -r requirements.txt': 'sets up an environment, as .ci/run does',
     '.venv/bin/pip install -q -r requirements-test.txt': 'sets up an environment, as .ci/run does',
     '.venv/bin/pip install -q -r requirements-gpu.txt': 'downloads gigabytes of libraries for a GPU',
+    '.venv/bin/pip install -q torch transformers': 'downloads gigabytes of libraries for a GPU',
+    '.venv/bin/python bench/gpu.py': 'takes minutes; test_bench_gpu runs it',
     '.venv/bin/python -m pytest': 'is what runs this test',
     'source .venv/bin/activate': 'is for the environment, which is this one',
     './download_model.py 117M': 'needs the network; the test has a stand-in for the model',

@@ -252,6 +252,26 @@ def test_out_of_memory_names_what_to_try_and_leaves_the_run_safe(tf, train, home
         train('--max_steps', 4, '--sample_every', 0, '--batch_size', 64, '--train_layers', 2)
 
 
+@pytest.mark.parametrize(('flags', 'what', 'advice'), [
+    (('--val_every', 1, '--val_batch_count', 1, '--sample_every', 0), 'validation_loss',
+     'in the validation after step 0 (models/one_block/model.ckpt is safe); try --val_batch_size 1, or a smaller --seq_length'),
+    (('--sample_every', 1), 'sample',
+     'in the samples after step 1 (models/one_block/model.ckpt is safe); try --sample_num 1, or a smaller --sample_length'),
+    (('--sample_every', 0), 'restore', 'before the first step: try, in this order, each with those before it: --seq_length 8')])
+def test_out_of_memory_between_steps_names_what_to_try(tf, train, monkeypatch, flags, what, advice):
+    from training import graph, memory
+
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+    monkeypatch.setattr(graph.TrainingGraph, what, fail)
+    for name in ('PROCESS', 'COMPILED'):
+        monkeypatch.setattr(memory, name, 0)
+    with pytest.raises(UserError) as error:
+        train('--model_name', 'one_block', '--max_steps', 2, '--memory_saving_gradients', '--optimizer', 'adafactor',
+              '--train_layers', 1, *flags)
+    assert str(error.value) == f'out of memory {advice}'
+
+
 def train_with_little_memory(*flags):
     """oneDNN's allocator has a limit that can be lowered; TensorFlow's own has none."""
     os.environ['TF_MKL_ALLOC_MAX_BYTES'] = '20000000'

@@ -3,8 +3,9 @@
 import os
 import sys
 
+from command.errors import UserError
 from command.machine import available_memory, available_processors, nvidia_gpus, visible_gpus
-from command.tensorflow_setup import load_tensorflow, note_loading
+from command.tensorflow_setup import load_tensorflow, note_loading, open_session
 
 # Compute capabilities of NVIDIA's GPUs: those of Volta (V100, T4 after it) multiply float16 in circuits of their own; those of
 # Ampere (A100, RTX 30) tf32 and bfloat16 too.
@@ -50,8 +51,22 @@ def unused_gpu() -> str | None:
     hidden = 'CUDA_VISIBLE_DEVICES' in os.environ and not visible_gpus()
     if hidden or tf.config.list_physical_devices('GPU') or not (gpus := nvidia_gpus()):
         return None
-    return (f'{gpus[0][0]} is not used: TensorFlow does not find it. It needs CUDA libraries:\n'
-            "  pip install 'tensorflow[and-cuda]'")
+    why = ('TensorFlow does not find it. It needs CUDA libraries' if tf.test.is_built_with_cuda() else
+           'this TensorFlow is built for CPUs alone. On Linux, or in WSL on Windows, install the one for GPUs')
+    return f"{gpus[0][0]} is not used: {why}:\n  pip install 'tensorflow[and-cuda]'"
+
+
+def check_xla() -> None:
+    """Raises UserError unless XLA can compile a function for the device that TensorFlow computes on, which is tried."""
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default(), open_session() as session:
+        compiled = tf.function(lambda x: tf.exp(x) * x, jit_compile=True, autograph=False)
+        try:
+            session.run(compiled(tf.ones([8])))
+        except tf.errors.OpError as error:
+            why = ' '.join(error.message.split('\n')[0].split())[:200]
+            raise UserError(f'--xla: XLA cannot compile for this device ({why}): leave --xla out, or install what it needs: '
+                            "pip install 'tensorflow[and-cuda]'") from None
 
 
 def load_and_report() -> None:

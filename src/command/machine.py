@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 
 DRIVER_TIMEOUT = 20     # seconds in which NVIDIA's driver must list its GPUs
 
@@ -26,11 +27,24 @@ def nvidia_gpus() -> list[tuple[str, int | None]]:
     return [(row[0], int(row[1]) * 2 ** 20 if row[-1].isdecimal() else None) for row in rows]
 
 
-def _nvidia_smi(fields: str, *format: str) -> list[str]:
-    """A line of these fields for each GPU; none if there is no driver, or if it does not answer."""
+def gpu_memory() -> int | None:
+    """Bytes of memory of the smallest GPU that this process may use; None if there is none, or its memory is not known."""
+    sizes = _nvidia_smi('memory.total', 'nounits', select=gpus) if (gpus := visible_gpus()) else []
+    return min(map(int, sizes)) * 2 ** 20 if sizes and all(map(str.isdecimal, sizes)) else None
+
+
+def gpu_id() -> str | None:
+    """What names the first GPU that this process may use, and no other GPU of any machine; None if the driver does not say."""
+    found = _nvidia_smi('uuid', select=gpus[:1]) if (gpus := visible_gpus()) else []
+    return found[0] if found else None
+
+
+def _nvidia_smi(fields: str, *format: str, select: Iterable[str] = ()) -> list[str]:
+    """A line of these fields for each GPU, or for those selected; none if there is no driver, or if it does not answer."""
     if not shutil.which('nvidia-smi'):
         return []
-    command = ['nvidia-smi', f'--query-gpu={fields}', f'--format={",".join(("csv", "noheader", *format))}']
+    command = ['nvidia-smi', f'--query-gpu={fields}', f'--format={",".join(("csv", "noheader", *format))}',
+               *([f'--id={",".join(select)}'] if select else [])]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DRIVER_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):

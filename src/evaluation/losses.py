@@ -21,7 +21,7 @@ from storage.model_directory import Model
 class Evaluation:
     """A graph that scores windows of `length` tokens, `stride` apart (see corpus.windows), with the weights of a model.
 
-    Scores batch_size windows at a time, and keeps at most block_sizes.HEAD_ROWS rows of logits. Raises UserError if the
+    Scores batch_size windows at a time, and keeps at most block_sizes.head_rows of logits. Raises UserError if the
     checkpoint is damaged, or belongs to another model.
     """
 
@@ -38,7 +38,8 @@ class Evaluation:
 
     def _summed_loss(self, output: dict, width: int) -> tf.Tensor:
         """Sum of weight * cross-entropy over the last `width` predictions of each window, in nats; float64."""
-        step = max(block_sizes.HEAD_ROWS // self._batch_size, 1)      # positions of each window at a time
+        rows = block_sizes.head_rows(block_sizes.gpu(), output['wte'].shape.as_list()[0])
+        step = max(rows // self._batch_size, 1)     # positions of each window at a time
         losses = []
         for start in range(self._length - width, self._length, step):
             positions = slice(start, min(start + step, self._length))

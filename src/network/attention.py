@@ -23,9 +23,10 @@ def causal_mask(n_query, n_key):  # -> [1, 1, n_query, n_key]: 0 up to the query
     return tf.where(visible, tf.zeros([n_query, n_key]), tf.fill([n_query, n_key], tf.float32.min))[None, None]
 
 
-def block_masks(length) -> list:
+def block_masks(batch, heads: int, length) -> list:
     """For each block of queries, its mask over the keys up to the last of them."""
-    return [causal_mask(end - start, end) for start, end in chunks(length, block_sizes.QUERY_BLOCK)]
+    size = block_sizes.query_block(block_sizes.gpu(), batch, heads, length)
+    return [causal_mask(end - start, end) for start, end in chunks(length, size)]
 
 
 def attention_weights(q, k, mask):  # [batch, heads, n_query, head], [.., n_key, head] -> [batch, heads, n_query, n_key]

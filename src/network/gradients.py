@@ -62,13 +62,13 @@ _compiling = False
 
 
 @contextlib.contextmanager
-def compiling():
+def compiling(wanted: bool | None = None):
     """Within it, XLA compiles the functions decorated with one_pass: faster, for 0.1 GB more memory.
 
-    On CPUs only: XLA for GPUs needs tools that not every installation has.
+    wanted: None for CPUs only, because XLA for GPUs needs tools that not every installation has (see command.device.check_xla).
     """
     global _compiling
-    before, _compiling = _compiling, not tf.config.list_physical_devices('GPU')
+    before, _compiling = _compiling, not tf.config.list_physical_devices('GPU') if wanted is None else wanted
     try:
         yield
     finally:

@@ -47,13 +47,13 @@ def head_loss(h, wte, labels, weights, *, differentiable=True, wte_gradient=True
     """Sum over the rows of weight * cross-entropy of the label, for the logits h wte^T. In float32.
 
     h [rows, features], wte [n_vocab, features], labels [rows] int32, weights [rows] -> scalar. If the graph knows how
-    many rows there are, only block_sizes.HEAD_ROWS rows of logits exist at a time. With differentiable, each chunk's
+    many rows there are, only block_sizes.head_rows of logits exist at a time. With differentiable, each chunk's
     gradients are computed together with its loss, so that its logits need not be kept or computed twice; without wte_gradient
     only that of h. scale: a scalar that the gradients, not the loss, are multiplied by, while they are still in float32.
     """
-    rows = shape_of(h)[0]
+    rows, size = shape_of(h)[0], block_sizes.head_rows(block_sizes.gpu(), wte.shape.as_list()[0])
     losses, dh, dwte = [], [], None
-    for start, end in chunks(rows, block_sizes.HEAD_ROWS):
+    for start, end in chunks(rows, size):
         with tf.control_dependencies([*dh, *([] if dwte is None else [dwte])] or losses[-1:]):
             h_chunk = h[start:end]
         logits = tf.cast(tf.matmul(h_chunk, wte, transpose_b=True), tf.float32)

@@ -142,9 +142,9 @@ class ShardedNetwork:
         """In nats, of each label [m] int32 after the token of its column [m] int32, an index in the flattened tokens: [m].
 
         For all n_vocab tokens, as in training. With a count, a list of these and the most likely of the first n_vocab tokens
-        (see sample.most_likely). Only block_sizes.HEAD_ROWS rows of logits exist at a time.
+        (see sample.most_likely). Only block_sizes.head_rows of logits exist at a time.
         """
-        size, step = tf.size(columns), block_sizes.HEAD_ROWS
+        size, step = tf.size(columns), block_sizes.head_rows(block_sizes.gpu(), self._hparams.n_vocab)
         kinds = [(tf.float32, [None])] + ([] if count is None else [(tf.int32, [None, None]), (tf.float32, [None, None])])
         parts = [tf.TensorArray(dtype, (size + step - 1) // step, infer_shape=False, element_shape=shape)
                  for dtype, shape in kinds]

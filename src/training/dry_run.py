@@ -1,7 +1,7 @@
 """The plan that --dry_run prints: corpus, model, memory, disk, time.
 
 Neither TensorFlow nor the weights are loaded, except for --measure_steps. Memory is the resident memory of a process on a CPU,
-in bytes; what a GPU takes was not measured.
+or that of a GPU, in bytes; what a GPU takes was not measured.
 """
 
 import math
@@ -17,11 +17,14 @@ from training.memory import MARGIN, MEASURED, SMALL, Step, total
 from training.not_downloaded import NotDownloaded
 
 
-def plan(job: Job, available: int | None) -> str:
-    """The plan of a run as text. available: bytes of memory, if known."""
+def plan(job: Job, available: int | None, gpu: int | None = None) -> str:
+    """The plan of a run as text. available: bytes of memory, if known; gpu: bytes of the GPU that the run is on, if any."""
     step, settings = memory.step_of(job.settings, job.model.hparams), job.settings
-    return '\n'.join([*_corpus(job), *_model(job, step), *_run(job),
-                      *_memory(step, available, settings.worker_count, settings.local_workers or 1), *_measured(step),
+    if gpu is None:
+        needed = [*_memory(step, available, settings.worker_count, settings.local_workers or 1), *_measured(step)]
+    else:
+        needed = _gpu_memory(step, gpu, settings.gpu_memory is not None, settings.worker_count)
+    return '\n'.join([*_corpus(job), *_model(job, step), *_run(job), *needed,
                       *_disk(disk(job, step, steps_left(job)), free_space(settings.run_directory), settings.keep)])
 
 
@@ -108,22 +111,37 @@ def _model(job: Job, step: Step) -> list[str]:
 def _memory(step: Step, available: int | None, workers: int = 1, local_workers: int = 1) -> list[str]:
     """workers: of the run; local_workers: those on this machine, which share its memory."""
     needed = local_workers * total(step)
-    lines = ['memory of a training step on a CPU, in float32, by formula:',
-             *(_gigabytes(part, size) for part, size in memory.memory(step).items() if size),
-             _gigabytes('total', total(step), 'for each worker, and some more for sums' if workers > 1 else '')]
+    lines = [f'memory of a training step on a CPU, in {step.precision}, by formula:', *_parts(step, None, workers)]
     if local_workers > 1:
         lines.append(_gigabytes(f'{local_workers} workers on this machine', needed))
     if available is None:
         return [*lines, '  this system does not report how much is available']
-    lines.append(_gigabytes('available', available, _verdict(needed, available)))
-    if needed * MARGIN > available:
-        lines.append('flags that take less, each with all those above it:')
-        for flag, smaller in memory.remedies(step):
-            needed = local_workers * total(smaller)
-            lines.append(_gigabytes(flag, needed, _verdict(needed, available)))
-            if needed * MARGIN <= available:
-                break
-    return lines
+    return [*lines, _gigabytes('available', available, _verdict(needed, available)),
+            *_remedies(step, available, None, local_workers)]
+
+
+def _gpu_memory(step: Step, gpu: int, named: bool, workers: int) -> list[str]:
+    """As _memory, for a run whose workers each have a GPU of so many bytes. named: whether a flag says so."""
+    source = '--gpu_memory' if named else 'of the GPU that the driver lists; --gpu_memory 0 plans for the CPU'
+    return [f'memory of a training step on a GPU, in {step.precision}, by formula, not measured on one:',
+            *_parts(step, gpu, workers), _gigabytes('available', gpu, f'{_verdict(total(step, gpu), gpu)} ({source})'),
+            *_remedies(step, gpu, gpu)]
+
+
+def _parts(step: Step, gpu: int | None, workers: int) -> list[str]:
+    return [*(_gigabytes(part, size) for part, size in memory.memory(step, gpu).items() if size),
+            _gigabytes('total', total(step, gpu), 'for each worker, and some more for sums' if workers > 1 else '')]
+
+
+def _remedies(step: Step, available: int, gpu: int | None, sharing: int = 1) -> list[str]:
+    """The flags that take less until it fits, if it may not. sharing: processes that share what is available."""
+    lines, needed = [], sharing * total(step, gpu)
+    flags = memory.remedies(step, gpu)
+    while needed * MARGIN > available and (following := next(flags, None)):
+        flag, smaller = following
+        needed = sharing * total(smaller, gpu)
+        lines.append(_gigabytes(flag, needed, _verdict(needed, available)))
+    return lines and ['flags that take less, each with all those above it:', *lines]
 
 
 def _verdict(needed: float, available: int) -> str:

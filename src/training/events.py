@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
-from tensorboard.plugins.hparams import api_pb2, summary, summary_v2     # not api, which imports Keras
+from tensorboard.plugins.hparams import api_pb2, summary, summary_v2  # not api, which imports Keras
 from tensorboard.summary.v1 import text_pb
 
 from command import atomic_files

@@ -1,7 +1,5 @@
 """The graph of a training run: updates, validation loss, samples."""
 
-import contextlib
-
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -35,7 +33,7 @@ class TrainingGraph:
         tf.config.experimental.enable_tensor_float_32_execution(settings.precision == 'tf32')
         self._inputs, self._labels = (tf.placeholder(tf.int32, [settings.batch_size, settings.seq_length]) for _ in range(2))
         recompute = settings.memory_saving_gradients
-        with contextlib.nullcontext() if recompute else compiling():
+        with compiling(False if settings.xla is None and recompute else settings.xla):
             output = self._model(self._inputs, self._dropout())
             self._weights = tf.global_variables()
             trained = [v for v in self._weights if is_trained(v.op.name, settings, self._job.model.hparams.n_layer)]

@@ -12,6 +12,7 @@ from command import atomic_files
 from command.errors import UserError
 from command.stop_signal import StopSignal
 from corpus.batches import DrawAhead, draw_batch
+from network import block_sizes
 from storage import run_directory, saver
 from storage.lock import is_locked, lock
 from training import loss_scale, memory, metrics, plot, record
@@ -25,7 +26,7 @@ from workers.collectives import Workers
 def train(job: Job, workers: Workers) -> None:
     """Continues a run until it ends or a signal stops it, and saves it. Raises UserError if memory runs out."""
     try:
-        with StopSignal() as signal, Training(job, workers, signal) as training:
+        with StopSignal() as signal, _start(job, workers, signal) as training:
             training.print('Training... (the first step takes longer than the others)')
             try:
                 why = run_to_the_end(training)
@@ -40,6 +41,15 @@ def train(job: Job, workers: Workers) -> None:
             run_directory.settle(job.settings.run_directory)
     if job.settings.plot and workers.leads:
         print(f'Loss curve: {plot.plot_losses(job.settings.run_directory)}', flush=True)
+
+
+def _start(job: Job, workers: Workers, signal: StopSignal) -> 'Training':
+    """Builds the graph and loads the weights. Raises UserError if memory runs out."""
+    try:
+        return Training(job, workers, signal)
+    except tf.errors.ResourceExhaustedError:
+        step = memory.step_of(job.settings, job.model.hparams)
+        raise UserError(f'out of memory before the first step: {memory.advice(step, block_sizes.gpu(), None)}') from None
 
 
 def run_to_the_end(training: 'Training') -> str:
@@ -66,6 +76,7 @@ class Training:
         self._job, self._settings, self._state, self._workers, self._signal = job, job.settings, job.state, workers, signal
         batch_size = self._settings.batch_size
         self._own_rows = slice(workers.index * batch_size, (workers.index + 1) * batch_size)    # of a batch of all workers
+        self._doing = 'step'
         self._agreed_stop = None        # the stop request that all workers know of
         self._saved, self._saved_at = job.state.step, time.time()
         self._due = False               # a save that waits for good weights
@@ -118,7 +129,7 @@ class Training:
         Raises UserError, with what to try, if the loss or the gradient is NaN or infinite, or the loss shows that the weights are
         ruined.
         """
-        settings, state = self._settings, self._state
+        settings, state, self._doing = self._settings, self._state, 'step'
         rate = learning_rate(state.step + 1, peak=settings.learning_rate, schedule=settings.learning_rate_schedule,
                              warmup_steps=settings.warmup_steps, max_steps=settings.max_steps)
         batches = self._batches.take()
@@ -211,7 +222,7 @@ class Training:
 
     def validate(self) -> None:
         """Computes the mean loss over the validation batches, each worker over some of them, and reports it."""
-        state, workers, batches = self._state, self._workers, self._job.validation
+        state, workers, batches, self._doing = self._state, self._workers, self._job.validation, 'validation'
         losses = np.zeros(len(batches))
         for i in tqdm(range(workers.index, len(batches), workers.count), 'validation', leave=False, delay=1, unit='batch',
                       disable=None if workers.leads else True):
@@ -236,7 +247,7 @@ class Training:
 
         After a signal it leaves them to the next start, which draws the same ones.
         """
-        settings, texts = self._settings, []
+        settings, texts, self._doing = self._settings, [], 'samples'
         generators = [self._job.contexts.rng.bit_generator, self._job.sampling.bit_generator]
         before = [generator.state for generator in generators]
         self.print('Generating samples...')
@@ -299,12 +310,15 @@ class Training:
         return steps > 0 and self._state.step % steps == 0
 
     def out_of_memory(self) -> str:
-        """The error for a step that does not fit: which checkpoint is safe, and which flags take less memory."""
-        remedies = ', '.join(flag for flag, _ in memory.remedies(memory.step_of(self._settings, self._job.model.hparams)))
-        began = self._state.step and '--lora_rank' in remedies
-        new_run = f' (--lora_rank in another run, with --restore_from {self._settings.run_name})' if began else ''
-        return (f'out of memory in step {self._state.step + 1} ({self._safe()}); '
-                f'{f"try, in this order, each with those before it: {remedies}{new_run}" if remedies else "use a smaller model"}')
+        """The error for what does not fit: which checkpoint is safe, and which flags take less memory."""
+        settings, step = self._settings, self._state.step
+        if self._doing == 'step':
+            needed = memory.step_of(settings, self._job.model.hparams)
+            advice = memory.advice(needed, block_sizes.gpu(), settings.run_name if step else None)
+            return f'out of memory in step {step + 1} ({self._safe()}); {advice}'
+        flags = {'validation': '--val_batch_size 1, or a smaller --seq_length',
+                 'samples': '--sample_num 1, or a smaller --sample_length'}[self._doing]
+        return f'out of memory in the {self._doing} after step {step} ({self._safe()}); try {flags}'
 
     def _safe(self) -> str:
         """Which checkpoint the run can continue from, in words."""

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from command.errors import UserError
 from command.machine import total_memory, visible_gpus
 from corpus.token_files import token_dtype
-from network.block_sizes import HEAD_ROWS, QUERY_BLOCK
+from network.block_sizes import head_rows, query_block
 from network.hparams import HParams
 from network.lora import Lora
 from training.settings import Settings, is_trained
 
-FLOAT = 4                   # bytes of a number: float32, whatever the --precision of the matrix multiplications
+FLOAT = 4                   # bytes of a number in float32
+HALF = ('bfloat16', 'float16')      # of two bytes: the weights as the products need them, and some activations
+HALF_ACTIVATIONS = 0.6      # of the bytes of activations in float32: 2 of 10 numbers stay in float32
 BYTES = {'float32': 4, 'bfloat16': 2, 'int8': 1}    # of a number of a frozen matrix, by --base_weights
 PROCESS = 800e6             # bytes of Python, TensorFlow and the graph, rounded up so that no run of MEASURED takes more
+CUDA = 600e6                # bytes of a GPU that its driver and libraries take; not measured
 COMPILED = 70e6             # bytes of code that XLA compiles, which it does if nothing is recomputed
 ADAPTED_BLOCK = 6e6         # bytes of the ops that adapters add to the graph of a block, rounded up in the same way
 ACTIVATIONS = 11            # numbers that a block keeps for each token and feature: 10, and what the allocator loses between them
@@ -114,8 +117,10 @@ def optimizer_numbers(step: Step) -> int:
     return 0 if step.optimizer == 'sgd' else 2 * trained_parameters(step)
 
 
-def memory(step: Step) -> dict[str, float]:
+def memory(step: Step, gpu: int | None = None) -> dict[str, float]:
     """Bytes of each part of a step's memory at its peak. DEVELOPERS.md explains how training came to need no more.
+
+    gpu: bytes of memory of the GPU that the step is on; None for a CPU. A GPU has no part in the process, and larger blocks.
 
     For its gradient a block keeps 10 * n_embd numbers for each token: its input, queries, keys and values, the output of
     attention, the middle of the residual stream, and 4 * n_embd of the mlp. With recomputation it keeps its input only.
@@ -124,22 +129,28 @@ def memory(step: Step) -> dict[str, float]:
     gradient or its sum and the next part; or within a block, with what its gradient passes through. All other gradients
     are freed as soon as they are used. With adapters, only these have gradients; nothing more is kept. Blocks below the lowest
     one that is trained keep nothing. Adafactor squares a gradient to average it. Of dropout no mask is kept; a block's attention
-    passes through two more arrays.
+    passes through two more arrays. With a --precision of two bytes, the rounded weights are kept from the forward pass on, and of
+    the 10 numbers 8 are rounded; the head and the attention are counted as in float32.
     """
     size, rows, recompute = step.hparams, step.batch_size * step.seq_length, step.memory_saving_gradients
     n, trained = size.n_embd, trained_parameters(step)
     largest = FLOAT * max(map(math.prod, trained_shapes(step).values()))
-    activations = FLOAT * rows * n * (step.train_layers or size.n_layer) * (1 if recompute else ACTIVATIONS)
-    logits = 3 * FLOAT * min(rows, HEAD_ROWS) * size.n_vocab + (largest if rows > HEAD_ROWS else 0)
-    block = FLOAT * step.batch_size * size.n_head * min(step.seq_length, QUERY_BLOCK) * step.seq_length
+    kept = 1 if recompute else ACTIVATIONS * (HALF_ACTIVATIONS if step.precision in HALF else 1)
+    activations = FLOAT * rows * n * (step.train_layers or size.n_layer) * kept
+    chunk = head_rows(gpu, size.n_vocab)
+    logits = 3 * FLOAT * min(rows, chunk) * size.n_vocab + (largest if rows > chunk else 0)
+    queries = min(step.seq_length, query_block(gpu, step.batch_size, size.n_head, step.seq_length))
+    block = FLOAT * step.batch_size * size.n_head * queries * step.seq_length
     scores = (5 if step.dropout else 3) * block
     adapters = trained if step.lora_rank else 0
     permanent = {'weights': _weights(step) + FLOAT * adapters,
                  'optimizer': FLOAT * optimizer_numbers(step),
                  'sums of gradients': FLOAT * trained if step.accumulate_gradients > 1 else 0}
     graph = (0 if recompute else COMPILED) + (ADAPTED_BLOCK * size.n_layer if step.lora_rank else 0)
-    return {'process': PROCESS + graph + UNUSED * sum(permanent.values()),
+    process = {'process': PROCESS + graph + UNUSED * sum(permanent.values())} if gpu is None else {'driver and libraries': CUDA}
+    return {**process,
             **permanent,
+            **({f'weights in {step.precision}': _rounded_weights(step)} if step.precision in HALF else {}),
             'activations': activations,
             'head': max(logits, FLOAT * rows * n * (26 if recompute else 16) + scores) + _turned_back(step),
             'gradients': _gradients(step, largest, activations) + (largest if step.optimizer == 'adafactor' else 0)}
@@ -154,12 +165,20 @@ def _weights(step: Step) -> int:
     return FLOAT * (numbers - matrices) + BYTES[step.base_weights] * matrices
 
 
+def _rounded_weights(step: Step) -> int:
+    """Bytes of the token embeddings and matrices in two bytes a number; frozen matrices are rounded when they are needed."""
+    size = step.hparams
+    matrices = 0 if step.lora_rank else 12 * size.n_embd ** 2 * (step.train_layers or size.n_layer)
+    return 2 * (matrices + size.n_vocab * size.n_embd)
+
+
 def _turned_back(step: Step) -> int:
     """Bytes of matrices that are stored in another type than that of the products, and converted for them.
 
     Twice those of an mlp, rounded up so that no run that was measured takes more.
     """
-    return 0 if step.base_weights == 'float32' else 2 * FLOAT * 8 * step.hparams.n_embd ** 2
+    same = step.base_weights == ('float32' if step.precision == 'tf32' else step.precision)
+    return 0 if same or not step.lora_rank else 2 * FLOAT * 8 * step.hparams.n_embd ** 2
 
 
 def _gradients(step: Step, largest: float, activations: float) -> float:
@@ -174,21 +193,28 @@ def _gradients(step: Step, largest: float, activations: float) -> float:
     return max(largest, together - activations) if step.clip_norm or step.precision == 'float16' else largest
 
 
-def total(step: Step) -> float:
-    """Bytes of a step's memory at its peak."""
-    return sum(memory(step).values())
+def total(step: Step, gpu: int | None = None) -> float:
+    """Bytes of a step's memory at its peak; gpu: as for memory."""
+    return sum(memory(step, gpu).values())
 
 
-def remedies(step: Step) -> Iterator[tuple[str, Step]]:
+def remedies(step: Step, gpu: int | None = None) -> Iterator[tuple[str, Step]]:
     """Those of REMEDIES that make this step smaller, as flags, and the step with each and all before it."""
     for name, value in REMEDIES.items():
         if name in EXCLUSIVE and any(getattr(step, other) for other in EXCLUSIVE if other != name):
             continue
         value = step.seq_length // 4 if value is None else value
         smaller = dataclasses.replace(step, **{name: value})
-        if total(smaller) <= WORTHWHILE * total(step) and smaller.seq_length > 1:
+        if total(smaller, gpu) <= WORTHWHILE * total(step, gpu) and smaller.seq_length > 1:
             step = smaller
             yield flag_text(name, value), step
+
+
+def advice(step: Step, gpu: int | None, began: str | None) -> str:
+    """What to try if memory ran out. began: the name of the run if it has made steps, which --lora_rank would not continue."""
+    flags = ', '.join(flag for flag, _ in remedies(step, gpu))
+    new_run = f' (--lora_rank in another run, with --restore_from {began})' if began and '--lora_rank' in flags else ''
+    return f'try, in this order, each with those before it: {flags}{new_run}' if flags else 'use a smaller model'
 
 
 def check(settings: Settings, hparams: HParams) -> None:

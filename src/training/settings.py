@@ -60,6 +60,7 @@ class Settings:
     # memory and speed
     memory_saving_gradients: bool
     precision: str
+    xla: bool | None        # None: by the device and memory_saving_gradients
     # run
     config: str | None
     run_name: str
@@ -73,6 +74,7 @@ class Settings:
     plot: bool
     dry_run: bool
     measure_steps: int
+    gpu_memory: float | None
     # samples
     sample_dir: str
     sample_every: int
@@ -97,6 +99,7 @@ class Settings:
     worker_index: int | None
     slurm: bool
     reduce_precision: str
+    no_nccl: bool
     dist_timeout: float
     dist_startup_timeout: float
     worker_count: int       # not a flag, but the number of workers that the flags ask for
@@ -213,7 +216,8 @@ def check_flags(args: argparse.Namespace) -> None:
     for flag in ('keep_best', 'patience'):
         if getattr(args, flag) and not args.val_every and (args.val_every == 0 or not args.val_split):
             raise UserError(f'--{flag} compares validation losses: give --val_every too')
-    if args.measure_steps and not args.dry_run:
-        raise UserError('--measure_steps works only with --dry_run')
+    for flag in ('measure_steps', 'gpu_memory'):
+        if getattr(args, flag) and not args.dry_run:
+            raise UserError(f'--{flag} works only with --dry_run')
     if args.plot:
         plot.check()

@@ -1,11 +1,12 @@
 """Sums over all workers, and values from worker 0, through TensorFlow.
 
 Synchronous data parallelism: each worker holds the complete model and takes its share of every batch; gradients are
-summed by a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. With one worker every sum is the
-identity.
+summed by a ring all-reduce (Patarasuk & Yuan 2009), TensorFlow's CollectiveReduceV2. Where each worker has a GPU of its own,
+NVIDIA's NCCL sums what is on them, and copies nothing through the host. With one worker every sum is the identity.
 """
 
 import contextlib
+import hashlib
 import itertools
 import math
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from command.errors import UserError
+from command.machine import gpu_id
 from command.tensorflow_setup import open_session, session_config
 from workers.cluster import ONE_WORKER, Cluster
 from workers.watch import Watch, alarm, silence_message
@@ -51,16 +53,18 @@ class Workers:
     """This worker, number `index` of `count`, and its communication with the others; `leads` is True for worker 0.
 
     timeout: seconds that a sum waits for the other workers. startup_timeout: seconds that the first sum and each
-    broadcast wait, as worker 0 first reads the weights. All workers must run the same sums in the same order.
+    broadcast wait, as worker 0 first reads the weights. nccl: whether NCCL may sum what is on GPUs; one worker that does not
+    want it is enough. All workers must run the same sums in the same order.
     """
 
     def __init__(self, cluster: Cluster = ONE_WORKER, *, timeout: float = 600.0, startup_timeout: float = 600.0,
-                 watch: Watch | None = None, start_server: Callable[[Cluster], tf.distribute.Server] = start_server):
+                 nccl: bool = True, watch: Watch | None = None,
+                 start_server: Callable[[Cluster], tf.distribute.Server] = start_server):
         self._cluster, self._timeout, self._startup_timeout = cluster, timeout, startup_timeout
         self.index, self.count, self.leads = cluster.index, cluster.count, cluster.index == 0
         self._watch = watch or Watch(cluster, timeout)
         self.exit_lock = self._watch.exit_lock
-        self._keys = itertools.count(1)
+        self._keys, self._may_use_nccl, self._hint = itertools.count(1), nccl, 'auto'
         self._server = start_server(cluster) if self.count > 1 else None
 
     def session(self, graph: tf.Graph) -> tf.Session:
@@ -99,9 +103,19 @@ class Workers:
 
     def _wait_for_start(self) -> None:
         self._cluster.wait_for_all(self._startup_timeout)
+        gpus = np.zeros(self.count, np.int64)
+        gpus[self.index] = self._gpu_number()
         with self._startup_alarm():
-            self.barrier()
+            gpus = self.sum(gpus)
+        if np.all(gpus) and len(np.unique(gpus)) == self.count:     # NCCL does not work with one GPU for two workers
+            self._hint = 'nccl'
         self._watch.start()
+
+    def _gpu_number(self) -> int:
+        """A number that stands for this worker's GPU; 0 without one, or if NCCL must not use it."""
+        used = self._may_use_nccl and tf.config.list_physical_devices('GPU')
+        name = gpu_id() if used else None
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], 'big') if name else 0
 
     def _wait_for_end(self) -> None:
         """No worker exits before all have finished: it would look as if it had died.
@@ -120,7 +134,7 @@ class Workers:
 
     def _collective(self, group: int) -> dict:
         return {'group_size': self.count, 'group_key': group, 'instance_key': next(self._keys),
-                'communication_hint': 'auto'}
+                'communication_hint': self._hint if group == DEVICE_GROUP else 'auto'}
 
     def all_reduce(self, tensor: tf.Tensor, group: int = DEVICE_GROUP) -> tf.Tensor:
         """The sum of a tensor over all workers; it must have the same shape in each."""

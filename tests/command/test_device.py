@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from command import device
+from command.errors import UserError
+from conftest import SMALL_RUN
 
 
 @pytest.fixture
@@ -58,6 +60,27 @@ def test_a_gpu_that_lacks_a_precision(tf, machine, monkeypatch, capability, prec
     assert device.lacking(precision) is None
 
 
+def test_xla_is_tried_before_it_is_used(tf, monkeypatch):
+    device.check_xla()
+
+    def fail(*_, **__):
+        raise tf.errors.UnimplementedError(None, None, 'no  libdevice\n\t a long story')
+    monkeypatch.setattr(tf.Session, 'run', fail)
+    with pytest.raises(UserError) as error:
+        device.check_xla()
+    assert str(error.value) == ('--xla: XLA cannot compile for this device (no libdevice): leave --xla out, or install what it '
+                                "needs: pip install 'tensorflow[and-cuda]'")
+
+
+def test_a_run_that_asks_for_xla_tries_it(train, monkeypatch):
+    from command import device
+    tried = []
+    monkeypatch.setattr(device, 'check_xla', lambda: tried.append(True))
+    for flags in ((), ('--no-xla',), ('--xla',)):
+        train(*SMALL_RUN, '--max_steps', 1, '--overwrite', *flags)
+    assert tried == [True]
+
+
 def test_the_lack_is_printed_at_the_start(tf, train, monkeypatch):
     from command import device
     monkeypatch.setattr(device, 'lacking', lambda precision: f'no {precision} here')
@@ -65,8 +88,17 @@ def test_the_lack_is_printed_at_the_start(tf, train, monkeypatch):
     assert lines[lines.index('Loading TensorFlow') + 2] == 'no bfloat16 here'
 
 
-def test_a_gpu_that_is_not_used(machine, monkeypatch):
+def test_a_gpu_for_which_tensorflow_is_not_built(tf, machine, monkeypatch):
     machine([], [('A10', 24_000_000_000)])
+    monkeypatch.setattr(tf.test, 'is_built_with_cuda', lambda: False)
+    assert device.unused_gpu() == (
+        'A10 is not used: this TensorFlow is built for CPUs alone. On Linux, or in WSL on Windows, install the one for GPUs:\n'
+        "  pip install 'tensorflow[and-cuda]'")
+
+
+def test_a_gpu_that_is_not_used(tf, machine, monkeypatch):
+    machine([], [('A10', 24_000_000_000)])
+    monkeypatch.setattr(tf.test, 'is_built_with_cuda', lambda: True)
     assert device.device().startswith('Device: CPU, ')
     assert device.unused_gpu() == ("A10 is not used: TensorFlow does not find it. It needs CUDA libraries:\n"
                                    "  pip install 'tensorflow[and-cuda]'")

@@ -38,6 +38,31 @@ def test_gpus_of_the_driver_that_this_process_may_not_use(monkeypatch, tmp_path)
     assert machine.nvidia_gpus() == []      # a driver that does not answer
 
 
+def test_memory_and_name_of_the_gpus_that_this_process_may_use(monkeypatch, tmp_path):
+    """The driver is asked for those of CUDA_VISIBLE_DEVICES; the smallest memory of them is promised."""
+    monkeypatch.setenv('PATH', f'{tmp_path}')
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert machine.gpu_memory() is None and machine.gpu_id() is None
+    command = tmp_path / 'nvidia-smi'
+    command.write_text('''#!/bin/sh
+case "$*" in
+*index*) printf "0\\n1\\n" ;;
+*uuid*id=0) printf "GPU-a\\n" ;;
+*uuid*id=1) printf "GPU-b\\n" ;;
+*memory.total*nounits*id=0,1) printf "15360\\n8192\\n" ;;
+*memory.total*nounits*id=0) printf "15360\\n" ;;
+*memory.total*id=GB10) printf "[N/A]\\n" ;;
+*) echo "No devices were found"; exit 6 ;;
+esac
+''')
+    command.chmod(0o755)
+    assert machine.gpu_memory() == 8192 * 2 ** 20 and machine.gpu_id() == 'GPU-a'
+    for visible, memory, name in (('0', 15360 * 2 ** 20, 'GPU-a'), ('1', None, 'GPU-b'), ('1,0', None, 'GPU-b'),
+                                  ('GB10', None, None), ('', None, None), ('-1', None, None), ('MIG-x', None, None)):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+        assert (machine.gpu_memory(), machine.gpu_id()) == (memory, name)
+
+
 def test_processors_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {3, 5, 8}, raising=False)
     assert machine.available_processors() == 3

@@ -18,7 +18,8 @@ def attend(tf, monkeypatch, block, qkv):
     from network import attention, block_sizes
     from network.gradients import shape_of
     monkeypatch.setattr(block_sizes, 'QUERY_BLOCK', block)
-    y = attention.causal_attention(qkv, *attention.block_masks(shape_of(qkv)[1]))
+    batch, length, _, heads, _ = shape_of(qkv)
+    y = attention.causal_attention(qkv, *attention.block_masks(batch, heads, length))
     return y, tf.gradients(y, qkv, DY)[0]
 
 

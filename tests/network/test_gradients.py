@@ -66,6 +66,16 @@ def test_only_large_tensors_of_known_shape_are_compiled(tf, session, triple, siz
     assert session.run(y, {x: value}).tolist() == [4.0] * len(value)
 
 
+@pytest.mark.parametrize(('gpus', 'wanted', 'compiled'), [
+    ([], None, True), ([], False, False), (['GPU:0'], None, False), (['GPU:0'], True, True), (['GPU:0'], False, False)])
+def test_what_is_compiled_by_device_and_wish(tf, session, triple, monkeypatch, gpus, wanted, compiled):
+    from network.gradients import compiling
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
+    with compiling(wanted):
+        triple(tf.ones([4]), tf.ones([4]))
+    assert compiled_calls(session.graph) == [True] * compiled
+
+
 def test_compiling_ends_with_its_block_and_never_begins_where_there_is_a_gpu(tf, session, triple, monkeypatch):
     from network.gradients import compiling
     with pytest.raises(ZeroDivisionError), compiling():

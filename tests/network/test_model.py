@@ -91,6 +91,18 @@ def test_loss_and_gradients_in_blocks_and_chunks_equal_the_oracle(tf, session, m
 
 
 @pytest.mark.parametrize('memory_saving', [False, True])
+def test_loss_and_gradients_in_the_larger_blocks_of_a_gpu_equal_the_oracle(tf, session, monkeypatch, memory_saving):
+    """Two blocks of up to 8 queries, of 12, and two chunks of up to 16 rows, of 24."""
+    from network import block_sizes
+    for name, size in (('QUERY_BLOCK', 2), ('GPU_QUERY_BLOCK', 8), ('HEAD_ROWS', 4), ('GPU_HEAD_ROWS', 16)):
+        monkeypatch.setattr(block_sizes, name, size)
+    monkeypatch.setattr(block_sizes, 'gpu', lambda: 8 * 10 ** 9)
+    tokens = tf.placeholder(tf.int32, TOKENS.shape)
+    check_loss_and_gradients(tf, session, tokens, tokens, memory_saving)
+    assert {(2, 3, 8, 8), (2, 3, 4, 12), (16, 37), (8, 37)} <= shapes_in(session.graph.get_operations())
+
+
+@pytest.mark.parametrize('memory_saving', [False, True])
 def test_compiled_loss_and_gradients_equal_the_oracle(tf, session, monkeypatch, memory_saving):
     from network import gradients
     monkeypatch.setattr(gradients, 'COMPILED_SIZE', 1)

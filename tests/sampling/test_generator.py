@@ -11,6 +11,7 @@ import pytest
 import reference
 from checkpoint_files import read_checkpoint
 from command.errors import UserError
+from graph_walk import ancestors
 from network.hparams import load_hparams
 from vocabulary.spelling import END_OF_TEXT
 
@@ -571,3 +572,40 @@ def test_a_prompt_of_token_ids(generator):
         generator.stream('the', logprobs=1)
     with pytest.raises(UserError, match='logprobs must be a whole number, 0 or more, not -1'):
         generator.generate('the', logprobs=-1)
+
+
+@pytest.mark.parametrize(('batch_size', 'advice'), [(2, 'a smaller batch_size or length'), (1, 'a smaller length')])
+def test_too_little_memory_for_texts_is_one_line_and_the_next_texts_are_right(generator, tf, monkeypatch, batch_size, advice):
+    """Memory runs out where the cache grows, when a part of it has grown already."""
+    from command.errors import UserError
+
+    def write():
+        return generator.generate(['the', 'dog', 'fox'], seed=1, length=4, batch_size=3)
+    expected = write()
+    run, resize = generator._session.run, generator._cache.resize
+
+    def fail(fetches, *arguments):
+        if fetches is resize:
+            assigns = (op for op in ancestors(resize) if op.type == 'AssignVariableOp')
+            run(next(op for op in assigns if op.inputs[1].shape.rank == 2), *arguments)
+            raise tf.errors.ResourceExhaustedError(None, None, 'OOM')
+        return run(fetches, *arguments)
+    monkeypatch.setattr(generator._session, 'run', fail)
+    with pytest.raises(UserError, match=f'out of memory with batch_size {batch_size} and texts of up to 1 tokens: give {advice}, '
+                                        'or weights of fewer bytes'):
+        generator.generate(['a', 'a'], length=4, batch_size=batch_size)
+    monkeypatch.undo()
+    assert write() == expected
+
+
+@pytest.mark.parametrize(('weights', 'advice'), [
+    ('float32', 'bfloat16 or int8, or a smaller model'), ('int8', 'a smaller model')])
+def test_too_little_memory_for_weights_is_one_line(tf, model_directory, monkeypatch, weights, advice):
+    import generator
+    from command.errors import UserError
+
+    def fail(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM')
+    monkeypatch.setattr(generator.ShardedNetwork, 'load', fail)
+    with pytest.raises(UserError, match=f'^out of memory for the weights of .*/model.ckpt in {weights}: use {advice}$'):
+        generator.Generator(str(model_directory), weights)

@@ -18,6 +18,7 @@ from command.errors import UserError
 from command.models import SIZES
 from conftest import ROOT, TEXT
 from encoder import load_encoder
+from network import block_sizes
 from network.hparams import HParams, load_hparams
 from storage import lock
 from storage.run_state import RunState
@@ -148,7 +149,7 @@ def test_what_each_flag_changes():
     assert memory.memory(Step(SMALL, batch_size=4))['activations'] == 4 * parts['activations']
     assert memory.memory(Step(SMALL, optimizer='adafactor'))['gradients'] == 2 * 4 * 50257 * 768     # and its squares
     # Only where the logits are computed in several chunks, a sum of wte's gradient waits for the next part.
-    heads = [memory.memory(Step(SMALL, seq_length=memory.HEAD_ROWS + more))['head'] for more in (0, 1)]
+    heads = [memory.memory(Step(SMALL, seq_length=block_sizes.HEAD_ROWS + more))['head'] for more in (0, 1)]
     assert heads[1] - heads[0] == 4 * 50257 * 768
     parts = memory.memory(Step(SMALL, lora_rank=8))
     assert memory.trained_parameters(Step(SMALL, lora_rank=8)) == 12 * 8 * 16 * 768
@@ -356,6 +357,57 @@ def test_flags_are_printed_for_what_may_just_fit():
     assert plan[MEMORY]['available'][1] == 'may just fit'
     assert plan[LESS]['--lora_rank 8'][1] == 'fits'
     assert 'flags that take less' not in '\n'.join(planning._memory(Step(SMALL), int(1.3 * needed)))
+
+
+GPU = 'memory of a training step on a GPU, in float32, by formula, not measured on one'
+
+
+def test_the_plan_of_a_gpu_that_is_named_or_found(dry_run, monkeypatch):
+    import train
+    monkeypatch.setattr(train, 'gpu_memory', lambda: 24 * 10 ** 9)
+    plan, output = dry_run('--batch_size', 2)
+    assert plan[GPU]['available'] == (
+        '24.00 GB', 'fits (of the GPU that the driver lists; --gpu_memory 0 plans for the CPU)')
+    assert plan[GPU]['driver and libraries'] == ('0.60 GB', None)
+    assert MEMORY not in plan and 'process' not in plan[GPU] and 'measured (bench' not in output
+    plan, _ = dry_run('--gpu_memory', 0.5)
+    assert plan[GPU]['available'] == ('0.50 GB', 'too much (--gpu_memory)')
+    plan, _ = dry_run('--gpu_memory', 0)
+    assert GPU not in plan and MEMORY in plan
+    assert 'memory of a training step on a GPU, in bfloat16, by' in dry_run('--precision', 'bfloat16')[1]
+    monkeypatch.setattr(train, 'gpu_memory', lambda: None)
+    assert GPU not in dry_run()[0]
+
+
+def test_workers_with_a_gpu_each_do_not_share_its_memory(dry_run, monkeypatch):
+    alone, here = (dry_run('--gpu_memory', 8, *flags)[0][GPU] for flags in ((), ('--local_workers', 2)))
+    assert here['total'] == (alone['total'][0], 'for each worker, and some more for sums')
+    assert here['available'] == alone['available']
+    assert alone.keys() == here.keys()
+
+
+def test_a_gpu_has_larger_blocks_and_no_part_in_the_process():
+    parts, on_gpu = memory.memory(Step(SMALL)), memory.memory(Step(SMALL), 80 * 10 ** 9)
+    assert parts.keys() - on_gpu.keys() == {'process'} and on_gpu.keys() - parts.keys() == {'driver and libraries'}
+    assert {part for part in parts.keys() & on_gpu.keys() if parts[part] != on_gpu[part]} == {'head'}
+    assert on_gpu['head'] == 3 * 4 * 1024 * 50257       # all logits of the sequence together
+    assert memory.memory(Step(SMALL), 8 * 10 ** 9)['head'] == parts['head']
+
+
+def test_flags_that_make_it_fit_a_gpu():
+    step = Step(MEDIUM, batch_size=8)
+    plan = sections('\n'.join(planning._gpu_memory(step, 8 * 10 ** 9, True, 1)))
+    assert plan[GPU]['available'][1] == 'too much (--gpu_memory)'
+    *_, (flag, (needed, remark)) = plan[LESS].items()
+    assert remark == 'fits' and float(needed.split()[0]) * 1e9 * memory.MARGIN < 8.1e9
+    steps = dict(memory.remedies(step, 8 * 10 ** 9))
+    assert needed == f'{total(steps[flag], 8 * 10 ** 9) / 1e9:.2f} GB'
+
+
+def test_a_named_gpu_is_for_a_plan_only(dry_run, parse):
+    from training.settings import check_flags
+    with pytest.raises(UserError, match='^--gpu_memory works only with --dry_run$'):
+        check_flags(parse('--gpu_memory', '16'))
 
 
 def test_the_formula_gets_the_flags(dry_run, place, monkeypatch):

@@ -32,12 +32,13 @@ def test_only_tf32_rounds_float32(tf, built):
         assert tf.config.experimental.tensor_float_32_execution_enabled() == (precision == 'tf32')
 
 
-@pytest.mark.parametrize('recompute', [False, True])
-def test_what_is_not_recomputed_is_compiled(built, monkeypatch, recompute):
+@pytest.mark.parametrize(('xla', 'recompute', 'compiled'), [
+    ([], False, True), ([], True, False), (['--xla'], True, True), (['--no-xla'], False, False)])
+def test_what_is_not_recomputed_is_compiled_unless_a_flag_decides(built, monkeypatch, xla, recompute, compiled):
     from network import gradients
     monkeypatch.setattr(gradients, 'COMPILED_SIZE', 1)
-    graph, given = built('--memory_saving_gradients' if recompute else '--no-memory_saving_gradients')
-    assert any(compiled_calls(graph.session.graph)) == (not recompute)
+    graph, given = built('--memory_saving_gradients' if recompute else '--no-memory_saving_gradients', *xla)
+    assert any(compiled_calls(graph.session.graph)) == compiled
     assert given['memory_saving'] == recompute
 
 

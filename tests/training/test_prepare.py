@@ -37,7 +37,7 @@ OWN = {'dataset', 'processes', 'no_cache', 'model_name', 'models_dir', 'warn_epo
        'overwrite', 'checkpoint_dir', 'sample_dir', 'save_every', 'save_secs', 'keep', 'plot', 'dry_run', 'sample_every',
        'sample_length', 'sample_num', 'sample_prompt', 'sample_temperature', 'top_k', 'log_every', 'config', 'measure_steps',
        'top_p', 'val_dataset', 'keep_best', 'local_workers', 'max_restarts', 'workers', 'worker_index', 'slurm', 'dist_timeout',
-       'dist_startup_timeout', 'worker_count'}
+       'dist_startup_timeout', 'worker_count', 'gpu_memory', 'xla', 'no_nccl'}
 
 
 @pytest.fixture

@@ -89,6 +89,35 @@ def test_buckets_are_sent_one_at_a_time_and_each_notes_when_it_begins_to_wait(tf
     assert {op.get_attr('timeout_seconds') for op in sums} == {0}       # TensorFlow may crash at its own timeout
 
 
+@pytest.mark.parametrize(('mine', 'other', 'nccl', 'hint'), [
+    ('GPU-a', 'GPU-b', True, 'nccl'), ('GPU-a', 'GPU-a', True, 'auto'), ('GPU-a', None, True, 'auto'),
+    (None, 'GPU-b', True, 'auto'), ('GPU-a', 'GPU-b', False, 'auto')])
+def test_nccl_sums_what_is_on_gpus_if_each_worker_has_its_own(tf, monkeypatch, mine, other, nccl, hint):
+    """nccl: whether this worker wants it; the other one does."""
+    from workers import collectives
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind])
+    sent = []
+
+    def sum(array):
+        if array.dtype != np.int64:
+            return array
+        monkeypatch.setattr(collectives, 'gpu_id', lambda: other)
+        sent.append(array.copy())
+        array[0] = fake_workers(FakeCluster(2))._gpu_number()
+        return array
+    monkeypatch.setattr(collectives, 'gpu_id', lambda: mine)
+    workers = fake_workers(FakeCluster(2, 1), sum=sum, nccl=nccl)
+    with tf.Graph().as_default() as graph, workers.connected():
+        workers.mean([tf.zeros([3])])
+        workers._broadcast_op(tf.Variable([1.0]))
+        on_host = workers.all_reduce(tf.zeros([3]), collectives.HOST_GROUP)
+        ops = [op for op in graph.get_operations() if op.type.startswith('Collective')]
+    assert len(ops) == 3
+    assert {op.get_attr('communication_hint').decode() for op in ops if op is not on_host.op} == {hint}
+    assert on_host.op.get_attr('communication_hint') == b'auto'
+    assert [bool(number) for number in sent[0]] == [False, bool(mine and nccl)]
+
+
 def test_one_worker_sums_nothing(tf):
     from workers.collectives import Workers
     workers = Workers()

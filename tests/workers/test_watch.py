@@ -6,6 +6,7 @@ import threading
 import time
 import types
 
+import numpy as np
 import pytest
 
 import worker_group
@@ -87,7 +88,8 @@ def test_a_worker_that_exits_after_the_last_sum_is_not_lost(tf, index):
     """The first workers to finish the last barrier may have exited before the others have finished it."""
     exits, answers = [], iter([[1], [1], [1, 2]])
     cluster = FakeCluster(3, index, gone=lambda _: next(answers, [0]) if index == 0 else [0])
-    sums = iter([lambda: None, lambda: workers.run(failing_session(tf, 'Socket closed'), [])])     # the first and the last
+    sums = iter([lambda: np.zeros(3),       # the first and the last
+                 lambda: workers.run(failing_session(tf, 'Socket closed'), [])])
     workers = fake_workers(cluster, make_watch(cluster, exit=exits.append, interval=60.0), sum=lambda _: next(sums)(),
                            startup_timeout=9.0)
     with workers.connected():
