@@ -16,7 +16,7 @@ import argparse
 from command import models
 from command.errors import run
 from serving.access import Access, in_url
-from serving.flags import check_packages, parse_flags
+from serving.flags import check_memory, check_packages, parse_flags
 from storage.model_directory import Model, open_model
 
 
@@ -31,6 +31,7 @@ def main() -> None:
     args = parse_flags(__doc__)
     check_packages()
     name, model = open_served(args)
+    check_memory(args.batch_size, model.hparams)
     from serving.server import listen, make_server, serve
     listening = listen(args.host, args.port)
     # TensorFlow takes seconds to import, so it comes after all checks.

@@ -41,6 +41,7 @@ def used_port():
     (['--model_name', 'toy', '--port', '70000'], ['--port', '1 to 65535']),
     (['--model_name', 'toy', '--weights', 'int4'], ['--weights', 'int8']),
     (['--model_name', 'toy', '--batch_size', '0'], ['--batch_size', 'above 0']),
+    (['--model_name', 'toy', '--batch_size', '100000000'], ['--batch_size 100000000 needs', 'GB are available']),
     (['--model_nam', 'toy', '--prot', '1'], ['--prot: did you mean --port?'])])
 def test_a_mistake_is_one_line_before_tensorflow(mistake, home, model_directory, flags, words):
     shutil.copytree(model_directory, home / 'models/bare', ignore=shutil.ignore_patterns('encoder.json'))

@@ -153,15 +153,15 @@ class Batcher:
             return True
 
     def _fill_rows(self) -> None:
-        tokens = longest = 0
+        count = longest = 0
         while len(self._rows) < self._rows.most:
             ready = [job for job in self._jobs if job.texts and not job.prompts]
             if not ready:
                 return
             job = min(ready, key=lambda job: len(job.running))
             number, text = job.texts[0]
-            longest, tokens = max(longest, len(text.tokens)), tokens + 1
-            if tokens > 1 and tokens * longest > READ_AT_ONCE * self._generator.hparams.n_ctx:
+            longest, count = max(longest, len(text.tokens)), count + 1
+            if count > 1 and count * longest > READ_AT_ONCE * self._generator.hparams.n_ctx:
                 return
             job.texts.popleft()
             job.running[text] = number

@@ -5,6 +5,8 @@ import argparse
 from command import models
 from command.errors import UserError
 from command.flags import Parser, number, path, positive_int
+from command.machine import available_memory, visible_gpus
+from network.hparams import HParams
 from network.quantize import TYPES
 from serving.access import is_loopback
 
@@ -47,6 +49,15 @@ def parse_flags(description: str) -> argparse.Namespace:
     if not is_loopback(args.host) and args.token is None:
         raise UserError(f'--host {args.host} lets other machines in: give a --token that requests must bring, or no --host')
     return args
+
+
+def check_memory(batch_size: int, hparams: HParams) -> None:
+    """Raises UserError if memory cannot hold the keys and values of so many texts that fill the model's window."""
+    needed = batch_size * 4 * 2 * hparams.n_layer * hparams.n_embd * hparams.n_ctx
+    available = None if visible_gpus() else available_memory()      # on a GPU its own memory counts
+    if available is not None and needed > available:
+        raise UserError(f'--batch_size {batch_size} needs {needed / 1e9:,.1f} GB for texts that fill the window, '
+                        f'{available / 1e9:,.1f} GB are available: give a smaller one')
 
 
 def check_packages() -> None:

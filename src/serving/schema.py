@@ -79,7 +79,7 @@ def document(limits: Limits, model: str, with_token: bool) -> dict:
             'schema': {'$ref': '#/components/schemas/CompletionRequest'}}}},
         'responses': {'200': answer('Completion', 'The completions; with stream, server-sent events of parts of them.'),
                       **_errors(('400', '401', '403', '404', '408', '413', '415', '500', '503'))}}
-    completions['responses']['200']['content']['text/event-stream'] = {'schema': {'type': 'string'}}
+    completions['responses']['200']['content']['text/event-stream'] = {}     # events, which OpenAPI 3.1 has no schema for
     paths = {'/v1/completions': {'post': completions},
              '/v1/models': get('The model that is served.', 'Models', '401', '403'),
              '/healthz': get('Whether the server runs.', 'Health', '403')}

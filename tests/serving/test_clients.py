@@ -131,7 +131,7 @@ def test_no_request_that_schemathesis_makes_is_a_fault(running, mode, monkeypatc
     )
     statuses = []
 
-    @hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True,
+    @hypothesis.settings(max_examples=40, deadline=None, database=None, derandomize=True,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
     def check(case):
@@ -139,4 +139,4 @@ def test_no_request_that_schemathesis_makes_is_a_fault(running, mode, monkeypatc
                                                               content_type_conformance, response_schema_conformance])
         statuses.append(response.status_code)
     check()
-    assert len(statuses) > 30 and set(statuses) & {200 if mode == 'POSITIVE' else 400}
+    assert len(statuses) > 20 and set(statuses) & {200 if mode == 'POSITIVE' else 400}
