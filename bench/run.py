@@ -76,6 +76,7 @@ BENCHMARKS = {
     'train': Benchmark('--rounds 7', '--rounds 1 --only peers', ('tensorflow', 'torch', 'transformers', 'peft')),
     'memory': Benchmark('', '--only 124M int8', ('tensorflow', 'numpy'), files=('VOCABULARY_DIR',)),
     'sample': Benchmark('--rounds 3', '--rounds 1', ('tensorflow', 'torch', 'transformers', 'ctranslate2')),
+    'serve': Benchmark('', '--tiny --rounds 1 --requests 100', ('tensorflow', 'torch', 'transformers', 'starlette', 'uvicorn')),
     'encode': Benchmark('--rounds 3 --memory', '--rounds 1 --only English', ('regex', 'numpy', 'tiktoken', 'tokenizers'),
                         files=('VOCABULARY_DIR', 'TEXT')),
     'distributed': Benchmark('--rounds 7', '--rounds 1', ('tensorflow',)),

@@ -90,7 +90,7 @@ def test_a_section_names_machine_versions_and_command(run, bench):
     assert ': `bench/encode.py VOCABULARY_DIR TEXT --rounds 3 --memory`\n\n$ VOCABULARY_DIR TEXT --rounds 3 --memory\n' in text
     assert ': `bench/faults.py --kills 100 --damages 50`\n\n* $ --kills 100 --damages 50\n' in text
     assert text.startswith('above\n') and text.endswith('below\n')
-    assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'memory', 'sample', 'distributed', 'real_size']
+    assert re.findall(r'^old (\w+)$', text, re.MULTILINE) == ['train', 'memory', 'sample', 'serve', 'distributed', 'real_size']
 
 
 def test_a_script_gets_the_files_that_it_takes_and_no_others(run):
