@@ -184,7 +184,7 @@ def test_the_plan_of_a_corpus_and_a_model(dry_run, place):
     assert plan['model']['trained'] == (plan['model']['parameters'][0], 'with adam, from models/toy/model.ckpt')
     assert plan[MEMORY]['available'][1] == 'fits'
     assert 'flags that take less' not in output
-    assert plan[BENCH]['124M'] == ('3.49 GB', None)
+    assert plan[BENCH]['124M'] == ('3.41 GB', None)
 
 
 def test_the_plan_of_several_workers(dry_run):

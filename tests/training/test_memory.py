@@ -46,7 +46,7 @@ def test_what_is_turned_off_takes_nothing(check):
 
 
 @pytest.mark.parametrize(('flags', 'words'), [
-    (['--batch_size', 100], '--batch_size 100, --seq_length 1024: about 53.0 GB are needed, this machine has 8.0 GB and no GPU'),
+    (['--batch_size', 100], '--batch_size 100, --seq_length 1024: about 52.9 GB are needed, this machine has 8.0 GB and no GPU'),
     (['--val_every', 1, '--val_batch_size', 5000, '--val_batch_count', 1], '--val_batch_size 5000, --seq_length 1024: about 78'),
     (['--batch_size', 300, '--sample_num', 300, '--seq_length', 2], 
      '--batch_size 300, --sample_num 300, --sample_length 1023: about 22.6 GB are needed')])
@@ -67,7 +67,7 @@ def test_a_step_that_may_just_run_by_swapping_is_not_refused(check, parse):
 
 def test_workers_on_this_machine_share_it_and_draw_for_each_other(check):
     check(existing=3 * GB)
-    with pytest.raises(UserError, match='--local_workers 4: about 14.1 GB are needed, this machine has 3.0 GB'):
+    with pytest.raises(UserError, match='--local_workers 4: about 13.9 GB are needed, this machine has 3.0 GB'):
         check(existing=3 * GB, local_workers=4, worker_count=4)
     check('--batch_size', 10 ** 6, existing=4 * GB, gpus=['0'])
     with pytest.raises(UserError, match=r'6\.1 GB are needed for the tokens'):
