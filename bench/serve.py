@@ -92,6 +92,21 @@ def make_model(hparams: HParams, directory: str) -> None:
         saver.save_model(session, directory)
 
 
+class Tokens:
+    """What `generate` calls a streamer: passes on each token but those of the prompt, and None at the end."""
+
+    def __init__(self, put):
+        self.put_token, self.is_prompt = put, True
+
+    def put(self, value) -> None:
+        if not self.is_prompt:
+            self.put_token(value)
+        self.is_prompt = False
+
+    def end(self) -> None:
+        self.put_token(None)
+
+
 def transformers(hparams: HParams, listening: socket.socket) -> None:
     """Serves random weights by transformers' generate, one request at a time."""
     import threading
@@ -102,25 +117,12 @@ def transformers(hparams: HParams, listening: socket.socket) -> None:
     from starlette.responses import StreamingResponse
     from starlette.routing import Route
     from transformers import GPT2Config, GPT2LMHeadModel
-    from transformers.generation.streamers import BaseStreamer
     torch.set_num_threads(os.cpu_count())
     end = hparams.n_vocab - 1
     network = GPT2LMHeadModel(GPT2Config(
         attn_implementation='sdpa', vocab_size=hparams.n_vocab, n_positions=hparams.n_ctx, n_embd=hparams.n_embd,
         n_layer=hparams.n_layer, n_head=hparams.n_head, bos_token_id=end, eos_token_id=end)).eval()
     lock = threading.Lock()
-
-    class Tokens(BaseStreamer):
-        def __init__(self, put):
-            self.put_token, self.is_prompt = put, True
-
-        def put(self, value):
-            if not self.is_prompt:
-                self.put_token(value)
-            self.is_prompt = False
-
-        def end(self):
-            self.put_token(None)
 
     def write(prompt: list, length: int, put) -> None:
         with lock, torch.inference_mode():
