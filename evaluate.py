@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from command import models
 from command.errors import UserError, run
-from command.flags import Parser, path, positive_int
+from command.flags import Parser, positive_int
 from corpus import windows
 from corpus.data_sets import DataSet, find_texts, in_words, one_or_list
 from corpus.flags import add_dataset_flag, add_text_flags, add_token_flags, text_format
@@ -39,14 +39,7 @@ EXAMPLES = ('./evaluate.py --model_name tiny --dataset test.txt',
 
 def parse_flags() -> argparse.Namespace:
     parser = Parser(description=__doc__, examples=EXAMPLES)
-    what = parser.add_argument_group('model')
-    which = what.add_mutually_exclusive_group()
-    which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to evaluate')
-    which.add_argument('--run_name', metavar='RUN', help='evaluate this run in --checkpoint_dir instead: RUN/best, RUN/latest or '
-                       'RUN/STEP (default: the best with --keep_best, else the newest)')
-    what.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
-    what.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
-                      help='the directory of the runs')
+    what = models.add_model_flags(parser, 'evaluate')
     what.add_argument('--weights', choices=TYPES, default='float32',
                       help='keep the weights in memory as bfloat16 or int8, as sampling does with --weights, to see the cost')
     data = parser.add_argument_group('data')

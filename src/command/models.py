@@ -1,8 +1,10 @@
 """Names of models and runs, and the directories and checkpoints that they stand for."""
 
+import argparse
 import os
 import re
 
+from command import flags
 from command.did_you_mean import did_you_mean
 from command.errors import UserError, check_utf8
 
@@ -20,6 +22,19 @@ CHECKPOINT_DIR = 'checkpoint'
 SAMPLE_DIR = 'samples'
 BEST, LATEST = 'best', 'latest'     # after a run and a slash: which of its checkpoints
 _CHECKPOINT = re.compile(rf'{BEST}|{LATEST}|\d+|model-\d+|model\.ckpt|.+\.index')
+
+
+def add_model_flags(parser: argparse.ArgumentParser, verb: str):
+    """Adds the flags that say which model to use; returns their group. verb: what is done with it, for the help texts."""
+    group = parser.add_argument_group('model')
+    which = group.add_mutually_exclusive_group()
+    which.add_argument('--model_name', metavar='NAME', default='117M', help=f'the model to {verb}')
+    which.add_argument('--run_name', metavar='RUN', help=f'{verb} this run in --checkpoint_dir instead: RUN/best, RUN/latest or '
+                       'RUN/STEP (default: the best with --keep_best, else the newest)')
+    group.add_argument('--models_dir', metavar='DIR', type=flags.path, default='models', help='the directory of the models')
+    group.add_argument('--checkpoint_dir', metavar='DIR', type=flags.path, default=CHECKPOINT_DIR,
+                       help='the directory of the runs')
+    return group
 
 
 def published_name(name: str) -> str:

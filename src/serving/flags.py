@@ -4,7 +4,7 @@ import argparse
 
 from command import models
 from command.errors import UserError
-from command.flags import Parser, number, path, positive_int
+from command.flags import Parser, number, positive_int
 from command.machine import available_memory, visible_gpus
 from network.hparams import HParams
 from network.quantize import TYPES
@@ -19,14 +19,7 @@ port_number = number(int, 'a port, 1 to 65535', lambda value: 1 <= value <= 6553
 def parse_flags(description: str) -> argparse.Namespace:
     """The flags. Raises UserError for invalid ones, and for an address that others can reach without a token."""
     parser = Parser(description=description, examples=EXAMPLES)
-    what = parser.add_argument_group('model')
-    which = what.add_mutually_exclusive_group()
-    which.add_argument('--model_name', metavar='NAME', default='117M', help='the model to serve')
-    which.add_argument('--run_name', metavar='RUN', help='serve this run in --checkpoint_dir instead: RUN/best, RUN/latest or '
-                       'RUN/STEP (default: the best with --keep_best, else the newest)')
-    what.add_argument('--models_dir', metavar='DIR', type=path, default='models', help='the directory of the models')
-    what.add_argument('--checkpoint_dir', metavar='DIR', type=path, default=models.CHECKPOINT_DIR,
-                      help='the directory of the runs')
+    what = models.add_model_flags(parser, 'serve')
     what.add_argument('--weights', choices=TYPES, default='float32',
                       help='the type of the weights in memory: fewer bytes are read faster, and rounded')
     where = parser.add_argument_group('address')
