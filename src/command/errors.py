@@ -16,9 +16,14 @@ WORKER_LOST = 75    # EX_TEMPFAIL of sysexits.h: the same command may succeed an
 class UserError(Exception):
     """A wrong flag, path or file. The message names it and says what was expected and what to do.
 
-    skip_cleanup: whether to end the process by exit_now.
+    in_all_workers: whether every worker of the run raises it, at the same step. skip_cleanup: whether to end the process by
+    exit_now.
     """
     skip_cleanup = False
+
+    def __init__(self, message: str, *, in_all_workers: bool = False):
+        super().__init__(message)
+        self.in_all_workers = in_all_workers
 
 
 class WorkerLost(Exception):

@@ -157,7 +157,7 @@ class Training:
             self._saved = self._good
         why = why or f'the loss of step {self._state.step} is {loss}, the norm of its gradient {norm}'
         flags = '--clip_norm 1, --warmup_steps 100' + ', --precision float32' * (self._settings.precision == 'float16')
-        raise UserError(f'{why}; {self._way_back(ruined)} a smaller --learning_rate, {flags}')
+        raise UserError(f'{why}; {self._way_back(ruined)} a smaller --learning_rate, {flags}', in_all_workers=True)
 
     def _way_back(self, ruined: bool) -> str:
         """Which checkpoint is safe, and how to continue from it. ruined: whether the loss of this step shows ruined weights."""

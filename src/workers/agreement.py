@@ -7,7 +7,7 @@ from command.errors import UserError
 
 
 def agree(gather: Callable[[str], list[str]], common: dict[str, object], own: dict) -> dict:
-    """Returns worker 0's `own`. Raises UserError if a value of `common` (name -> value) differs between workers.
+    """Returns worker 0's `own`. Raises UserError, in all workers, if a value of `common` (name -> value) differs between them.
 
     gather: this worker's text -> the texts of all workers, by index.
     """
@@ -17,5 +17,5 @@ def agree(gather: Callable[[str], list[str]], common: dict[str, object], own: di
         for name, value in expected.items():
             if values[name] != value:
                 raise UserError(f'{name} is {values[name]} for worker {index} but {value} for worker 0: give all '
-                                'workers the same')
+                                'workers the same', in_all_workers=True)
     return own_of_worker_0

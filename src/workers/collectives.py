@@ -25,7 +25,7 @@ LEADER = '/job:worker/replica:0/task:0'
 HOST_GROUP, DEVICE_GROUP = 1, 2     # group keys: of small arrays on CPUs; of gradients and variables on any device
 BUCKET = 32 << 20           # bytes. Larger ones are slower: glibc maps new memory for each message
 BROADCAST_TOGETHER = 16     # variables
-EXIT_WAIT = 5.0             # seconds that worker 0 waits for the others to exit
+EXIT_WAIT = 5.0             # seconds that a worker waits for those after it to exit
 # What TensorFlow raises when another worker has died, does not answer, or was restarted.
 LOST_ERRORS = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
                tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError, tf.errors.UnknownError)
@@ -81,9 +81,10 @@ class Workers:
             if self.count > 1:
                 self._wait_for_start()
             yield
-            self._watch.end()
             self._wait_for_end()
         except UserError as error:
+            if error.in_all_workers:
+                self._wait_for_end()
             error.skip_cleanup = self.count > 1
             raise
         finally:
@@ -120,11 +121,13 @@ class Workers:
     def _wait_for_end(self) -> None:
         """No worker exits before all have finished: it would look as if it had died.
 
-        Worker 0 exits last: to the others, its death means that the run may not be saved.
+        The last one exits first: in the ring of the barrier, each still reads from the one before it. To the others, the death
+        of worker 0 means that the run may not be saved.
         """
+        self._watch.end()
         self.barrier()
-        end = time.monotonic() + EXIT_WAIT
-        while self.leads and len(self._cluster.gone(range(self.count))) + 1 < self.count and time.monotonic() < end:
+        after, end = range(self.index + 1, self.count), time.monotonic() + EXIT_WAIT
+        while len(self._cluster.gone(after)) < len(after) and time.monotonic() < end:
             time.sleep(0.1)
 
     def _startup_alarm(self) -> contextlib.AbstractContextManager:

@@ -1,5 +1,6 @@
 """Which worker watches which, and what ends a process: with a fake cluster, and a Watch that only records its exits."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import worker_group
+from command.errors import UserError
 from fake_cluster import FakeCluster, fake_workers
 from workers.cluster import PARENT
 from workers.watch import Watch, alarm
@@ -85,7 +87,7 @@ def test_a_lost_connection_is_explained_by_the_worker_that_died(tf, text, answer
 
 @pytest.mark.parametrize('index', [0, 1])
 def test_a_worker_that_exits_after_the_last_sum_is_not_lost(tf, index):
-    """The first workers to finish the last barrier may have exited before the others have finished it."""
+    """Once worker 0 has finished the last barrier it needs no others."""
     exits, answers = [], iter([[1], [1], [1, 2]])
     cluster = FakeCluster(3, index, gone=lambda _: next(answers, [0]) if index == 0 else [0])
     sums = iter([lambda: np.zeros(3),       # the first and the last
@@ -99,6 +101,22 @@ def test_a_worker_that_exits_after_the_last_sum_is_not_lost(tf, index):
         assert exits == []
     else:                                       # without worker 0, the run may not have been saved
         assert [exit.partition(':')[0] for exit in exits] == ['worker 0 (a']
+
+
+@pytest.mark.parametrize('error', [None, UserError('of all', in_all_workers=True), UserError('of this one')])
+def test_the_last_worker_exits_first_also_after_an_error_of_all(error):
+    """In the ring of the last barrier each worker reads from the one before it, which must not have exited."""
+    answers, barriers = iter([[], [2], [2, 3]]), []
+    cluster = FakeCluster(4, 1, gone=lambda _: next(answers))
+    watch = make_watch(cluster, interval=60.0)
+    workers = fake_workers(cluster, watch, sum=lambda _: barriers.append(watch.ended) or np.zeros(4))
+    with contextlib.suppress(UserError), workers.connected():
+        if error:
+            raise error
+    together = error is None or error.in_all_workers
+    assert barriers == [False] + [True] * together      # the first one is that of the start; a lost worker ends none after it
+    assert cluster.asked == [[2, 3]] * 3 * together
+    assert not error or error.skip_cleanup
 
 
 def test_workers_that_exit_while_the_watch_ends_are_not_lost():
