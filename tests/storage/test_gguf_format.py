@@ -1,4 +1,7 @@
-"""GGUF: what gguf reads back is the model's sizes, vocabulary and weights, by the names that llama.cpp expects."""
+"""GGUF: what gguf reads back is the model's sizes, vocabulary and weights, and what llama.cpp computes from them is what we do.
+
+llama-cpp-python compiles for a quarter of an hour, so it is in no requirements; without it those tests are skipped.
+"""
 
 import json
 import os
@@ -20,6 +23,10 @@ from vocabulary.spelling import END_OF_TEXT, spell
 
 gguf = needs('gguf', HUGGINGFACE)
 TINY = f'{ROOT}/models/tiny'
+PROMPT = 'Alice was beginning to get very tired of sitting by her sister'
+TEXTS = (PROMPT, "it's we'Re\u2019ll  x", '   leading, two  spaces\n\ttab 1234567 don\'t  ', '#version: 0.2\r\n', 'x' * 300,
+         ' \u00a0\u3000 \t\n\n  end ', 'e\u0301\u0301 \U0001f468\u200d\U0001f469 \u2603\ufe0f', '\u0001\ufeff\ufffd\u2028',
+         '\u0661\u0662\u2167\u00bd \u0e20\u0e32\u0e29\u0e32 \u4e2d\u6587\u3002')
 
 
 @pytest.fixture
@@ -36,6 +43,17 @@ def special_model(model_directory, tmp_path):
     weights = read_checkpoint(f'{directory}/model.ckpt')
     write_checkpoint(f'{directory}/model.ckpt', weights | {'model/wte': np.zeros([len(ids) + 2, hparams['n_embd']])})
     return str(directory)
+
+
+@pytest.fixture
+def llama():
+    """llama.cpp: llama(path) is the model of a file. Its cache holds float32, as ours does; its own choice is float16."""
+    llama_cpp = pytest.importorskip('llama_cpp', reason='needs llama_cpp: pip install llama-cpp-python')
+
+    def load(path, **options):
+        return llama_cpp.Llama(str(path), n_ctx=128, logits_all=True, verbose=False, type_k=llama_cpp.GGML_TYPE_F32,
+                               type_v=llama_cpp.GGML_TYPE_F32, **options)
+    return load
 
 
 def convert(monkeypatch, *arguments):
@@ -147,3 +165,58 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch, tmp_path
     with pytest.raises(UserError, match='pip install gguf'):
         convert(monkeypatch, TINY, tmp_path / 'mine.gguf')
     assert not os.listdir(tmp_path)
+
+
+def stored_weights(path):
+    """The weights of a GGUF file of models/tiny, by TensorFlow's names."""
+    stored = read(path)[1]
+    return {name: stored[gguf_format.gguf_name(name)][1].T.reshape(shape) if len(shape) == 3 else
+            stored[gguf_format.gguf_name(name)][1] for name, shape in load_hparams(TINY).shapes().items()}
+
+
+def logits(tf, weights, tokens):
+    """Those of models/tiny with these weights. [n_tokens, n_vocab]"""
+    import model
+    with tf.Graph().as_default(), tf.Session() as session:
+        logits = model.model(load_hparams(TINY), tf.constant([tokens]))['logits']
+        for variable in tf.trainable_variables():
+            variable.load(weights[variable.op.name], session)
+        return session.run(logits)[0]
+
+
+def greedy(llama, tokens, length):
+    llama.eval(tokens)
+    for _ in range(length):
+        tokens = [*tokens, int(llama.scores[llama.n_tokens - 1].argmax())]
+        llama.eval(tokens[-1:])
+    return tokens
+
+
+# llama.cpp also rounds what it multiplies a matrix with to the type of that matrix. The logits range over 33.
+@pytest.mark.parametrize(('stored_as', 'largest'), [('float32', 0.01), ('float16', 0.02), ('q8_0', 0.5)])
+def test_llama_cpp_computes_the_same(tf, llama, monkeypatch, tmp_path, stored_as, largest):
+    path, prompt = tmp_path / 'tiny.gguf', load_encoder(TINY).encode(PROMPT)
+    convert(monkeypatch, TINY, path, '--type', stored_as)
+    loaded = llama(path)
+    tokens = greedy(loaded, prompt, 48)
+    ours, theirs = logits(tf, stored_weights(path), tokens), loaded.scores[:len(tokens)]
+    assert np.abs(ours - theirs).max() < largest and np.std(ours - theirs) < 0.02 * np.std(ours)
+    if stored_as != 'q8_0':
+        assert tokens[len(prompt):] == ours[len(prompt) - 1:-1].argmax(-1).tolist()
+
+
+def test_llama_cpp_makes_the_same_tokens(llama, monkeypatch, tmp_path):
+    convert(monkeypatch, TINY, tmp_path / 'tiny.gguf')
+    loaded, encoder = llama(tmp_path / 'tiny.gguf', vocab_only=True), load_encoder(TINY)
+    for text in TEXTS:
+        tokens = loaded.tokenize(text.encode(), add_bos=False, special=False)
+        assert tokens == encoder.encode(text) and loaded.detokenize(tokens) == text.encode()
+    assert [loaded.token_eos()] == loaded.tokenize(END_OF_TEXT.encode(), add_bos=False, special=True) == [encoder.end_of_text]
+
+
+def test_llama_cpp_knows_special_and_added_tokens(llama, monkeypatch, tmp_path, special_model):
+    convert(monkeypatch, special_model, tmp_path / 'special.gguf')
+    loaded, encoder = llama(tmp_path / 'special.gguf', vocab_only=True), load_encoder(special_model)
+    text = f'a Gr\u00fcezi b{END_OF_TEXT}c'
+    assert loaded.n_vocab() == load_hparams(special_model).n_vocab
+    assert loaded.tokenize(text.encode(), add_bos=False, special=True) == encoder.encode_with_special(text)
