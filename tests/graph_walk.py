@@ -40,4 +40,4 @@ def shapes_in(ops):
 
 def compiled_calls(graph):
     """For each call of a function, whether XLA compiles it."""
-    return [op.get_attr('_XlaMustCompile') for op in ops_of(graph, 'PartitionedCall', 'StatefulPartitionedCall')]
+    return [op.node_def.attr['_XlaMustCompile'].b for op in ops_of(graph, 'PartitionedCall', 'StatefulPartitionedCall')]

@@ -87,19 +87,28 @@ class ResizableCache(Cache):
         # Reading a variable returns its own memory, so an in-place write to the value changes the variable.
         memory = {key: list(map(tf.convert_to_tensor, pair)) for key, pair in variables.items()}
         super().__init__(memory, heads, old_size[1])
-        resized = [variable.assign(self._resized(value, old_size, heads[shard]))
-                   for (layer, shard), pair in variables.items() for variable, value in zip(pair, memory[layer, shard])]
-        with tf.control_dependencies(resized):
+        resized = self._resizer(old_size, head_size)
+        assigned = [variable.assign(resized(value, shard)) for (layer, shard), pair in variables.items()
+                    for variable, value in zip(pair, memory[layer, shard])]
+        with tf.control_dependencies(assigned):
             self.resize = tf.group(size.assign(self.new_size))
         self.initializer = tf.variables_initializer([size, *itertools.chain(*variables.values())])
 
-    def _resized(self, flat, old_size, heads):  # [old rows * heads * capacity, head] -> [rows * heads * capacity, head]
-        rows, capacity = tf.unstack(self.new_size)
-        head_size = flat.shape.as_list()[-1]
-        old = tf.reshape(flat, [old_size[0], heads, old_size[1], head_size])
-        kept = tf.gather(old, self.kept_rows)[:, :, :capacity]
-        padding = [[0, rows - tf.size(self.kept_rows)], [0, 0], [0, capacity - tf.shape(kept)[2]], [0, 0]]
-        return tf.reshape(tf.pad(kept, padding), [-1, head_size])
+    def _resizer(self, old_size, head_size):
+        """A function (memory [old rows * heads * capacity, head], shard) -> memory [rows * heads * capacity, head].
+
+        What it needs is computed here, once for all of the memory, as each op costs time when the graph is built.
+        """
+        (old_rows, old_capacity), (rows, capacity) = tf.unstack(old_size), tf.unstack(self.new_size)
+        shapes = [tf.stack([old_rows, heads, old_capacity, head_size]) for heads in self.heads]
+        kept_capacity = tf.minimum(old_capacity, capacity)
+        begin, size, flat = tf.zeros([4], tf.int32), tf.stack([-1, -1, kept_capacity, -1]), tf.constant([-1, head_size])
+        padding = tf.convert_to_tensor([[0, rows - tf.size(self.kept_rows)], [0, 0], [0, capacity - kept_capacity], [0, 0]])
+
+        def resized(memory, shard):
+            kept = tf.gather(tf.reshape(memory, shapes[shard]), self.kept_rows)
+            return tf.reshape(tf.pad(tf.slice(kept, begin, size), padding), flat)
+        return resized
 
 
 def _local(value, shape):

@@ -65,9 +65,9 @@ def shard_logits(x, bias, g, b, wte, *parts):  # -> [tokens, columns]
 
 
 class _Programs:
-    """What a shard computes between two exchanges. columns: [rows, sequence], one of them -1. make: see program."""
+    """What a shard computes between two exchanges. columns: [rows, sequence], one of them -1. make: makes a function one."""
 
-    def __init__(self, head_size: int, columns: list, make=lambda function: function):
+    def __init__(self, head_size: int, columns: list, make):
         self._head_size, self._columns = head_size, columns
         self.qkv, self.attention = make(self._qkv), make(shard_attention)
         self.mlp, self.logits = make(shard_mlp), make(shard_logits)
@@ -106,7 +106,14 @@ class ShardedNetwork:
 
     def program(self, function):
         """The function, compiled once for each shape if this network is compiled."""
-        return tf.function(function, jit_compile=True, autograph=False) if self._compiled else function
+        def in_tiles(*arguments):
+            return function(*(each._replace(in_tiles=True) if isinstance(each, Matrix) else each for each in arguments))
+
+        return tf.function(in_tiles, jit_compile=True, autograph=False) if self._compiled else function
+
+    def _built_once(self, function):
+        """The function, whose ops are in the graph once, not again for each call; unless this network is compiled, itself."""
+        return tf.function(function, autograph=False) if self._compiled else function
 
     def prefill(self, tokens, lengths, rows):
         """Reads prompts [n, sequence] of `lengths` [n], padded on the right, into `rows` [n] of the cache.
@@ -121,7 +128,7 @@ class ShardedNetwork:
             written.extend(tensor.op for tensor in self.cache.write(layer, shard, offsets, k, v))
             return k, v, mask
 
-        programs = _Programs(self._hparams.head_size, [n, -1])
+        programs = _Programs(self._hparams.head_size, [n, -1], self._built_once)
         stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, extend)
         last = tf.range(n) * sequence + lengths - 1
         logits = self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream))
@@ -168,6 +175,7 @@ class ShardedNetwork:
         """
         wte, (wpe, *_) = self._values['model/wte'], self._values['model/wpe']
         x, parts = tf.transpose(embed(wte, tokens)), [tf.transpose(tf.gather(wpe, positions))]
+        parts += [tf.zeros_like(x)] * (self._shards - 1)        # so that all blocks are one program
         biases = [tf.zeros([self._hparams.n_embd])] * self._shards
         shards = range(self._shards)
         for layer in range(self._hparams.n_layer):

@@ -3,7 +3,6 @@
 Shapes: n_in, n_out (features that a matrix, or a shard's part of one, takes and gives), tiles, tile (rows of a matrix that are
 converted together), columns."""
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -30,26 +29,29 @@ def as_float32(w):
 
 
 class Matrix(NamedTuple):
-    """A shard's part of a matrix: w [n_out, n_in] float32, or [tiles, tile, n_in] in a smaller type; in int8 scale [n_out]."""
+    """A shard's part of a matrix: w [n_out, n_in] float32, or [tiles, tile, n_in] in a smaller type; in int8 scale [n_out].
+
+    in_tiles: whether a product converts it tile by tile however few they are, as in a compiled program, where that never
+    leaves the cache.
+    """
     w: tf.Tensor
     n_out: int
     scale: tf.Tensor | None = None
+    in_tiles: bool = False
 
     @property
     def n_in(self) -> int:
         return self.w.shape.as_list()[-1]
 
     def times(self, x):  # [n_in, columns] -> [n_out, columns]
-        """The product with x. In a compiled program, a matrix in a smaller type never leaves the cache in float32."""
+        """The product with x."""
         if self.w.dtype == tf.float32:
             return tf.matmul(self.w, x)
+        # As ops outside of a program, a loop over few tiles would take more memory than the matrix.
+        in_tiles = self.in_tiles or self.w.shape.as_list()[0] > FEW
         with tf.control_dependencies([x]):      # else every matrix would be converted at once, and wait for its x
-            y = self._times_tiles(x) if self._in_tiles() else tf.matmul(as_float32(self.rows()), x)
+            y = self._times_tiles(x) if in_tiles else tf.matmul(as_float32(self.rows()), x)
         return y if self.scale is None else y * self.scale[:, None]
-
-    def _in_tiles(self) -> bool:
-        """As ops outside of a program, a loop over few tiles would take more memory than the matrix."""
-        return tf.get_default_graph().building_function or self.w.shape.as_list()[0] > FEW
 
     def _times_tiles(self, x):
         # By number: map_fn would copy the tiles themselves.
@@ -99,28 +101,37 @@ def is_matrix(name: str) -> bool:
 class ShardedWeights:
     """Variables for the weights of a model in the current graph, a part for each shard.
 
-    values: name -> for each shard a Matrix, or a tensor if it is none. stored_as: the type of the matrices in memory, one of
-    network.quantize.TYPES.
+    values: name -> for each shard a Matrix, or a tensor if it is none; what shards do not divide is the same one for all.
+    stored_as: the type of the matrices in memory, one of network.quantize.TYPES.
     """
 
     def __init__(self, hparams: HParams, shards: int, stored_as: str):
         self._hparams, self._shards, self._stored_as = hparams, shards, stored_as
         self._variables, self._scales, self.values = {}, {}, {}
         for name, shape in hparams.shapes().items():
-            parts = split_weight(name, np.broadcast_to(np.float32(0), shape), hparams, shards)
+            parts = split_weight(name, _nothing(shape), hparams, shards)
             in_tiles = is_matrix(name) and stored_as != 'float32'
             dtype = STORED[stored_as] if in_tiles else 'float32'
-            self._variables[name] = [_variable(name, dtype, tiled(part.shape) if in_tiles else part.shape) for part in parts]
+            self._variables[name] = [_Variable(name, dtype, tiled(part.shape) if in_tiles else part.shape) for part in parts]
             if dtype == 'int8':
-                self._scales[name] = [_variable(f'{name}{SCALE}', 'float32', part.shape[:1]) for part in parts]
+                scales = self._split_scales(name, _nothing(shape[:1] if name == 'model/wte' else shape[-1:]))
+                self._scales[name] = [_Variable(f'{name}{SCALE}', 'float32', part.shape) for part in scales]
             self.values[name] = self._read(name, [len(part) for part in parts])
 
+    def _split_scales(self, name: str, scale: np.ndarray) -> list[np.ndarray]:
+        """Cut as a bias is: an output has one scale, whichever shards its inputs are in."""
+        like = name if name == 'model/wte' else f'{name.removesuffix("w")}b'
+        return split_weight(like, scale, self._hparams, self._shards)
+
     def _read(self, name: str, sizes: list[int]) -> list:
-        values = [tf.convert_to_tensor(variable) for variable in self._variables[name]]
+        values = self._for_each_shard(self._variables[name])
         if not is_matrix(name):
             return values
-        scales = map(tf.convert_to_tensor, self._scales[name]) if name in self._scales else itertools.repeat(None)
-        return [Matrix(*part) for part in zip(values, sizes, scales)]
+        return [Matrix(*part) for part in zip(values, sizes, self._for_each_shard(self._scales.get(name)))]
+
+    def _for_each_shard(self, variables: list | None) -> list:
+        values = [None] if variables is None else [variable.value for variable in variables]
+        return values if len(values) == self._shards else values * self._shards
 
     def load(self, session: tf.Session, prefix: str) -> None:
         """Reads the weights from a checkpoint, one at a time. Raises UserError if it is damaged or another model's."""
@@ -137,19 +148,28 @@ class ShardedWeights:
         stored = {}
         if name in self._scales:
             array, scale = quantize(array, inputs=-1 if name == 'model/wte' else -2)
-            # Cut as a bias is: an output has one scale, whichever shards its inputs are in.
-            like = name if name == 'model/wte' else f'{name.removesuffix("w")}b'
-            stored |= zip(self._scales[name], split_weight(like, scale, self._hparams, self._shards), strict=True)
+            stored |= zip(self._scales[name], self._split_scales(name, scale), strict=True)
         if self._stored_as == 'bfloat16' and is_matrix(name):
             array = array.astype(tf.bfloat16.as_numpy_dtype).view(np.uint16)
         stored |= zip(self._variables[name], split_weight(name, array, self._hparams, self._shards), strict=True)
-        return {variable: memory.copy(part, variable.shape.as_list(), variable.dtype.as_numpy_dtype)
-                for variable, part in stored.items()}
+        return {variable: memory.copy(part, variable.shape, variable.dtype.as_numpy_dtype) for variable, part in stored.items()}
 
 
-def _variable(name: str, dtype: str, shape: tuple) -> tf.Variable:
-    """A variable whose initial value is fed."""
-    return tf.Variable(tf.placeholder(dtype, shape), name=name)
+class _Variable:
+    """A tf.Variable of four ops in place of seven, as a network has hundreds. value: a tensor. Its initial value is fed."""
+
+    def __init__(self, name: str, dtype: str, shape: tuple):
+        self.dtype, self.shape = tf.as_dtype(dtype), shape
+        shared_name = tf.get_default_graph().unique_name(name)      # by which the session knows it
+        handle = tf.raw_ops.VarHandleOp(dtype=dtype, shape=shape, shared_name=shared_name)
+        self.initializer = tf.raw_ops.AssignVariableOp(resource=handle, value=tf.placeholder(dtype, shape))
+        self.value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+        self.value.set_shape(shape)
+
+
+def _nothing(shape) -> np.ndarray:
+    """An array to learn the shapes of its parts from, which takes no memory."""
+    return np.broadcast_to(np.float32(0), shape)
 
 
 def tiled(shape: tuple) -> tuple[int, int, int]:  # [n_out, n_in] -> [tiles, tile, n_in]
@@ -160,7 +180,7 @@ def tiled(shape: tuple) -> tuple[int, int, int]:  # [n_out, n_in] -> [tiles, til
 
 
 def split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) -> list[np.ndarray]:
-    """Each shard's part of a checkpoint's variable; small ones are repeated, except wpe, which only one shard has."""
+    """Each shard's part of a checkpoint's variable; of a small one, which they do not divide, only the whole."""
     name = name.split('/', 2)[-1] if name.startswith('model/h') else name
     if array.ndim == 3:
         array = array[0].T
@@ -174,7 +194,7 @@ def split_weight(name: str, array: np.ndarray, hparams: HParams, shards: int) ->
         return np.array_split(array, shards, axis=1)
     if name.startswith('mlp/c_fc') or name == 'model/wte':
         return np.array_split(array, shards)
-    return [array] * (1 if name == 'model/wpe' else shards)
+    return [array]
 
 
 class LargePages:
@@ -187,7 +207,7 @@ class LargePages:
         self._memory = np.empty(size + ALIGNMENT, np.uint8)
         self._end = -self._memory.ctypes.data % ALIGNMENT
 
-    def copy(self, array: np.ndarray, shape: list[int], dtype: type) -> np.ndarray:
+    def copy(self, array: np.ndarray, shape: tuple, dtype: type) -> np.ndarray:
         """An array in another type, and in a shape of as many elements or more, the last of which are zero then."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         start, self._end = self._end, self._end - -size // ALIGNMENT * ALIGNMENT
