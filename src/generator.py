@@ -23,6 +23,7 @@ from sampling.scores import Score
 from storage.model_directory import Model, open_model
 
 CAPACITY_STEP = 256     # tokens by which the cache grows; attention reads all of it, filled or not
+MANY_ROWS = 4           # from which it grows by half of that: reading so much takes longer than compiling more often
 
 
 class Draw(NamedTuple):
@@ -175,10 +176,11 @@ class Generator:
         return self._read_prompts(rows) or self._read_last_tokens(rows)
 
     def _fit_cache(self, rows: Rows) -> None:
-        """Resizes the cache to the number of rows, and to the longest window unless it would shrink by less than half."""
+        """Resizes the cache to the number of rows, and to the longest window, unless it would shrink by less than half."""
         kept = [row for row in rows.fit() if row < self._cache_rows]
         needed = max(len(text.tokens) - text.window_start for text in rows)
-        capacity = min(-(-needed // CAPACITY_STEP) * CAPACITY_STEP, self.hparams.n_ctx)
+        step = CAPACITY_STEP if len(rows.texts) < MANY_ROWS else CAPACITY_STEP // 2
+        capacity = min(-(-needed // step) * step, self.hparams.n_ctx)
         if self._capacity // 2 < capacity < self._capacity:
             capacity = self._capacity
         if (len(rows.texts), capacity) != (self._cache_rows, self._capacity):

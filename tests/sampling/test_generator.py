@@ -503,6 +503,19 @@ def test_the_cache_shrinks_when_all_texts_are_short_again(generator, monkeypatch
     assert [text.text for text in texts] == expected
 
 
+@pytest.mark.parametrize(('rows', 'expected'), [(3, [8, 16]), (4, [4, 8, 12])])
+def test_with_many_rows_the_cache_grows_in_smaller_steps(generator, monkeypatch, rows, expected):
+    import generator as module
+    from sampling.continuation import SamplingSettings
+    monkeypatch.setattr(module, 'CAPACITY_STEP', 8)
+
+    def write(batch_size):
+        texts = [generator.continuation('the', SamplingSettings(length=10, stop_at_eot=False), [1, i]) for i in range(rows)]
+        return sorted({generator._capacity for _ in generator.steps(texts, batch_size)}), [text.ids for text in texts]
+    (capacities, together), (_, alone) = write(rows), write(1)
+    assert capacities == expected and together == alone
+
+
 def test_alternatives_are_the_oracle_s(generator, oracle):
     texts = generator.generate(PROMPTS, length=6, seed=1, temperature=0.7, repetition_penalty=2, logprobs=4)
     for prompt, text in zip(PROMPTS, texts, strict=True):
