@@ -214,9 +214,22 @@ def test_all_workers_skip_a_step_that_overflows_in_float16(tf, home):
     assert (state.loss_scale, state.skipped, state.good_steps) == (2 ** 10, 1, 1)
 
 
+def late_to_compare(addresses, index, *flags):
+    """worker_group.train, but worker 1 learns the others' settings three seconds after worker 0, on a busy machine, say."""
+    from workers.collectives import Workers
+    gather = Workers.gather
+
+    def late(workers, text):
+        texts = gather(workers, text)
+        time.sleep(3 * index)
+        return texts
+    Workers.gather = late
+    worker_group.train(addresses, index, *flags)
+
+
 def test_settings_that_differ_name_the_flag_and_the_worker(home):
     (home / 'corpus.txt').write_text('the quick brown fox ' * 100)
-    with worker_group.group(2, home, worker_group.train, *SMALL, '--batch_size', [1, 2]) as workers:
+    with worker_group.group(2, home, late_to_compare, *SMALL, '--batch_size', [1, 2]) as workers:
         assert [worker.status() for worker in workers] == [2, 2]
         for worker in workers:
             assert worker.err == ('train.py: --batch_size is 2 for worker 1 but 1 for worker 0: give all workers the '
