@@ -142,13 +142,13 @@ def test_the_page_about_gpus_has_the_formula_s_figures():
             card = next(card for card in CARDS if fits(name, card, **way))
             cells += [f'{of_card(name, card, **way) / GB:.1f} GB', f'{card} GB']
         rows.append(f'| {name} | {" | ".join(cells)} |')
-    with open(os.path.join(ROOT, 'docs/gpus.md'), encoding='utf-8') as page:
+    with open(os.path.join(ROOT, 'docs/gpu.md'), encoding='utf-8') as page:
         assert '\n'.join(rows) in page.read()
 
 
 def test_what_the_page_about_gpus_recommends_fits():
     """Each row of its table of cards: GB, cards with their precision, and the largest model and batch of each way."""
-    with open(os.path.join(ROOT, 'docs/gpus.md'), encoding='utf-8') as page:
+    with open(os.path.join(ROOT, 'docs/gpu.md'), encoding='utf-8') as page:
         rows = re.findall(r'^\| (\d+) GB \| .*: `(\w+)` \| (.*) \|$', page.read(), re.MULTILINE)
     assert [card for card, *_ in rows] == ['8', '12', '16', '24', '80']
     for card, precision, cells in rows:
