@@ -23,7 +23,7 @@ from sampling.scores import Score
 from storage.model_directory import Model, open_model
 
 CAPACITY_STEP = 256     # tokens by which the cache grows; attention reads all of it, filled or not
-MANY_ROWS = 4           # from which it grows by half of that: reading so much takes longer than compiling more often
+MANY_ROWS = 8           # from which it grows by half of that: reading so much takes longer than compiling more often
 
 
 class Draw(NamedTuple):

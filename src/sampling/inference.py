@@ -106,10 +106,12 @@ class ShardedNetwork:
 
     def program(self, function):
         """The function, compiled once for each shape if this network is compiled."""
+        if not self._compiled:
+            return function
+
         def in_tiles(*arguments):
             return function(*(each._replace(in_tiles=True) if isinstance(each, Matrix) else each for each in arguments))
-
-        return tf.function(in_tiles, jit_compile=True, autograph=False) if self._compiled else function
+        return tf.function(in_tiles, jit_compile=True, autograph=False)
 
     def _built_once(self, function):
         """The function, whose ops are in the graph once, not again for each call; unless this network is compiled, itself."""

@@ -503,7 +503,7 @@ def test_the_cache_shrinks_when_all_texts_are_short_again(generator, monkeypatch
     assert [text.text for text in texts] == expected
 
 
-@pytest.mark.parametrize(('rows', 'expected'), [(3, [8, 16]), (4, [4, 8, 12])])
+@pytest.mark.parametrize(('rows', 'expected'), [(7, [8, 16]), (8, [4, 8, 12])])
 def test_with_many_rows_the_cache_grows_in_smaller_steps(generator, monkeypatch, rows, expected):
     import generator as module
     from sampling.continuation import SamplingSettings
