@@ -40,6 +40,7 @@ def attend(q, k, v, mask):  # [batch, heads, n_query, head], [.., n_key, head] t
     return tf.matmul(attention_weights(q, k, mask), v)
 
 
+@one_pass
 def split_heads(qkv):  # [batch, sequence, 3, heads, head] -> q / sqrt(head), k, v, each [batch, heads, sequence, head]
     q, k, v = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
     return q * (1 / math.sqrt(qkv.shape.as_list()[-1])), k, v
@@ -58,15 +59,29 @@ def _visible(x, mask):  # [batch, heads, length, head] -> the keys or values tha
     return x if n_key == x.shape.as_list()[2] else tf.slice(x, [0, 0, 0, 0], [-1, -1, n_key, -1])
 
 
-def _sum_prefixes(parts, masks):  # for each mask [batch, heads, n_key, head] -> their sum, as long as the longest
-    pieces = [_split_queries(part, masks[:i]) for i, part in enumerate(parts, start=1)]
-    return tf.concat([tf.add_n([piece[i] for piece in pieces[i:]]) for i in range(len(masks))], axis=2)
-
-
 @one_pass
 def softmax_gradient(dy, y, delta):
     """delta [.., 1]: the sum of dy y over each row."""
     return y * (dy - delta)
+
+
+@one_pass
+def _join_blocks(*gradients):
+    """Of each block the gradients of q / sqrt(head), of the keys and of the values that it sees -> the gradient of qkv.
+
+    [batch, heads, n_query, head], [.., n_key, head] twice -> [batch, sequence, 3, heads, head]
+    """
+    dq, dk, dv = (gradients[i::3] for i in range(3))
+    parts = [tf.concat(dq, axis=2) * (1 / math.sqrt(dq[0].shape.as_list()[-1])), _sum_prefixes(dk, dq), _sum_prefixes(dv, dq)]
+    return tf.transpose(tf.stack(parts), [1, 3, 0, 2, 4])
+
+
+def _sum_prefixes(parts, blocks):  # for each block [batch, heads, n_key, head] -> their sum, as long as the longest
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [block.shape.as_list()[2] for block in blocks]
+    pieces = [tf.split(part, sizes[:i], axis=2) for i, part in enumerate(parts, start=1)]
+    return tf.concat([tf.add_n([piece[i] for piece in pieces[i:]]) for i in range(len(parts))], axis=2)
 
 
 def _attend_in_blocks(qkv, masks, drop_in_block=lambda i, weights: lambda x: x):
@@ -87,21 +102,18 @@ def _gradient_in_blocks(dy, y, qkv, masks, drop_in_block=lambda i, weights: lamb
     # The softmax's gradient is P (dP - delta), where delta, the sum of P dP over keys, is that of dy y (Dao et al. 2022), also
     # after dropout: P (D dP), with D for what that multiplies by, is (D P) dP.
     delta = swap_heads(tf.reduce_sum(dy * y, axis=-1, keepdims=True))
-    dq, dk, dv = [], [], []
+    gradients = []
     for i, (mask, *blocks) in enumerate(zip(masks, *(_split_queries(x, masks) for x in (q, swap_heads(dy), delta)))):
-        with tf.control_dependencies(dq[-1:]):      # the weights of one block at a time
+        with tf.control_dependencies(gradients[-3:]):      # the weights of one block at a time
             q_block, dy_block, delta_block = tf.identity_n(blocks)
             k_visible, v_visible = _visible(k, mask), _visible(v, mask)
         weights = attention_weights(q_block, k_visible, mask)
         drop = drop_in_block(i, weights)
-        dv.append(tf.matmul(drop(weights), dy_block, transpose_a=True))
+        dv = tf.matmul(drop(weights), dy_block, transpose_a=True)
         dweights = drop(tf.matmul(dy_block, v_visible, transpose_b=True))
         dscores = softmax_gradient(dweights, weights, delta_block)
-        dk.append(tf.matmul(dscores, q_block, transpose_a=True))
-        dq.append(tf.matmul(dscores, k_visible))
-    dq = tf.concat(dq, axis=2) * (1 / math.sqrt(qkv.shape.as_list()[-1]))
-    dqkv = tf.stack([dq, _sum_prefixes(dk, masks), _sum_prefixes(dv, masks)])
-    return tf.transpose(dqkv, [1, 3, 0, 2, 4])
+        gradients += [tf.matmul(dscores, k_visible), tf.matmul(dscores, q_block, transpose_a=True), dv]
+    return _join_blocks(*gradients)
 
 
 @gradient_by(lambda dy, y, qkv, *masks: [_gradient_in_blocks(dy, y, qkv, masks), *[None] * len(masks)])

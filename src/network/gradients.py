@@ -59,6 +59,8 @@ def gradient_by(backward):
 
 
 _compiling = False
+_in_program = False     # whether a function of one_pass is being traced for XLA
+LANES = 32              # numbers, at most, of a row that a program adds one after the other
 
 
 @contextlib.contextmanager
@@ -80,7 +82,15 @@ def one_pass(function):
 
     It is compiled for each shape, so only if the graph knows all shapes and one is large enough to gain.
     """
-    compiled = tf.function(function, jit_compile=True, autograph=False)
+    @functools.wraps(function)
+    def program(*inputs):
+        global _in_program
+        _in_program = True
+        try:
+            return function(*inputs)
+        finally:
+            _in_program = False
+    compiled = tf.function(program, jit_compile=True, autograph=False)
 
     @functools.wraps(function)
     def call(*inputs):
@@ -89,3 +99,17 @@ def one_pass(function):
         worthwhile = _compiling and None not in sizes and max(sizes) >= COMPILED_SIZE
         return (compiled if worthwhile else function)(*inputs)
     return call
+
+
+def row_mean(x):  # [.., n] -> [.., 1]
+    """The mean over the last axis. XLA keeps the order of a sum, one number after the other: a program first adds halves of rows,
+    which it does in vectors."""
+    if not _in_program:
+        return tf.reduce_mean(x, axis=-1, keepdims=True)
+    n = size = x.shape.as_list()[-1]
+    odd = []        # the last column of a size that is odd
+    while size > LANES:
+        odd += [x[..., size - 1:]] if size % 2 else []
+        size //= 2
+        x = x[..., :size] + x[..., size:2 * size]
+    return sum(odd, tf.reduce_sum(x, axis=-1, keepdims=True)) / n

@@ -6,7 +6,7 @@ import math
 
 import tensorflow.compat.v1 as tf
 
-from network.gradients import gradient_by, one_pass
+from network.gradients import gradient_by, one_pass, row_mean
 from network.hparams import LAYER_NORM_EPSILON
 
 
@@ -26,7 +26,7 @@ def linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_out]
     return tf.nn.bias_add(tf.matmul(x, w), b)
 
 
-GELU_SCALE, GELU_CUBE = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
+GELU_SCALE, GELU_CUBE = math.sqrt(2 / math.pi), math.sqrt(2 / math.pi) * 0.044715
 
 
 def _square(x):
@@ -35,20 +35,22 @@ def _square(x):
     return tf.minimum(square, 64) if x.dtype == tf.float16 else square
 
 
+def _gate(x, square):
+    """(1 + tanh u) / 2, for u = sqrt(2 / pi) (x + 0.044715 x^3). In XLA faster than the same as a sigmoid of 2 u."""
+    return 0.5 + 0.5 * tf.tanh(x * (GELU_SCALE + GELU_CUBE * square))
+
+
 @one_pass
 def gelu(x):
-    """Hendrycks & Gimpel 2016, in the tanh approximation that the published weights were trained with.
-
-    x sigmoid(2 u) = x (1 + tanh u) / 2, in fewer ops, for u = sqrt(2 / pi) (x + 0.044715 x^3).
-    """
-    return x * tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * _square(x)))
+    """Hendrycks & Gimpel 2016, in the tanh approximation that the published weights were trained with."""
+    return x * _gate(x, _square(x))
 
 
 @one_pass
 def gelu_gradient(dy, x):
     square = _square(x)
-    gate = tf.sigmoid(x * (GELU_SCALE + GELU_CUBE * square))
-    return dy * gate * (1 + (1 - gate) * x * (GELU_SCALE + 3 * GELU_CUBE * square))
+    gate = _gate(x, square)
+    return dy * gate * (1 + (1 - gate) * x * (2 * GELU_SCALE + 6 * GELU_CUBE * square))
 
 
 def _gelu_linear_backward(dy, _, x, w, b):
@@ -64,8 +66,8 @@ def gelu_linear(x, w, b):  # [rows, n_in], [n_in, n_out], [n_out] -> [rows, n_ou
 
 def _standardize(x):
     """x with zero mean and unit variance over its features, and 1 / its standard deviation."""
-    centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-    scale = tf.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    centred = x - row_mean(x)
+    scale = tf.rsqrt(row_mean(tf.square(centred)) + LAYER_NORM_EPSILON)
     return centred * scale, scale
 
 
@@ -75,9 +77,7 @@ def normalize_rows(x, g, b):
 
 
 def _standardize_gradient(dnormal, normal, scale):
-    along_mean = tf.reduce_mean(dnormal, axis=-1, keepdims=True)
-    along_normal = tf.reduce_mean(dnormal * normal, axis=-1, keepdims=True)
-    return (dnormal - along_mean - normal * along_normal) * scale
+    return (dnormal - row_mean(dnormal) - normal * row_mean(dnormal * normal)) * scale
 
 
 @one_pass

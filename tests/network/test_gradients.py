@@ -1,5 +1,6 @@
 """Hand-written gradients, compiled functions, and shapes known only in part."""
 
+import numpy as np
 import pytest
 
 from graph_walk import ancestors, compiled_calls, ops_of
@@ -85,6 +86,20 @@ def test_compiling_ends_with_its_block_and_never_begins_where_there_is_a_gpu(tf,
     with compiling():
         triple(tf.ones([4]), tf.ones([4]))
     assert compiled_calls(session.graph) == []
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+@pytest.mark.parametrize('n', [1, 5, 32, 33, 64, 67, 1000])
+def test_the_mean_of_a_row_counts_each_number_once(tf, session, monkeypatch, n, compiled):
+    from network import gradients
+    monkeypatch.setattr(gradients, 'COMPILED_SIZE', 1)
+    powers = np.float32([np.arange(n) % 7 ** 3, np.arange(n)[::-1] ** 2])
+    with gradients.compiling(compiled):
+        mean = gradients.one_pass(gradients.row_mean)(powers)
+    assert compiled_calls(session.graph) == [True] * compiled
+    np.testing.assert_allclose(session.run(mean), powers.mean(axis=-1, keepdims=True, dtype=np.float64), rtol=1e-6)
+    assert session.run(gradients.row_mean(powers)).shape == (2, 1)      # a program has no effect on what comes after it
+    assert len(ops_of(session.graph, 'Mean')) == 2 - compiled
 
 
 def test_chunks(tf):
