@@ -13,6 +13,15 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
+def has_amx() -> bool:
+    """Whether the processor has Intel's AMX, circuits that multiply small matrices of int8 or bfloat16; only Linux tells."""
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as file:
+            return any(line.startswith('flags') and 'amx_int8' in line.split() for line in file)
+    except OSError:
+        return False
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     given = os.environ.get('CUDA_VISIBLE_DEVICES')

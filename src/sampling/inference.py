@@ -22,7 +22,7 @@ from network.attention import attend, causal_mask
 from network.cache import ResizableCache
 from network.gradients import shape_of
 from network.hparams import LAYER_NORM_EPSILON, HParams
-from sampling.sharded_weights import Matrix, ShardedWeights, embed
+from sampling.sharded_weights import Matrix, ShardedWeights, embed, integer_products
 
 COMPILED_SIZE = 2 ** 20     # weights of a block; for smaller blocks, compiling takes longer than it saves
 
@@ -94,7 +94,7 @@ class ShardedNetwork:
     def __init__(self, hparams: HParams, shards: int, compiled: bool | None = None, stored_as: str = 'float32'):
         if compiled is None:
             compiled = 12 * hparams.n_embd ** 2 >= COMPILED_SIZE and not tf.config.list_physical_devices('GPU')
-        self._hparams, self._compiled, self._shards = hparams, compiled, shards
+        self._hparams, self._compiled, self._shards, self._integers = hparams, compiled, shards, integer_products()
         self._weights = ShardedWeights(hparams, shards, stored_as)
         self._values = self._weights.values
         self.cache = ResizableCache(hparams, [len(part) for part in np.array_split(range(hparams.n_head), shards)])
@@ -109,9 +109,10 @@ class ShardedNetwork:
         if not self._compiled:
             return function
 
-        def in_tiles(*arguments):
-            return function(*(each._replace(in_tiles=True) if isinstance(each, Matrix) else each for each in arguments))
-        return tf.function(in_tiles, jit_compile=True, autograph=False)
+        def program(*arguments):
+            return function(*(each._replace(in_tiles=True, integers=self._integers) if isinstance(each, Matrix) else each
+                              for each in arguments))
+        return tf.function(program, jit_compile=True, autograph=False)
 
     def _built_once(self, function):
         """The function, whose ops are in the graph once, not again for each call; unless this network is compiled, itself."""

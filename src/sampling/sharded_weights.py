@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from command.machine import has_amx
 from network.hparams import HParams
 from network.quantize import SCALE, quantize
 from storage import saver
@@ -17,6 +18,9 @@ from storage.weights import Weights
 ALIGNMENT = 64              # bytes; memory so aligned is used by TensorFlow without a copy
 TILE = 2 ** 19              # bytes of a tile in float32, at most: it fits into a core's cache
 FEW = 40                    # tiles: as many as the matrices of a block have, and wte not
+COLUMNS = 32                # of which AMX multiplies so many as fast as fewer
+LARGEST = 127 * 2 ** 16     # an upper byte of 127, and the others 0
+SMALLEST = 1e-30            # instead of 0, by which nothing can be divided
 # The types in which a matrix is stored; see as_float32.
 STORED = {'float32': 'float32', 'bfloat16': 'uint16', 'int8': 'int8'}
 
@@ -28,16 +32,25 @@ def as_float32(w):
     return tf.bitcast(tf.bitwise.left_shift(tf.cast(w, tf.uint32), tf.constant(16, tf.uint32)), tf.float32)
 
 
+def integer_products() -> bool:
+    """Whether int8 matrices are multiplied as integers: XLA of TensorFlow 2.21 has fast products of them for AMX.
+
+    For other processors it has such products too, but not twice as fast as those of float32, and two are needed.
+    """
+    return has_amx() and tuple(map(int, tf.__version__.split('.')[:2])) >= (2, 21)
+
+
 class Matrix(NamedTuple):
     """A shard's part of a matrix: w [n_out, n_in] float32, or [tiles, tile, n_in] in a smaller type; in int8 scale [n_out].
 
     in_tiles: whether a product converts it tile by tile however few they are, as in a compiled program, where that never
-    leaves the cache.
+    leaves the cache. integers: whether a product is one of integers (see integer_products).
     """
     w: tf.Tensor
     n_out: int
     scale: tf.Tensor | None = None
     in_tiles: bool = False
+    integers: bool = False
 
     @property
     def n_in(self) -> int:
@@ -50,7 +63,11 @@ class Matrix(NamedTuple):
         # As ops outside of a program, a loop over few tiles would take more memory than the matrix.
         in_tiles = self.in_tiles or self.w.shape.as_list()[0] > FEW
         with tf.control_dependencies([x]):      # else every matrix would be converted at once, and wait for its x
-            y = self._times_tiles(x) if in_tiles else tf.matmul(as_float32(self.rows()), x)
+            if self.integers and self.w.dtype == tf.int8:
+                # A compiled program knows the number of columns, and has one of the two.
+                y = tf.cond(tf.shape(x)[1] > 1, lambda: self._times_integers(x), lambda: self._times_tiles(x))
+            else:
+                y = self._times_tiles(x) if in_tiles else tf.matmul(as_float32(self.rows()), x)
         return y if self.scale is None else y * self.scale[:, None]
 
     def _times_tiles(self, x):
@@ -59,6 +76,24 @@ class Matrix(NamedTuple):
         parts = tf.map_fn(lambda i: tf.matmul(as_float32(_at(self.w, i)), x), tf.range(tiles),
                           fn_output_signature=x.dtype, parallel_iterations=2)
         return tf.reshape(parts, [tiles * tile, -1])[:self.n_out]
+
+    def _times_integers(self, x):
+        """The product with x in 24 bits, as precise as one in float32: those with its upper, middle and lower bytes, as integers.
+
+        Each column has a scale of its own.
+        """
+        n = tf.shape(x)[1]
+        step = tf.maximum(tf.reduce_max(tf.abs(x), axis=0, keepdims=True), SMALLEST) / LARGEST
+        rest, parts = tf.round(x / step), []
+        for _ in range(2):
+            higher = tf.floor(rest / 256 + 0.5)
+            parts.append(rest - 256 * higher)       # -128 to 127
+            rest = higher
+        columns = tf.cast(tf.concat([rest, *reversed(parts)], axis=1), tf.int8)
+        columns = tf.pad(columns, [[0, 0], [0, -3 * n % COLUMNS]])
+        sums = tf.matmul(tf.reshape(self.w, [-1, self.n_in]), columns, output_type=tf.int32)
+        upper, middle, lower = (tf.cast(sums[:self.n_out, i * n:(i + 1) * n], tf.float32) for i in range(3))
+        return (65536 * upper + 256 * middle + lower) * step
 
     def rows(self):  # -> [n_out, n_in]
         """All rows, without their scale, in the type of w."""

@@ -71,6 +71,18 @@ def test_processors_are_those_that_this_process_may_use(monkeypatch):
     assert machine.available_processors() == 1
 
 
+@pytest.mark.parametrize(('flags', 'has'), [
+    ('fpu avx512_vnni amx_tile amx_int8', True), ('fpu avx512_vnni', False), (None, False)])
+def test_amx_is_found_among_the_flags_of_the_processor(monkeypatch, flags, has):
+    def open_file(path, **_):
+        assert path == '/proc/cpuinfo'
+        if flags is None:       # not Linux
+            raise FileNotFoundError
+        return io.StringIO(f'processor\t: 0\nbugs\t: amx_int8\nflags\t\t: {flags}\n')
+    monkeypatch.setattr(machine, 'open', open_file, raising=False)
+    assert machine.has_amx() == has
+
+
 def test_available_memory(monkeypatch):
     monkeypatch.setattr(machine, 'open', lambda *_, **__: io.StringIO('MemTotal: 999 kB\nMemAvailable:    5 kB\n'), raising=False)
     assert machine.available_memory() == 5 * 1024

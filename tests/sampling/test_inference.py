@@ -46,13 +46,14 @@ def rounded(params, stored_as):
     return {name: through(name, value) for name, value in params.items()}
 
 
-@pytest.mark.parametrize(('shards', 'compiled', 'stored_as', 'tile'), [
-    *((shards, compiled, 'float32', 2 ** 19) for shards in (1, 2, 3) for compiled in (False, True)),
-    (1, False, 'int8', 2 ** 19), (2, False, 'int8', 500), (3, True, 'int8', 700), (2, True, 'bfloat16', 800),
-    (1, False, 'bfloat16', 2 ** 19)])
-def test_logits_equal_the_oracle_s(tf, session, params, directory, monkeypatch, shards, compiled, stored_as, tile):
-    from sampling import sharded_weights
+@pytest.mark.parametrize(('shards', 'compiled', 'stored_as', 'tile', 'integers'), [
+    *((shards, compiled, 'float32', 2 ** 19, True) for shards in (1, 2, 3) for compiled in (False, True)),
+    (1, False, 'int8', 2 ** 19, True), (2, False, 'int8', 500, False), (3, True, 'int8', 700, False),
+    (2, True, 'int8', 700, True), (2, True, 'bfloat16', 800, True), (1, False, 'bfloat16', 2 ** 19, False)])
+def test_logits_equal_the_oracle_s(tf, session, params, directory, monkeypatch, shards, compiled, stored_as, tile, integers):
+    from sampling import inference, sharded_weights
     from sampling.inference import ShardedNetwork
+    monkeypatch.setattr(inference, 'integer_products', lambda: integers)
     monkeypatch.setattr(sharded_weights, 'TILE', tile)
     monkeypatch.setattr(sharded_weights, 'FEW', 3)
     network = ShardedNetwork(HPARAMS, shards, compiled, stored_as)
@@ -125,6 +126,46 @@ def test_the_shards_parts_make_up_each_weight():
         parts = split_weight(name, array, HPARAMS, 2)
         assert sorted(np.concatenate([part.ravel() for part in parts])) == array.ravel().tolist(), name
         assert len(parts) == (2 if any(word in name for word in ('c_attn', 'c_fc', 'c_proj/w', 'wte')) else 1)
+
+
+def test_products_of_integers_are_as_precise_as_those_of_float32(tf, session):
+    """Also of a column of zeros, of one with a number far larger than the others, and of the largest possible sums."""
+    from sampling.sharded_weights import Matrix
+    rng = np.random.default_rng(0)
+    w, scale = rng.integers(-127, 128, [2, 3, 200], np.int8), np.float32([1, 0.5, 2, 1, 1])
+    w[0, 0] = 127
+    x = np.float32(rng.normal(size=[200, 5]))
+    x[:, 1], x[7, 2], x[:, 3] = 0, 1000, -3
+    exact = w.reshape(6, 200)[:5].astype(float) @ x * scale[:, None]
+
+    def product(columns, integers=True):
+        matrix = Matrix(tf.constant(w), 5, tf.constant(scale), True, integers)
+        return tf.function(matrix.times, jit_compile=True)(tf.constant(columns))
+
+    in_float32, in_integers, *alone = session.run([product(x, False), product(x), product(x[:, :2]), product(x[:, 2:])])
+    size = np.abs(w.reshape(6, 200)[:5].astype(float)) @ np.abs(x) * scale[:, None]
+    error = np.abs(in_integers - exact)
+    assert (error[:, [0, 3, 4]] <= 1e-6 * size[:, [0, 3, 4]]).all() and not in_integers[:, 1].any()
+    assert (error[:, 2] <= 200 * 127 * 2 * 1000 * 2 ** -23).all()       # half a step for each number, of a scale made for 1000
+    assert not np.array_equal(in_integers, in_float32)                  # another way of computing
+    assert np.array_equal(np.concatenate(alone, axis=1), in_integers)   # whatever is next to a column
+
+
+def test_one_column_is_multiplied_in_float32_by_either_way(tf, session):
+    from sampling.sharded_weights import Matrix
+    w, x = tf.constant(np.int8([[[1, 2], [3, 4]]])), tf.constant([[1.5], [-0.1]])
+    [product] = {tuple(session.run(tf.function(Matrix(w, 2, tf.ones([2]), True, integers).times, jit_compile=True)(x))[:, 0])
+                 for integers in (False, True)}
+    assert product == pytest.approx([1.3, 4.1])
+
+
+@pytest.mark.parametrize(('amx', 'version', 'integers'), [
+    (True, '2.21.0', True), (True, '2.20.1', False), (True, '3.0.0', True), (False, '2.21.0', False)])
+def test_integers_are_multiplied_where_xla_is_fast_at_it(tf, monkeypatch, amx, version, integers):
+    from sampling import sharded_weights
+    monkeypatch.setattr(sharded_weights, 'has_amx', lambda: amx)
+    monkeypatch.setattr(tf, '__version__', version)
+    assert sharded_weights.integer_products() == integers
 
 
 def test_arrays_in_large_pages_are_aligned_copies():
