@@ -139,7 +139,8 @@ def add_machine_flags(group) -> None:
                             '(default: on from 345M up)')
     group.add_argument('--precision', choices=['float32', 'tf32', 'bfloat16', 'float16'], default='float32',
                        help='number format of matrix multiplications; tf32 and bfloat16 are for GPUs that support them (compute '
-                            'capability 8.0), float16 is for older ones too: it scales the loss, and skips steps that overflow')
+                            'capability 8.0), bfloat16 also for processors with AMX (Intel Xeon since 2023), float16 is for '
+                            'older GPUs too: it scales the loss, and skips steps that overflow')
     group.add_argument('--xla', action=argparse.BooleanOptionalAction, default=None,
                        help='have XLA compile what is computed number by number, such as GELU: fewer and larger operations '
                             '(default: on for a CPU without --memory_saving_gradients, else off; not measured on a GPU)')

@@ -7,9 +7,9 @@
 The work is the same for all: GPT-2's 124M shapes with random weights, random tokens, batch 1 of 1,024, Adam, float32. With
 adapters it is Adam on them alone, on the four matrices of each block, in rank 8 with alpha 16 and without dropout. The
 contestants of a group are processes that are started one after the other and keep running. Then they take turns of one step
-each, so that load on the machine affects all alike. The roof, a large float32 matmul, takes its turn too. Ratios are taken
-within a round; the table has their medians. The first two steps of each (compilation, first allocation) are not counted. A
-group fits in 20 GB of memory.
+each, every second round in the reverse order, so that load on the machine affects all alike. The roof, a large float32
+matmul, takes its turn too. Ratios are taken within a round; the table has their medians. The first two steps of each
+(compilation, first allocation) are not counted. A group fits in 20 GB of memory.
 """
 
 import argparse
@@ -265,8 +265,8 @@ class Contestant:
 def measure(group: str, rounds: int) -> str:
     """Runs a group. Returns its table."""
     contestants = [Contestant(group, name) for name in [*GROUPS[group], ROOF]]
-    for _ in range(rounds):
-        for contestant in contestants:
+    for number in range(rounds):
+        for contestant in contestants[::1 if number % 2 else -1]:   # in both orders, because the machine's speed may drift
             contestant.step()
     for contestant in contestants:
         contestant.close()
