@@ -35,7 +35,7 @@ def as_float32(w):
 def integer_products() -> bool:
     """Whether int8 matrices are multiplied as integers: XLA of TensorFlow 2.21 has fast products of them for AMX.
 
-    For other processors it has such products too, but not twice as fast as those of float32, and two are needed.
+    Its products for other processors are not measured; they would have to be several times as fast as those of float32.
     """
     return has_amx() and tuple(map(int, tf.__version__.split('.')[:2])) >= (2, 21)
 
