@@ -76,7 +76,7 @@ def test_a_run_until_ctrl_c(shown, bar):
     bars = [row for row in screen if 'step/s]' in row]
     assert bool(bars) == bar
     assert [row for row in bars if not re.fullmatch(r' *\d+%\|.*step/s\](\^C)?', row)] == []    # no text beside a bar
-    assert '^C\nfinishing' in text
+    assert '\nfinishing' in text        # not beside ^C, though a step that ends meanwhile may come between them
     lines = [row for row in screen if row.startswith('[')]
     assert lines and all(re.match(r'\[\d+ \| \d+\.\d\d\] (loss=|validation loss = )', row) for row in lines)
     assert max(map(len, lines)) <= 79
