@@ -110,7 +110,7 @@ class ShardedNetwork:
             return function
 
         def program(*arguments):
-            return function(*(each._replace(in_tiles=True, integers=self._integers) if isinstance(each, Matrix) else each
+            return function(*(each._replace(in_program=True, integers=self._integers) if isinstance(each, Matrix) else each
                               for each in arguments))
         return tf.function(program, jit_compile=True, autograph=False)
 

@@ -132,18 +132,18 @@ def test_products_of_integers_are_as_precise_as_those_of_float32(tf, session):
     """Also of a column of zeros, of one with a number far larger than the others, and of the largest possible sums."""
     from sampling.sharded_weights import Matrix
     rng = np.random.default_rng(0)
-    w, scale = rng.integers(-127, 128, [2, 3, 200], np.int8), np.float32([1, 0.5, 2, 1, 1])
-    w[0, 0] = 127
+    w, scale = rng.integers(-127, 128, [8, 1, 200], np.int8), np.float32([1, 0.5, 2, 1, 1])
+    w[0] = 127
     x = np.float32(rng.normal(size=[200, 5]))
     x[:, 1], x[7, 2], x[:, 3] = 0, 1000, -3
-    exact = w.reshape(6, 200)[:5].astype(float) @ x * scale[:, None]
+    exact = w.reshape(8, 200)[:5].astype(float) @ x * scale[:, None]
 
     def product(columns, integers=True):
         matrix = Matrix(tf.constant(w), 5, tf.constant(scale), True, integers)
         return tf.function(matrix.times, jit_compile=True)(tf.constant(columns))
 
     in_float32, in_integers, *alone = session.run([product(x, False), product(x), product(x[:, :2]), product(x[:, 2:])])
-    size = np.abs(w.reshape(6, 200)[:5].astype(float)) @ np.abs(x) * scale[:, None]
+    size = np.abs(w.reshape(8, 200)[:5].astype(float)) @ np.abs(x) * scale[:, None]
     error = np.abs(in_integers - exact)
     assert (error[:, [0, 3, 4]] <= 1e-6 * size[:, [0, 3, 4]]).all() and not in_integers[:, 1].any()
     assert (error[:, 2] <= 200 * 127 * 2 * 1000 * 2 ** -23).all()       # half a step for each number, of a scale made for 1000
@@ -152,11 +152,21 @@ def test_products_of_integers_are_as_precise_as_those_of_float32(tf, session):
 
 
 def test_one_column_is_multiplied_in_float32_by_either_way(tf, session):
+    """Row by row in the order of the matrix, although it is read in another one."""
     from sampling.sharded_weights import Matrix
-    w, x = tf.constant(np.int8([[[1, 2], [3, 4]]])), tf.constant([[1.5], [-0.1]])
-    [product] = {tuple(session.run(tf.function(Matrix(w, 2, tf.ones([2]), True, integers).times, jit_compile=True)(x))[:, 0])
+    w, x = tf.constant(np.arange(48, dtype=np.int8).reshape(8, 3, 2)), tf.constant([[1.5], [-0.1]])
+    [product] = {tuple(session.run(tf.function(Matrix(w, 23, tf.ones([23]), True, integers).times, jit_compile=True)(x))[:, 0])
                  for integers in (False, True)}
-    assert product == pytest.approx([1.3, 4.1])
+    assert product == pytest.approx([2.8 * row - 0.1 for row in range(23)], abs=1e-5)
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_what_is_no_number_is_none_in_the_product(tf, session, wrong):
+    from sampling.sharded_weights import Matrix
+    x = tf.placeholder(tf.float32, [2, 1])
+    product = tf.function(Matrix(tf.ones([8, 1, 2], tf.int8), 8, tf.ones([8]), True).times, jit_compile=True)(x)
+    for columns in ([[wrong], [1]], [[1], [wrong]]):
+        assert not np.isfinite(session.run(product, {x: columns})).any()
 
 
 @pytest.mark.parametrize(('amx', 'version', 'integers'), [
@@ -180,8 +190,8 @@ def test_arrays_in_large_pages_are_aligned_copies():
 
 def test_the_size_of_a_tile():
     from sampling.sharded_weights import tiled
-    assert tiled((50257, 768)) == (295, 171, 768)       # 0.5 MB in float32
-    assert tiled((3, 768)) == (1, 3, 768)
+    assert tiled((50257, 768)) == (296, 170, 768)       # 0.5 MB in float32
+    assert tiled((3, 768)) == (8, 1, 768)
 
 
 @pytest.mark.parametrize(('change', 'fault'), [
