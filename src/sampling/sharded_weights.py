@@ -21,7 +21,9 @@ FEW = 40                    # tiles: as many as the matrices of a block have, an
 STREAMS = 8                 # parts of a matrix that are read in turns: see Matrix._times_streams
 COLUMNS = 32                # of which AMX multiplies so many as fast as fewer
 LARGEST = 127 * 2 ** 16     # an upper byte of 127, and the others 0
+BYTE_SIGNS = 0x808080       # the sign of each of an integer's lower three bytes
 SMALLEST = 1e-30            # instead of 0, by which nothing can be divided
+NO_WEIGHT = {tf.int8: -128, tf.uint16: 0xffff}      # numbers that no weight is stored as
 # The types in which a matrix is stored; see as_float32.
 STORED = {'float32': 'float32', 'bfloat16': 'uint16', 'int8': 'int8'}
 
@@ -66,6 +68,8 @@ class Matrix(NamedTuple):
                 # A compiled program knows the number of columns, and has one of the two.
                 several = self._times_integers if self.integers and self.w.dtype == tf.int8 else self._times_tiles
                 y = tf.cond(tf.shape(x)[1] > 1, lambda: several(x), lambda: self._times_streams(x))
+                # After a condition, XLA takes the number of columns for one that may change, unless it is said again.
+                y = tf.reshape(y, [self.n_out, tf.shape(x)[1]])
             else:   # as ops, a loop over few tiles would take more memory than the matrix
                 y = self._times_tiles(x) if self.w.shape.as_list()[0] > FEW else tf.matmul(as_float32(self.rows()), x)
         return y if self.scale is None else y * self.scale[:, None]
@@ -80,11 +84,17 @@ class Matrix(NamedTuple):
             rows = tf.transpose(tf.reshape(self.w, [STREAMS, -1, self.n_in]), [1, 0, 2])
             return tf.matmul(as_float32(tf.reshape(rows, [-1, self.n_in])), x)
 
+        y = self._apart(multiply, lambda: 1, tf.float32)
+        return tf.reshape(tf.transpose(tf.reshape(y, [-1, STREAMS])), [-1, 1])[:self.n_out]
+
+    def _apart(self, multiply, columns, dtype):
+        """multiply(), [tiles * tile, columns], computed after what it needs: XLA would compute that anew for each row.
+
+        It does not only where there is a condition, so here is one that is always true, but not as far as XLA knows.
+        """
         tiles, tile, _ = self.w.shape.as_list()
-        # A condition, since XLA would else compute x itself again for each row. Where it is false, all products are like that.
-        y = tf.cond(tf.math.is_finite(x[0, 0]), multiply, lambda: tf.fill([tiles * tile, 1], x[0, 0] * 0))
-        # Not [-1, 1]: of what has one column in the graph, XLA 2.21 no longer knows that it may have several.
-        return tf.reshape(tf.transpose(tf.reshape(y, [-1, STREAMS])), [-1, tf.shape(x)[1]])[:self.n_out]
+        return tf.cond(tf.not_equal(self.w[0, 0, 0], NO_WEIGHT[self.w.dtype]), multiply,
+                       lambda: tf.zeros([tiles * tile, columns()], dtype))
 
     def _times_tiles(self, x):
         # By number: map_fn would copy the tiles themselves.
@@ -98,17 +108,21 @@ class Matrix(NamedTuple):
 
         Each column has a scale of its own.
         """
-        n = tf.shape(x)[1]
         step = tf.maximum(tf.reduce_max(tf.abs(x), axis=0, keepdims=True), SMALLEST) / LARGEST
-        rest, parts = tf.round(x / step), []
-        for _ in range(2):
-            higher = tf.floor(rest / 256 + 0.5)
-            parts.append(rest - 256 * higher)       # -128 to 127
-            rest = higher
-        columns = tf.cast(tf.concat([rest, *reversed(parts)], axis=1), tf.int8)
-        columns = tf.pad(columns, [[0, 0], [0, -3 * n % COLUMNS]])
-        sums = tf.matmul(tf.reshape(self.w, [-1, self.n_in]), columns, output_type=tf.int32)
-        upper, middle, lower = (tf.cast(sums[:self.n_out, i * n:(i + 1) * n], tf.float32) for i in range(3))
+        # The bytes of q, from -128 to 127 each, with which q = 65536 upper + 256 middle + lower; the fourth is 0.
+        q = tf.bitwise.bitwise_xor(tf.cast(tf.round(x / step), tf.int32) + BYTE_SIGNS, BYTE_SIGNS)
+
+        def copies():       # asked for anew in each branch of the condition: passed to it, XLA would not know it
+            return tf.maximum(COLUMNS // 4 // tf.shape(q)[1], 1)
+
+        def multiply():
+            columns = tf.reshape(tf.bitcast(tf.tile(q, [1, copies()]), tf.int8), [self.n_in, -1])
+            return tf.matmul(tf.reshape(self.w, [-1, self.n_in]), columns, output_type=tf.int32)
+
+        sums = self._apart(multiply, lambda: 4 * copies() * tf.shape(q)[1], tf.int32)
+        # The first of the copies. XLA would take a slice up to the number of columns for one of unknown size.
+        sums = tf.reshape(sums, [-1, copies(), tf.shape(x)[1], 4])[:self.n_out, 0]
+        lower, middle, upper, _ = tf.unstack(tf.cast(sums, tf.float32), axis=2)
         return (65536 * upper + 256 * middle + lower) * step
 
     def rows(self):  # -> [n_out, n_in]
