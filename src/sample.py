@@ -1,10 +1,36 @@
 """Sampling: truncated distributions, and the loop that draws tokens."""
 
+import math
+
 import tensorflow.compat.v1 as tf
 
 import model
 from network.cache import Cache, CachedPast
 from network.gradients import shape_of
+
+BLOCK = 64              # logits of which only the largest is compared with those of other blocks
+MANY_LOGITS = 2 ** 13   # from which looking for the largest by blocks is faster
+
+
+def largest(logits, k):  # [batch, n_vocab], scalar -> [batch, k], [batch, k] int32
+    """The same values and indices as tf.nn.top_k, of many logits and a small k in half of its time.
+
+    The k largest logits are in the k blocks whose largest logits are the largest. Of equal ones the first come first, as in
+    tf.nn.top_k, if the blocks stay in order.
+    """
+    n_vocab = logits.shape.as_list()[-1]
+    if n_vocab is None or n_vocab < MANY_LOGITS:
+        return tf.nn.top_k(logits, k)
+    blocks = -(-n_vocab // BLOCK)
+    # -inf like a banned token, but after all of them.
+    padded = tf.pad(logits, [[0, 0], [0, blocks * BLOCK - n_vocab]], constant_values=-math.inf)
+    padded = tf.reshape(padded, [-1, blocks, BLOCK])
+    chosen = tf.nn.top_k(tf.reduce_max(padded, axis=-1), tf.minimum(k, blocks)).indices
+    # In float32, which is exact up to 2^24: not every TensorFlow sorts int32 on a GPU.
+    chosen = tf.cast(tf.sort(tf.cast(chosen, tf.float32), axis=-1), tf.int32)
+    candidates = tf.gather(padded, chosen, batch_dims=1)
+    values, indices = tf.nn.top_k(tf.reshape(candidates, [tf.shape(logits)[0], -1]), k)
+    return values, tf.gather(chosen, indices // BLOCK, batch_dims=1) * BLOCK + indices % BLOCK
 
 
 def top_k_logits(logits, k):  # [batch, n_vocab] -> the same, -inf outside the k largest
@@ -55,17 +81,17 @@ def change(logits, pairs, amounts):  # [batch, n_vocab], [any, 2] int32, [any] -
 
 def most_likely(logits, count, tokens=None):  # [batch, n_vocab], scalar -> [batch, count] int32, [batch, count]
     """The most likely tokens, of the first `tokens` ids if given, the first one most so, and their log-probabilities in nats."""
-    best = tf.nn.top_k(logits[:, :tokens], count)
-    return [best.indices, best.values - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)]
+    values, indices = largest(logits[:, :tokens], count)
+    return [indices, values - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)]
 
 
 def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], scalars -> [batch] int32
     """draw(top_k_logits(logits, k) / temperature), but sums only k logits unless another ties with the last of them."""
     n_vocab = shape_of(logits)[-1]
     k = tf.clip_by_value(k, 1, n_vocab)
-    best = tf.nn.top_k(logits, tf.minimum(k + 1, n_vocab))
-    tie = tf.equal(best.values[:, k - 1], best.values[:, -1])
-    drawn = tf.gather(best.indices, draw(best.values[:, :k] / temperature, uniform), batch_dims=1)
+    values, indices = largest(logits, tf.minimum(k + 1, n_vocab))
+    tie = tf.equal(values[:, k - 1], values[:, -1])
+    drawn = tf.gather(indices, draw(values[:, :k] / temperature, uniform), batch_dims=1)
     return tf.cond(tf.reduce_any(tie),
                    lambda: tf.where(tie, draw(top_k_logits(logits, k) / temperature, uniform), drawn),
                    lambda: drawn)

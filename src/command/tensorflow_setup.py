@@ -121,6 +121,19 @@ def open_session(graph=None, config=None, target: str = ''):
     return tf.Session(target, graph=graph, config=session_config() if config is None else config)
 
 
+def make_callable(session, fetches: list, feeds: list):
+    """A function of a value for each feed that returns a list of the fetched arrays.
+
+    Session.make_callable with a feed_list calls Session.run, which prepares feeds and fetches in Python: up to a millisecond.
+    """
+    import numpy as np
+    from tensorflow.core.protobuf.config_pb2 import CallableOptions
+    run = session._make_callable_from_options(CallableOptions(feed=[tensor.name for tensor in feeds],
+                                                              fetch=[tensor.name for tensor in fetches]))
+    dtypes = [tensor.dtype.as_numpy_dtype for tensor in feeds]
+    return lambda *values: run(*(np.asarray(value, dtype) for value, dtype in zip(values, dtypes, strict=True)))
+
+
 def session_config(shards: int = 1):
     """A ConfigProto that allocates GPU memory on demand, and on CPUs runs one op at a time per shard.
 

@@ -200,6 +200,6 @@ class ShardedNetwork:
     def _logits(self, programs, x, *parts):  # [features, rows], of each shard [features, rows] -> [rows, n_vocab]
         names = (f'model/h{self._hparams.n_layer - 1}/mlp/c_proj/b', 'model/ln_f/g', 'model/ln_f/b', 'model/wte')
         by_shard = [programs.logits(x, *weights, *parts) for weights in zip(*(self._values[name] for name in names))]
-        # The transpose is outside of the programs: inside, XLA would fuse it with the matmul and read the weights more
+        # The transposes are outside of the programs: inside, XLA would fuse them with the matmul and read the weights more
         # slowly.
-        return tf.transpose(tf.concat(by_shard, axis=0))
+        return tf.concat([tf.transpose(logits) for logits in by_shard], axis=1)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 import layout
@@ -107,6 +108,18 @@ def test_a_gpu_that_tensorflow_cannot_use_is_left_alone(tf, monkeypatch, gpus, c
     from workers import collectives
     collectives.Workers().session(None)
     assert [(target, config.device_count) for target, config in opened] == [('', count), ('grpc://a:1', count), ('', count)]
+
+
+def test_a_callable_converts_values_and_raises_tensorflows_errors(tf, session, monkeypatch):
+    numbers, index = tf.placeholder(tf.float32, [None]), tf.placeholder(tf.int32, [])
+    run = tensorflow_setup.make_callable(session, [2 * numbers, tf.gather(numbers, index)], [numbers, index])
+    monkeypatch.setattr(session, 'run', None)       # which takes up to a millisecond for its feeds
+    doubled, chosen = run([1, 2.5], np.int64(1))
+    assert (doubled.dtype, doubled.tolist(), chosen) == (np.float32, [2, 5], 2.5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match='not in'):
+        run([1], 5)
+    with pytest.raises(ValueError, match='argument 2 is longer'):
+        run([1])
 
 
 def test_every_session_is_opened_here():

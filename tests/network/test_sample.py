@@ -60,6 +60,24 @@ def test_the_nucleus_is_complete_as_soon_as_it_has_reached_p(tf, session):
     assert (session.run(sample.top_p_logits(logits, likeliest)) > -1e9).sum() == 1
 
 
+@pytest.mark.parametrize('count', [1, 2, 41, 785, 786, 787, 50257])      # 786 blocks, the last one with 17 logits and 47 paddings
+@pytest.mark.parametrize('values', ['normal', 'many ties', 'nearly all banned', 'the best in the last block'])
+def test_the_largest_of_many_logits_are_those_of_top_k_in_its_order(tf, session, count, values):
+    import sample
+    rng = np.random.default_rng(count)
+    logits = rng.normal(size=[3, 50257]).astype(np.float32)
+    if values == 'many ties':
+        logits = np.round(2 * logits)
+    if values == 'nearly all banned':
+        logits[rng.uniform(size=logits.shape) > 0.0005] = -np.inf
+    if values == 'the best in the last block':
+        logits[:, -3:] = 9
+    given = tf.placeholder(tf.float32, [None, 50257])
+    (largest, indices), top = session.run([sample.largest(given, count), tf.nn.top_k(given, count)], {given: logits})
+    assert (largest == top.values).all()
+    assert (indices == top.indices).all()
+
+
 def test_a_tie_in_one_row_changes_nothing_in_another(tf, session):
     import sample
     rows, settings = [[-1.0, 0.0, 2.0], [1.0, 0.0, 0.0]], {'temperature': 1, 'top_k': 2, 'top_p': 0.0}

@@ -159,17 +159,19 @@ def test_no_setting_changes_the_graph(generator, tf):
 
 @pytest.mark.parametrize('number', [1, 2, 3], ids=['cache size', 'prompt', 'token'])
 def test_ctrl_c_waits_for_the_end_of_a_run(generator, monkeypatch, number):
-    run, ended = generator._session.run, []
+    ended = []
 
-    def interrupted(*args, **kwargs):
-        if len(ended) == number - 1:
-            signal.raise_signal(signal.SIGINT)
-        ended.append(run(*args, **kwargs))
-        return ended[-1]
+    def interrupted(run):
+        def interrupted_run(*args):
+            if len(ended) == number - 1:
+                signal.raise_signal(signal.SIGINT)
+            ended.append(run(*args))
+            return ended[-1]
+        return interrupted_run
 
-    [expected] = generator.generate(['the'], length=5, seed=1)
-    monkeypatch.setattr(generator._session, 'run', interrupted)
-    monkeypatch.setattr(generator, '_decode_calls', {})         # those that are there have the real run
+    [expected] = generator.generate(['the'], length=5, seed=1)      # which makes a callable for tokens
+    monkeypatch.setattr(generator._session, 'run', interrupted(generator._session.run))
+    monkeypatch.setattr(generator, '_decode_calls', {key: interrupted(run) for key, run in generator._decode_calls.items()})
     with pytest.raises(KeyboardInterrupt):
         generator.generate(['the'], length=5, seed=1)
     assert len(ended) == number
