@@ -48,10 +48,26 @@ def shard_attention(q, keys, values, mask, w: Matrix):
 
     q [rows, heads, n_query, head], keys and values [rows * heads * n_key, head], w [features, heads * head].
     """
+    return project_heads(w, attend(q, *by_row(q, keys, values), mask))
+
+
+def by_row(q, *flat) -> list:  # of each [rows * heads * n_key, head] -> [rows, heads, n_key, head]
     rows, heads, _, head_size = shape_of(q)
-    keys, values = (tf.reshape(x, [rows, heads, -1, head_size]) for x in (keys, values))
-    y = attend(q, keys, values, mask)
+    return [tf.reshape(x, [rows, heads, -1, head_size]) for x in flat]
+
+
+def project_heads(w: Matrix, y):  # [features, heads * head], [rows, heads, n_query, head] -> [features, columns]
     return w.times(tf.reshape(tf.transpose(y, [1, 3, 0, 2]), [w.n_in, -1]))
+
+
+def attend_to_past(q, k, v, keys, values, mask):
+    """What `attend` gives one query whose own key and value are not among the others yet: [rows, heads, 1, head].
+
+    q, k, v [rows, heads, 1, head], keys and values [rows, heads, n_key, head], mask [rows, 1, 1, n_key].
+    """
+    scores = tf.matmul(q, keys, transpose_b=True) + mask
+    weights = tf.nn.softmax(tf.concat([scores, tf.reduce_sum(q * k, axis=-1, keepdims=True)], axis=-1))
+    return tf.matmul(weights[..., :-1], values) + weights[..., -1:] * v
 
 
 def shard_mlp(x, bias, g, b, w_fc, b_fc, w_proj, *parts):  # w_fc [hidden, features], w_proj [features, hidden]
@@ -69,7 +85,7 @@ class _Programs:
 
     def __init__(self, head_size: int, columns: list, make):
         self._head_size, self._columns = head_size, columns
-        self.qkv, self.attention = make(self._qkv), make(shard_attention)
+        self.qkv, self.attention, self.qkv_attention = make(self._qkv), make(shard_attention), make(self._qkv_attention)
         self.mlp, self.logits = make(shard_mlp), make(shard_logits)
 
     def _qkv(self, x, bias, g, b, w, b_qkv, *parts):  # w [3 * heads * head, features]
@@ -82,6 +98,11 @@ class _Programs:
         qkv = tf.reshape(project(w, b_qkv, normalize_columns(x, g, b)), [3, heads, self._head_size, *self._columns])
         q, k, v = tf.unstack(tf.transpose(qkv, [0, 3, 1, 4, 2]))
         return x, q * (1 / math.sqrt(self._head_size)), *(tf.reshape(new, [-1, self._head_size]) for new in (k, v))
+
+    def _qkv_attention(self, x, bias, g, b, w, b_qkv, w_proj, keys, values, mask, *parts):
+        """_qkv and, for one new token of each row, the attention: the residual stream, [features, columns], k, v."""
+        x, q, k, v = self._qkv(x, bias, g, b, w, b_qkv, *parts)
+        return x, project_heads(w_proj, attend_to_past(q, *by_row(q, k, v, keys, values), mask)), k, v
 
 
 class ShardedNetwork:
@@ -132,21 +153,27 @@ class ShardedNetwork:
             return k, v, mask
 
         programs = _Programs(self._hparams.head_size, [n, -1], self._built_once)
-        stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs, extend)
+        stream = self._stream(tf.reshape(tokens, [-1]), tf.tile(tf.range(sequence), [n]), programs,
+                              functools.partial(self._attention, programs, extend))
         last = tf.range(n) * sequence + lengths - 1
         logits = self._logits(programs, *(tf.gather(x, last, axis=1) for x in stream))
         return logits, tf.group(*written), functools.partial(self._log_probabilities, programs, stream)
 
     def decode(self, tokens, positions):
         """Reads one more token of each row, [rows], at positions [rows]. Returns logits [rows, n_vocab] after it."""
-        mask = self.cache.mask(positions)
+        programs, written = _Programs(self._hparams.head_size, [-1, 1], self.program), []
         offsets = self.cache.offsets(tf.range(tf.size(tokens)), positions[:, None])
+        if self._compiled:
+            attention = functools.partial(self._attention_to_past, programs, self.cache.mask(positions - 1), offsets, written)
+        else:
+            mask = self.cache.mask(positions)
 
-        def extend(layer, shard, k, v):
-            return *self.cache.write(layer, shard, offsets, k, v), mask
-
-        programs = _Programs(self._hparams.head_size, [-1, 1], self.program)
-        return self._logits(programs, *self._stream(tokens, positions, programs, extend))
+            def extend(layer, shard, k, v):
+                return *self.cache.write(layer, shard, offsets, k, v), mask
+            attention = functools.partial(self._attention, programs, extend)
+        logits = self._logits(programs, *self._stream(tokens, positions, programs, attention))
+        with tf.control_dependencies(written):
+            return tf.identity(logits)
 
     def _log_probabilities(self, programs, stream, columns, labels, count=None, n_vocab=None):
         """In nats, of each label [m] int32 after the token of its column [m] int32, an index in the flattened tokens: [m].
@@ -171,28 +198,42 @@ class ShardedNetwork:
                                  back_prop=False)
         return [part.concat() for part in parts]
 
-    def _stream(self, tokens, positions, programs, extend) -> list:
+    def _stream(self, tokens, positions, programs, attention) -> list:
         """The residual stream before the last mlp is added, and the shards' parts of that mlp: all [features, columns].
 
-        extend(layer, shard, k, v): all keys and values to attend to, and their mask.
+        attention(layer, x, biases, parts): the stream before a layer's attention, and the shards' parts of that.
         """
         wte, (wpe, *_) = self._values['model/wte'], self._values['model/wpe']
         x, parts = tf.transpose(embed(wte, tokens)), [tf.transpose(tf.gather(wpe, positions))]
         parts += [tf.zeros_like(x)] * (self._shards - 1)        # so that all blocks are one program
         biases = [tf.zeros([self._hparams.n_embd])] * self._shards
-        shards = range(self._shards)
         for layer in range(self._hparams.n_layer):
-            qkv = [programs.qkv(x, biases[shard], *self._block(
-                layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'), *parts) for shard in shards]
-            x = qkv[0][0]
-            parts = [programs.attention(q, *extend(layer, shard, k, v), *self._block(layer, shard, 'attn/c_proj/w'))
-                     for shard, (_, q, k, v) in enumerate(qkv)]
+            x, parts = attention(layer, x, biases, parts)
             pairs = [programs.mlp(x, *self._block(
                 layer, shard, 'attn/c_proj/b', 'ln_2/g', 'ln_2/b', 'mlp/c_fc/w', 'mlp/c_fc/b', 'mlp/c_proj/w'), *parts)
-                for shard in shards]
+                for shard in range(self._shards)]
             x, parts = pairs[0][0], [part for _, part in pairs]
             biases = self._values[f'model/h{layer}/mlp/c_proj/b']
         return [x, *parts]
+
+    def _attention(self, programs, extend, layer, x, biases, parts):
+        """extend(layer, shard, k, v): all keys and values to attend to, and their mask."""
+        qkv = [programs.qkv(x, bias, *self._block(
+            layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b'), *parts) for shard, bias in enumerate(biases)]
+        return qkv[0][0], [programs.attention(q, *extend(layer, shard, k, v), *self._block(layer, shard, 'attn/c_proj/w'))
+                           for shard, (_, q, k, v) in enumerate(qkv)]
+
+    def _attention_to_past(self, programs, mask, offsets, written, layer, x, biases, parts):
+        """The same for one new token of each row, in one program: its key and value are written after it has attended.
+
+        mask: of the earlier tokens. Appends the ops that write to `written`.
+        """
+        attended = [programs.qkv_attention(
+            x, bias, *self._block(layer, shard, 'ln_1/g', 'ln_1/b', 'attn/c_attn/w', 'attn/c_attn/b', 'attn/c_proj/w'),
+            *self.cache.memory[layer, shard], mask, *parts) for shard, bias in enumerate(biases)]
+        for shard, (_, _, k, v) in enumerate(attended):
+            written.extend(tensor.op for tensor in self.cache.write(layer, shard, offsets, k, v))
+        return attended[0][0], [part for _, part, *_ in attended]
 
     def _block(self, layer: int, shard: int, *names: str) -> list:
         return [self._values[f'model/h{layer}/{name}'][shard] for name in names]
