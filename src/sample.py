@@ -91,7 +91,11 @@ def draw_top_k(logits, uniform, k, temperature):  # [batch, n_vocab], [batch], s
     k = tf.clip_by_value(k, 1, n_vocab)
     values, indices = largest(logits, tf.minimum(k + 1, n_vocab))
     tie = tf.equal(values[:, k - 1], values[:, -1])
-    drawn = tf.gather(indices, draw(values[:, :k] / temperature, uniform), batch_dims=1)
+    # By id, as `draw` goes through all tokens. By value, two that are as likely but for rounding would change places, and a seed
+    # would not give the same in every batch. In float32: see `largest`.
+    by_id = tf.argsort(tf.cast(indices[:, :k], tf.float32), axis=-1)
+    values, indices = tf.gather(values, by_id, batch_dims=1), tf.gather(indices, by_id, batch_dims=1)
+    drawn = tf.gather(indices, draw(values / temperature, uniform), batch_dims=1)
     return tf.cond(tf.reduce_any(tie),
                    lambda: tf.where(tie, draw(top_k_logits(logits, k) / temperature, uniform), drawn),
                    lambda: drawn)

@@ -81,10 +81,21 @@ def test_the_largest_of_many_logits_are_those_of_top_k_in_its_order(tf, session,
 def test_a_tie_in_one_row_changes_nothing_in_another(tf, session):
     import sample
     rows, settings = [[-1.0, 0.0, 2.0], [1.0, 0.0, 0.0]], {'temperature': 1, 'top_k': 2, 'top_p': 0.0}
-    for uniform, alone in ((0.0, 2), (0.95, 1)):        # drawn from the most likely downwards
+    for uniform, alone in ((0.0, 1), (0.95, 2)):        # drawn in the order of the ids
         tokens = session.run([sample.next_token(tf.constant(rows[:n]), tf.fill([n], uniform), **settings) for n in (1, 2)])
         assert tokens[0].tolist() == [alone]
         assert tokens[1].tolist() == [alone, 2 if uniform else 0]
+
+
+def test_tokens_that_change_places_by_rounding_are_drawn_alike(tf, session):
+    """As the logits of a row do when other rows are read with it: its seed must give the same text then."""
+    import sample
+    more = np.nextafter(np.float32(1), np.float32(2))
+    uniform = np.linspace(0, 0.999, 99, dtype=np.float32)
+    tokens = session.run([sample.next_token(tf.tile([row], [99, 1]), uniform, temperature=1, top_k=3, top_p=0.0)
+                          for row in ([0.5, 1, more, -3.0], [0.5, more, 1, -3.0])])
+    assert set(tokens[0]) == {0, 1, 2}
+    assert (tokens[0] == tokens[1]).all()
 
 
 def test_probabilities_that_sum_to_less_than_1_by_rounding_still_give_a_token(tf, session):
